@@ -1,0 +1,245 @@
+"""The nouns: Model, Kernel, Tangent, Trajectory, and the protocol of a Run."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from linft import trees
+from linft.errors import LinftError
+from linft.preprocess import Images, Preprocessing
+from linft.recipe import Recipe
+from linft.task import Task
+from linft.trees import Groups, Tree
+
+Outputs = Literal["full", "trace", "pseudo"]
+
+
+def dense(head: Tree, features: Float[Array, "n d"]) -> Float[Array, "n c"]:
+    """The head: f = φ W + b."""
+    logits = features @ head["kernel"]
+    return logits + head["bias"][None, :] if "bias" in head else logits
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network as pure functions of (params, x), with frozen batch norm, and what is known of it.
+
+    `apply(params, x)` gives logits [n c] and `features(params, x)` the input [n d] of the last Dense
+    layer, the head. Nothing is hidden in it: `replace(params=…)` is a model at other weights.
+    """
+
+    name: str
+    params: Tree
+    batch_stats: Tree
+    forward: Callable[[Tree, Tree, Array], tuple[Array, Array]]
+    """(params, batch_stats, x) -> (logits, features), batch norm frozen."""
+    forward_train: Callable[[Tree, Tree, Array, Array], tuple[Array, Tree]] | None
+    """(params, batch_stats, x, key) -> (logits, new batch_stats); None where there is no such mode."""
+    head: str
+    """Path in params of the last Dense layer."""
+    layer_groups: Groups
+    """Group name -> path prefixes of its parameters, in order from the input to the head."""
+    preprocessing: Preprocessing
+    module: nn.Module | None = None
+    """The linen module behind `forward`, where there is one."""
+    architecture: Mapping[str, Any] | None = None
+    """Name and options in the registry, where the model can be saved and loaded by them."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """What it was pretrained on: data set, class names, recipe, accuracy, licence."""
+
+    def apply(self, params: Tree, x: Float[Array, "n h w ch"]) -> Float[Array, "n c"]:
+        """Logits, batch norm frozen."""
+        return self.forward(params, self.batch_stats, x)[0]
+
+    def features(self, params: Tree, x: Float[Array, "n h w ch"]) -> Float[Array, "n d"]:
+        """Input of the head, batch norm frozen."""
+        return self.forward(params, self.batch_stats, x)[1]
+
+    def preprocess(self, images: Any) -> Float[Array, "n h w ch"]:
+        """Images (uint8, any size, grey or colour) as this network expects them."""
+        return self.preprocessing(images)
+
+    @property
+    def num_classes(self) -> int:
+        return trees.get(self.params, self.head)["kernel"].shape[1]
+
+    def replace(self, **changes: Any) -> Self:
+        """The same model with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_head(
+        self,
+        classes: int,
+        key: Array | None = None,
+        init: Literal["normal", "zeros", "probe"] = "normal",
+        scale: float = 0.01,
+        task: Task | None = None,
+        ridge: float = 1e-2,
+    ) -> Self:
+        """A new head for other classes, at the old one's place in params.
+
+        normal: W ~ N(0, scale²), b = 0. zeros: W = 0, b = 0; the kernel of everything below it is
+        then zero. probe: the ridge solution on the task's training features φ, standardised by
+        their overall deviation s,  min_W  (1/n) ‖φW + 1bᵀ − E‖² + ridge · s² ‖W‖²,  E one-hot.
+
+        Args:
+          classes: number of outputs.
+          key: PRNG key, needed for `init="normal"`.
+          scale: standard deviation of the normal weights.
+          task: the task whose training images the probe is fitted to.
+          ridge: relative strength of the probe's penalty.
+        """
+        old = trees.get(self.params, self.head)["kernel"]
+        if classes < 2:
+            raise LinftError(f"a head needs 2 classes or more, not {classes}")
+        if init == "normal":
+            if key is None:
+                raise LinftError('with_head(init="normal") needs a key: pass jax.random.key(0)')
+            kernel, bias = scale * jax.random.normal(key, (old.shape[0], classes), old.dtype), None
+        elif init == "zeros":
+            kernel, bias = jnp.zeros((old.shape[0], classes), old.dtype), None
+        elif init == "probe":
+            if task is None or task.num_classes != classes:
+                raise LinftError('with_head(init="probe") needs the task, with as many classes as the head')
+            features = self._features_of(task.x_train)
+            kernel, bias = _ridge(features, jnp.asarray(task.y_train), classes, ridge)
+        else:
+            raise LinftError(f"head init is {init!r}; choose among normal, zeros, probe")
+        head = {"kernel": kernel, "bias": jnp.zeros(classes, old.dtype) if bias is None else bias}
+        return self.replace(params=trees.put(self.params, self.head, head))
+
+    def _features_of(self, images: Images, batch: int = 250) -> Float[Array, "n d"]:
+        features = jax.jit(self.features)
+        parts = (images[i : i + batch] for i in range(0, len(images), batch))
+        return jnp.concatenate([features(self.params, self.preprocess(part)) for part in parts])
+
+
+def _ridge(features: Array, labels: Array, classes: int, ridge: float) -> tuple[Array, Array]:
+    targets = jax.nn.one_hot(labels, classes, dtype=features.dtype)
+    mean, target_mean = features.mean(0), targets.mean(0)
+    centred = features - mean[None, :]
+    gram = centred.T @ centred / len(features)
+    gram = gram + ridge * jnp.trace(gram) / len(gram) * jnp.eye(len(gram), dtype=gram.dtype)
+    kernel = jnp.linalg.solve(gram, centred.T @ (targets - target_mean[None, :]) / len(features))
+    return kernel, target_mean - mean @ kernel
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Kernel:
+    """An empirical NTK with one block a group, Θ_g(x, x') = J_g(x) J_g(x')ᵀ.
+
+    full: [n c m c], one number for each pair of examples and pair of logits. trace: [n m],
+    Σ_c Θ[n,c,m,c]. pseudo: [n m], an unbiased estimate of trace/C by random signs over logits.
+    """
+
+    blocks: dict[str, Array]
+    outputs: Outputs = field(metadata={"static": True})
+    engine: str = field(default="", metadata={"static": True})
+    """Which engine computed it."""
+
+    def total(self, weights: Mapping[str, Any] | None = None) -> Array:
+        """Σ_g μ_g Θ_g; every weight is 1 by default."""
+        weights = dict.fromkeys(self.blocks, 1.0) if weights is None else weights
+        return sum(jnp.asarray(weights[g], block.dtype) * block for g, block in self.blocks.items())  # pyright: ignore
+
+    def merge(self, merged: Mapping[str, Sequence[str]]) -> "Kernel":
+        """Blocks summed over the members of each merged group."""
+        return dataclasses.replace(
+            self, blocks={name: sum(self.blocks[g] for g in members) for name, members in merged.items()}
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tangent:
+    """All that prediction needs of a model and a task: arrays only.
+
+    The linearized logits are f = f0 + Σ_g [Θ_g α_g + (γ_g − 1) J_g w0_g], with weights
+    w_g = γ_g w0_g + J_gᵀ α_g. Where the kernel is a trace K [n m], Θ_g stands for K_g ⊗ A_g with
+    the output mixing A_g [c c] of trace 1.
+    """
+
+    logits_train: Float[Array, "n c"]
+    """f0 on the training images."""
+    logits_test: Float[Array, "m c"]
+    labels_train: Int[Array, "n"]
+    labels_test: Int[Array, "m"]
+    kernel_train: Kernel
+    """Train × train."""
+    kernel_test: Kernel
+    """Test × train."""
+    weights_train: dict[str, Float[Array, "n c"]]
+    """J_g w0_g on the training images."""
+    weights_test: dict[str, Float[Array, "m c"]]
+    squared_norms: dict[str, Float[Array, ""]]
+    """‖w0_g‖²."""
+    mixing: dict[str, Float[Array, "c c"]]
+    """A_g; used with trace and pseudo kernels."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(self.kernel_train.blocks)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same tangent with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a run gives: losses and accuracies on the whole train and test sets after t updates."""
+
+    steps: Int[np.ndarray, "t"]
+    train_loss: Float[np.ndarray, "t"]
+    test_loss: Float[np.ndarray, "t"]
+    train_accuracy: Float[np.ndarray, "t"]
+    test_accuracy: Float[np.ndarray, "t"]
+    distance: dict[str, Float[np.ndarray, "t"]]
+    """‖w_g − w0_g‖ of every group."""
+    seconds: float
+    """Wall time of the run, compilation included."""
+    diverged_at: int | None = None
+    """First recorded step at which the loss was not finite or 10⁴ times the first; the curves end before it."""
+    note: str = ""
+    """What the run left out of the recipe, if anything."""
+    model: Model | None = None
+    """The fine-tuned model, where the run trains weights."""
+
+
+class Run(Protocol):
+    """A way from a recipe to a trajectory; training, replay and closed forms are all of this kind."""
+
+    def __call__(self, recipe: Recipe) -> Trajectory: ...
+
+    def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
+        """The trajectories of many recipes, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """A Run from a function of one recipe; many recipes are run one after another."""
+
+    run: Callable[[Recipe], Trajectory]
+
+    def __call__(self, recipe: Recipe) -> Trajectory:
+        return self.run(recipe)
+
+    def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
+        return [self.run(recipe) for recipe in recipes]
+
+
+def recorded_steps(steps: int, record_every: int | None) -> Int[np.ndarray, "t"]:
+    """Steps at which a run is measured: 0, every `record_every` (a dozen points by default), and the last."""
+    if record_every is not None and record_every < 1:
+        raise LinftError(f"record_every is {record_every}; it must be 1 or more")
+    every = record_every or max(1, steps // 12)
+    return np.unique(np.append(np.arange(0, steps + 1, every), steps))

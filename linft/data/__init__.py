@@ -1,0 +1,1 @@
+"""Named sources of images, sampling, augmentation."""

@@ -1,0 +1,100 @@
+"""The table of architectures: a name, how to build the module, its input."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from linft.base import Model
+from linft.errors import LinftError
+from linft.models.cifar_resnet import CifarResNet
+from linft.models.from_flax import wrap
+from linft.models.resnet import BasicBlock, Bottleneck, ResNet
+from linft.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A row of the registry."""
+
+    build: Callable[..., nn.Module]
+    """Takes num_classes and options."""
+    stages: int
+    preprocessing: Preprocessing
+    head: str = "head"
+
+    @property
+    def layer_groups(self) -> dict[str, tuple[str, ...]]:
+        names = ["stem", *(f"stage{i + 1}" for i in range(self.stages)), self.head]
+        return {name: (name,) for name in names}
+
+
+IMAGENET = Preprocessing((224, 224, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bilinear")
+CIFAR = Preprocessing((32, 32, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **{
+        f"cifar_resnet{6 * n + 2}": Architecture(partial(CifarResNet, blocks=n), 3, CIFAR)
+        for n in (1, 2, 3, 5, 7, 9, 18)
+    },
+    "resnet18": Architecture(partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock), 4, IMAGENET),
+    "resnet34": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock), 4, IMAGENET),
+    "resnet50": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck), 4, IMAGENET),
+    "resnet101": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=Bottleneck), 4, IMAGENET),
+    "resnet152": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=Bottleneck), 4, IMAGENET),
+}
+
+
+def architecture(name: str) -> Architecture:
+    """The row of a name."""
+    if name not in ARCHITECTURES:
+        raise LinftError(f"no architecture {name!r}; choose among {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def build(
+    arch: str,
+    /,
+    num_classes: int,
+    variables: dict[str, Any],
+    preprocessing: Preprocessing | None = None,
+    options: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Model:
+    """A Model of a registered architecture around given variables."""
+    row, options = architecture(arch), options or {}
+    module = row.build(num_classes=num_classes, **options)
+    return wrap(
+        module, variables, row.head, row.layer_groups, preprocessing or row.preprocessing,
+        architecture={"name": arch, "options": options}, **{"name": arch, **fields},
+    )
+
+
+def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The variables' shapes and types, without computing them."""
+    row = architecture(name)
+    module = row.build(num_classes=num_classes, **(options or {}))
+    x = jnp.zeros((1, *row.preprocessing.input_size))
+    return jax.eval_shape(module.init, jax.random.key(0), x)
+
+
+def create(
+    name: str, num_classes: int, key: jax.Array, preprocessing: Preprocessing | None = None, **options: Any
+) -> Model:
+    """A registered architecture at random weights.
+
+    Example:
+      >>> import jax
+      >>> model = create("cifar_resnet8", num_classes=5, key=jax.random.key(0), width=4)
+      >>> list(model.layer_groups)
+      ['stem', 'stage1', 'stage2', 'stage3', 'head']
+    """
+    row = architecture(name)
+    module = row.build(num_classes=num_classes, **options)
+    size = preprocessing.input_size if preprocessing else row.preprocessing.input_size
+    variables = jax.jit(module.init)(key, jnp.zeros((1, *size)))
+    return build(name, num_classes, variables, preprocessing, options)

@@ -1,0 +1,94 @@
+"""Parameter trees by layer group: which leaf belongs to which group, and sums over groups.
+
+Groups are an ordered mapping from a group's name to the path prefixes of its parameters:
+`{"stem": ("stem",), "stage1": ("stage1",), "head": ("head",)}`. A group may be split into its
+kernels and its vectors (norm scales and biases), named `"stage1"` and `"stage1/vectors"`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linft.errors import LinftError
+
+Groups = Mapping[str, tuple[str, ...]]
+Tree = Any
+
+VECTORS = "/vectors"
+
+
+def path_of(key_path: tuple) -> str:
+    """A leaf's path as text, `"stage1/block0/conv1/kernel"`."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def layer_group(group: str) -> str:
+    """The layer group that a group, split or not, belongs to."""
+    return group.removesuffix(VECTORS)
+
+
+def labels(params: Tree, groups: Groups) -> Tree:
+    """A tree like params with the name of each leaf's group; groups may be split into vectors."""
+
+    def label(key_path, leaf):
+        path = path_of(key_path)
+        names = [g for g, prefixes in groups.items() if not g.endswith(VECTORS)
+                 and any(path == p or path.startswith(p + "/") for p in prefixes)]
+        if len(names) != 1:
+            found = "no layer group" if not names else "the layer groups " + " and ".join(names)
+            raise LinftError(f"parameter {path} belongs to {found}; give each parameter exactly one")
+        split = names[0] + VECTORS
+        return split if leaf.ndim <= 1 and split in groups else names[0]
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def split_vectors(groups: Groups) -> dict[str, tuple[str, ...]]:
+    """Every group split into its kernels and its vectors."""
+    return {name: p for g, p in groups.items() for name in (g, g + VECTORS)}
+
+
+def map_by_label(fn: Callable, labels: Tree, *trees: Tree) -> Tree:
+    """Map fn(label, *leaves); the labels may be a prefix of the trees, one label a subtree."""
+    return jax.tree.map(
+        lambda label, *subtrees: jax.tree.map(lambda *leaves: fn(label, *leaves), *subtrees), labels, *trees
+    )
+
+
+def restrict(tree: Tree, labels: Tree, group: str) -> Tree:
+    """The tree with zeros outside one group."""
+    return jax.tree.map(lambda label, leaf: leaf if label == group else jnp.zeros_like(leaf), labels, tree)
+
+
+def dots_by_group(a: Tree, b: Tree, labels: Tree, groups: Groups) -> dict[str, jax.Array]:
+    """Inner products ⟨a_g, b_g⟩ of two trees, group by group."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)
+    sums = dict.fromkeys(groups, jnp.zeros(()))
+    for label, product in zip(jax.tree.leaves(labels), jax.tree.leaves(products), strict=True):
+        sums[label] = sums[label] + product
+    return sums
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """a − b, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def get(tree: Tree, path: str) -> Tree:
+    """The subtree at a path such as `"head"` or `"backbone/linear"`."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def put(tree: Tree, path: str, value: Tree) -> Tree:
+    """A copy of the nested mapping with another subtree at a path, in the same place."""
+    key, _, rest = path.partition("/")
+    return {k: (put(v, rest, value) if rest else value) if k == key else v for k, v in tree.items()}
+
+
+def count(tree: Tree) -> int:
+    """Number of entries in all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,1 @@
+"""Weights on disk or hub, as models."""
