@@ -1,0 +1,38 @@
+# `make demo` on a fresh machine with Python 3.11 or later: makes .venv, installs, compares, writes demo/.
+
+.PHONY: demo test lint types doctest notebook versions clean
+.DEFAULT_GOAL := demo
+
+bin := .venv/bin
+installed := .venv/.installed
+
+demo: $(installed)
+	$(bin)/linft compare --output demo
+
+test: $(installed)
+	$(bin)/pytest tests -m "not slow"
+
+lint: $(installed)
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+
+types: $(installed)
+	$(bin)/pyright
+
+doctest: $(installed)
+	$(bin)/pytest --doctest-modules linft
+
+notebook: $(installed)
+	$(bin)/pytest --nbmake --nbmake-timeout=600 colab
+
+versions: $(installed)
+	$(bin)/nox
+
+# Once, and again when what is to be installed has changed.
+$(installed): pyproject.toml $(wildcard constraints/*.txt)
+	bash scripts/install.sh
+	touch $@
+
+clean:
+	rm -rf .venv .nox build demo linft.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

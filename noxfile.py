@@ -1,0 +1,47 @@
+"""The kernel laws on every version of JAX that linft supports, where its Python is here.
+
+    make versions
+"""
+
+import subprocess
+
+import nox
+
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "venv"
+
+VERSIONS = {  # constraints, Python
+    "jax-0.7.2": ("jax072", "3.13"),  # as on hosted TPUs
+    "jax-0.10": ("py311", "3.11"),
+    "jax-0.12-python3.12": ("py312", "3.12"),
+    "jax-0.12-python3.13": ("py312", "3.13"),
+}
+
+IMPORT_ALL = """
+import importlib, pkgutil, jax, linft
+for module in pkgutil.walk_packages(linft.__path__, "linft."):
+    importlib.import_module(module.name)
+print("every module imports on JAX", jax.__version__)
+"""
+
+
+def interpreter(version: str) -> str | None:
+    """The path of a Python that runs; nox itself would take a pyenv shim for one."""
+    found = subprocess.run(["bash", "scripts/python.sh", version], capture_output=True, text=True)
+    return found.stdout.strip() or None
+
+
+def add_session(name: str, constraints: str, version: str) -> None:
+    path = interpreter(version)
+
+    @nox.session(name=name, python=path or False)
+    def kernel_laws(session: nox.Session) -> None:
+        if path is None:
+            session.skip(f"no Python {version} here")
+        session.install("--constraint", f"constraints/{constraints}.txt", "--editable", ".[dev]")
+        session.run("python", "-c", IMPORT_ALL)
+        session.run("pytest", "tests/ntk", "tests/predict", "-m", "not slow")
+
+
+for name, (constraints, version) in VERSIONS.items():
+    add_session(name, constraints, version)

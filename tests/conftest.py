@@ -1,0 +1,44 @@
+"""What every test shares: array shapes checked as the code runs, strict numerics, small data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Before anything imports linft. Self is left unchecked: beartype knows it in whole classes only, and
+# the hook decorates their methods one by one.
+CONFIGURATION = "beartype.BeartypeConf(hint_overrides=beartype.FrozenDict({beartype.typing.Self: object}))"
+install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
+
+import jax  # noqa: E402
+import jax.experimental  # noqa: E402
+import pytest  # noqa: E402
+
+import linft  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The directory of data sets beside the repository, or where LINFT_SHARED says."""
+    path = Path(os.environ.get("LINFT_SHARED", Path(__file__).parents[2] / "shared"))
+    if not path.is_dir():
+        reason = f"no data sets at {path}; set LINFT_SHARED to their directory"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    return path
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for one test."""
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> linft.Task:
+    """24 training and 12 test digits."""
+    return linft.load_task("digits").subset(24, 12, seed=0)
