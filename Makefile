@@ -34,5 +34,5 @@ $(installed): pyproject.toml $(wildcard constraints/*.txt)
 	touch $@
 
 clean:
-	rm -rf .venv .nox build demo linft.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venvs build demo linft.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
