@@ -1,0 +1,1 @@
+"""What keeps archived dependencies working on current JAX."""

@@ -1,0 +1,1 @@
+"""The empirical neural tangent kernel: layer rules, two engines, assembly and self-check."""
