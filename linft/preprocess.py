@@ -1,5 +1,6 @@
 """From uint8 images of any size to the array a network was pretrained on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from PIL import Image
 
 from linft.errors import LinftError
 
-Images = UInt8[np.ndarray, "n h w c"] | Sequence[UInt8[np.ndarray, "h w c"]]
+Images = UInt8[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w"] | Sequence[UInt8[np.ndarray, "h w c"]]
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,19 @@ class Preprocessing:
         height, width, channels = self.input_size
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         picture = picture.convert("L" if channels == 1 else "RGB")
-        scale = max(height / self.crop / picture.height, width / self.crop / picture.width)
-        size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-        if size != picture.size:
+        if picture.size != (width, height):
+            size = self._resized(picture.width, picture.height)
             picture = picture.resize(size, getattr(Image.Resampling, self.interpolation.upper()))
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
+            left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+            picture = picture.crop((left, top, left + width, top + height))
         return np.asarray(picture, np.uint8).reshape(self.input_size)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height before the crop; rounded as in timm and torchvision, to the same pixels."""
+        target_height, target_width = (math.floor(side / self.crop) for side in self.input_size[:2])
+        if height * target_width <= width * target_height:
+            return int(target_height * width / height), target_height
+        return target_width, int(target_width * height / width)
 
     def normalize(self, images: UInt8[Array | np.ndarray, "n h w c"]) -> Float[Array, "n h w c"]:
         """(pixels / 255 − mean) / std in float, under jit or not."""

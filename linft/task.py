@@ -121,7 +121,7 @@ def _pick(labels: Int[np.ndarray, "n"], counts: Sequence[int], seed: int) -> Int
 
 def _proportional(
     labels: Int[np.ndarray, "n"], n: int, classes: int, seed: int, part: str
-) -> Int[np.ndarray, "n"]:
+) -> Int[np.ndarray, "k"]:
     if not 1 <= n <= len(labels):
         raise LinftError(f"a subset of {n} {part} images was asked for; there are {len(labels)}")
     share = np.bincount(labels, minlength=classes) * n / len(labels)

@@ -1,16 +1,23 @@
 """The table of sources: `linft.load_task("digits" | "npz:PATH" | "folder:PATH" | "tfds:NAME")`."""
 
+import os
 from collections.abc import Callable
 
-from linft.data import digits, npz
+from linft.data import digits, folder, npz, tfds
 from linft.errors import LinftError
 from linft.task import Task
 
-SOURCES: dict[str, Callable[[str], Task]] = {"digits": digits.load, "npz": npz.load}
+SOURCES: dict[str, Callable[[str], Task]] = {
+    "digits": digits.load,
+    "npz": npz.load,
+    "folder": folder.load,
+    "tfds": tfds.load,
+}
+DOWNLOADS: dict[str, Callable[[str], None]] = {"tfds": tfds.download}
 
 
-def load_task(name: str) -> Task:
-    """Load a task by name.
+def load_task(name: str, download: bool = False) -> Task:
+    """Load a task by name; nothing is downloaded unless asked, and only by sources that can.
 
     Example:
       >>> task = load_task("digits")
@@ -19,5 +26,8 @@ def load_task(name: str) -> Task:
     """
     source, _, rest = name.partition(":")
     if source not in SOURCES:
-        raise LinftError(f"no task {name!r}; give one of {', '.join(SOURCES)}, such as digits or npz:PATH")
+        raise LinftError(f"no task {name!r}; give digits, npz:PATH, folder:PATH or tfds:NAME")
+    rest = os.path.expanduser(rest)
+    if download and source in DOWNLOADS:
+        DOWNLOADS[source](rest)
     return SOURCES[source](rest)

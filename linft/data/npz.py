@@ -1,5 +1,7 @@
 """`npz:PATH`: an .npz file with x_train, y_train, x_test, y_test and maybe class_names."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,15 @@ def load(path: str) -> Task:
     if not Path(path).is_file():
         raise LinftError(f"no file {path}; give the path of an .npz file after npz:")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as data, np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in _NAMES}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise LinftError(f"{path} is not a readable .npz file of plain arrays ({error})") from None
     missing = [name for name in ("x_train", "y_train") if name not in arrays]
     if missing:
         raise LinftError(f"{path} lacks {', '.join(missing)}; it needs x_train, y_train, x_test, y_test")
-    return Task.from_arrays(**arrays, name=Path(path).stem)
+    names = arrays.pop("class_names", None)
+    return Task.from_arrays(**arrays, name=Path(path).stem, class_names=None if names is None else names.tolist())
 
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")

@@ -1,0 +1,116 @@
+"""The optax chain of a recipe, held against torch's optimizers step by step."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from linft import losses, optim, trees
+from linft.errors import LinftError
+from linft.recipe import Recipe
+
+TORCH = Path(__file__).parent / "stored" / "torch_sgd.npz"
+GROUPS = {"weights": ("dense/kernel",), "offset": ("dense/bias",)}
+
+# The recipes that tests/stored/make_torch_sgd.py ran in torch.
+HALVED = {"steps": 30, "batch_size": None, "schedule": "step", "drop_at": (0.5,), "drop_factor": 0.1}
+DECAYED = Recipe(learning_rate=0.5, weight_decay=0.05, **HALVED)
+RECIPES = {
+    "nesterov": DECAYED,
+    "heavy_ball": DECAYED.replace(nesterov=False),
+    "plain": DECAYED.replace(nesterov=False, momentum=0.0),
+    "groups": DECAYED.replace(rate_multipliers=(("offset", 0.5),), decay_groups=("weights",)),
+    "pretrained": DECAYED.replace(decay_towards="pretrained"),
+    "adam": DECAYED.replace(optimizer="adam", learning_rate=0.05),
+}
+
+
+def train(recipe, params, gradient, groups=GROUPS, n=60):
+    """Params before the first step and after each."""
+    groups = optim.groups_for(recipe, groups)
+    labels = trees.labels(params, groups)
+    reference = params if recipe.decay_towards == "pretrained" else jax.tree.map(jnp.zeros_like, params)
+    chain = optim.transform(recipe, optim.settings(recipe, tuple(groups), n), labels, reference)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = chain.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, trajectory = chain.init(params), [params]
+    for _ in range(recipe.num_steps(n)):
+        params, state = step(params, state)
+        trajectory.append(params)
+    return trajectory
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_equals_torch(x64, name):
+    with np.load(TORCH) as file:
+        x, y, expected = jnp.asarray(file["x"]), jnp.asarray(file["y"]), file[name]
+
+    def loss(params):
+        logits = x @ params["dense"]["kernel"] + params["dense"]["bias"][None, :]
+        return losses.mean_loss("cross_entropy", logits, y)
+
+    start = {"dense": {"kernel": jnp.asarray(expected[0, :16]), "bias": jnp.asarray(expected[0, 16])}}
+    got = [np.vstack([p["dense"]["kernel"], p["dense"]["bias"]]) for p in train(RECIPES[name], start, jax.grad(loss))]
+    np.testing.assert_allclose(np.stack(got), expected, rtol=0, atol=1e-12)
+
+
+SHORT = Recipe(learning_rate=0.1, steps=3, batch_size=None)
+START = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+
+
+def ones(params):
+    return jax.tree.map(jnp.ones_like, params)
+
+
+def nothing(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def test_a_frozen_group_neither_trains_nor_decays():
+    last = train(SHORT.replace(frozen_groups=("offset",), weight_decay=0.5), START, ones)[-1]
+    np.testing.assert_array_equal(last["dense"]["bias"], START["dense"]["bias"])
+    assert (last["dense"]["kernel"] < 0.5).all()
+
+
+def test_vectors_may_be_spared_from_decay():
+    recipe = SHORT.replace(weight_decay=0.5, decay_vectors=False)
+    last = train(recipe, START, nothing, groups={"dense": ("dense",)})[-1]
+    np.testing.assert_array_equal(last["dense"]["bias"], START["dense"]["bias"])
+    assert (last["dense"]["kernel"] < 1).all()
+
+
+def test_decay_towards_the_pretrained_weights_leaves_them_alone():
+    recipe = SHORT.replace(weight_decay=0.5, decay_towards="pretrained")
+    jax.tree.map(np.testing.assert_array_equal, train(recipe, START, nothing)[-1], START)
+
+
+def test_the_gradient_is_clipped_to_its_norm():
+    before, after = train(SHORT.replace(clip_norm=0.3, momentum=0.0, steps=1), START, ones)
+    squares = trees.dots_by_group(*[trees.subtract(after, before)] * 2, trees.labels(START, GROUPS), GROUPS)
+    np.testing.assert_allclose(np.sqrt(sum(squares.values())), 0.1 * 0.3, rtol=1e-6)
+
+
+def test_groups_are_split_only_where_vectors_do_not_decay():
+    assert list(optim.groups_for(SHORT, GROUPS)) == ["weights", "offset"]
+    assert list(optim.groups_for(SHORT.replace(decay_vectors=False), GROUPS)) == ["weights", "offset"]
+    split = optim.groups_for(SHORT.replace(decay_vectors=False, weight_decay=0.1), GROUPS)
+    assert list(split) == ["weights", "weights/vectors", "offset", "offset/vectors"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (SHORT.replace(frozen_groups=("stage9",)), "no layer group matches 'stage9'; this model has weights, offset"),
+        (SHORT.replace(weight_decay=0.1, decay_vectors=False), "needs groups split into kernels and vectors"),
+    ],
+)
+def test_refuses(recipe, message):
+    with pytest.raises(LinftError, match=message):
+        optim.settings(recipe, tuple(GROUPS), 10)
