@@ -1,7 +1,7 @@
 """The nouns: Model, Kernel, Tangent, Trajectory, and the protocol of a Run."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
@@ -149,12 +149,6 @@ class Kernel:
         """Σ_g μ_g Θ_g; every weight is 1 by default."""
         weights = dict.fromkeys(self.blocks, 1.0) if weights is None else weights
         return sum(jnp.asarray(weights[g], block.dtype) * block for g, block in self.blocks.items())  # pyright: ignore
-
-    def merge(self, merged: Mapping[str, Sequence[str]]) -> "Kernel":
-        """Blocks summed over the members of each merged group."""
-        return dataclasses.replace(
-            self, blocks={name: sum(self.blocks[g] for g in members) for name, members in merged.items()}
-        )
 
 
 @jax.tree_util.register_dataclass

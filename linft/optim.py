@@ -105,3 +105,15 @@ def transform(recipe: Recipe, numbers: Settings, labels: Tree, reference: Tree) 
         scale_by_group(numbers.multipliers, labels),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def structure(recipe: Recipe) -> Recipe:
+    """The recipe without its numbers, steps and order: what a function compiled for it depends on.
+
+    Recipes of one structure (and as many steps) share one compiled program.
+    """
+    return Recipe(
+        optimizer=recipe.optimizer, clip_norm=recipe.clip_norm, nesterov=recipe.nesterov,
+        decay_towards=recipe.decay_towards, loss=recipe.loss, batch_norm=recipe.batch_norm,
+        augmentation=recipe.augmentation,
+    )

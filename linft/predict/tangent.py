@@ -1,0 +1,155 @@
+"""The Tangent of a model on a task, the one place where prediction meets the network; and its file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from linft import trees
+from linft.base import Kernel, Model, Outputs, Tangent
+from linft.errors import LinftError
+from linft.ntk import batching
+from linft.ntk.empirical import Engine, Progress, train_test_ntk
+from linft.task import Task
+from linft.trees import Groups, Tree
+
+
+def tangent(
+    model: Model,
+    task: Task,
+    *,
+    groups: Groups | Sequence[str] | None = None,
+    outputs: Outputs = "full",
+    engine: Engine = "auto",
+    batch_size: int = 32,
+    draws: int = 8,
+    progress: Progress | None = None,
+) -> Tangent:
+    """Logits, kernels, J_g w0_g and norms of a model on a task's training and test images.
+
+    Args:
+      groups: a partition of the parameters; layer groups by default. Recipes that decay kernels only
+        need `trees.split_vectors(model.layer_groups)`.
+      outputs, engine, batch_size, progress: as in `empirical_ntk`.
+      draws: random sign vectors of a pseudo kernel.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> tangent(model, task, outputs="trace").kernel_test.total().shape
+      (10, 10)
+    """
+    if task.num_classes != model.num_classes:
+        raise LinftError(f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
+                         f"use model.with_head({task.num_classes}, …)")
+    dtype = trees.get(model.params, model.head)["kernel"].dtype
+    x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
+    train, test = train_test_ntk(model, x_train, x_test, groups=groups, outputs=outputs, engine=engine,
+                                 batch_size=batch_size, draws=draws, progress=progress)
+    names = tuple(train.blocks)
+    labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
+    logits_train, weights_train = _logits_and_weights(model, x_train, labels, names)
+    logits_test, weights_test = _logits_and_weights(model, x_test, labels, names)
+    return Tangent(
+        logits_train=logits_train, logits_test=logits_test,
+        labels_train=jnp.asarray(task.y_train), labels_test=jnp.asarray(task.y_test),
+        kernel_train=train, kernel_test=test,
+        weights_train=weights_train, weights_test=weights_test,
+        squared_norms={g: n for g, n in trees.dots_by_group(model.params, model.params, labels, names).items()
+                       if g in names},
+        mixing={g: _mixing(model, g, labels) for g in names},
+    )
+
+
+def _logits_and_weights(
+    model: Model, x: Array, labels: Tree, names: tuple[str, ...], batch_size: int = 64
+) -> tuple[Array, dict[str, Array]]:
+    """f0 and J_g w0_g, in equal batches."""
+
+    @jax.jit
+    def forward(x: Array) -> Array:
+        return model.apply(model.params, x)
+
+    @jax.jit
+    def push(x: Array, direction: Tree) -> Array:
+        return jax.jvp(lambda p: model.apply(p, x), (model.params,), (direction,))[1]
+
+    size = batching.size_for(len(x), batch_size)
+    parts = batching.split(x, size)
+    with jax.default_matmul_precision("highest"):
+        logits = jnp.concatenate([forward(part)[:n] for part, n in parts])
+        weights = {}
+        for group in names:
+            direction = trees.restrict(model.params, labels, group)
+            weights[group] = jnp.concatenate([push(part, direction)[:n] for part, n in parts])
+    return logits, weights
+
+
+def _mixing(model: Model, group: str, labels: Tree) -> Float[Array, "c c"]:
+    """How a trace spreads over pairs of logits: I/C for the head, WᵀW/‖W‖² for what lies under it.
+
+    Below the head, Θ = Σ_ij W_ia Θφ_ij W_jb with the features' kernel Θφ; where that is near to a
+    multiple of the identity over features, the logits mix as WᵀW.
+    """
+    kernel = trees.get(model.params, model.head)["kernel"]
+    classes = kernel.shape[1]
+    members = {trees.path_of(p) for p, g in jax.tree_util.tree_leaves_with_path(labels) if g == group}
+    size = jnp.vdot(kernel, kernel)
+    if all(path.startswith(model.head + "/") for path in members) or not size > 0:
+        return jnp.eye(classes, dtype=kernel.dtype) / classes
+    return kernel.T @ kernel / size
+
+
+def to_trace(full: Tangent) -> Tangent:
+    """The tangent with trace kernels [n m] in place of full ones: far smaller, and approximate."""
+
+    def traced(kernel: Kernel) -> Kernel:
+        blocks = {g: jnp.einsum("nkmk->nm", b) for g, b in kernel.blocks.items()}
+        return Kernel(blocks=blocks, outputs="trace", engine=kernel.engine)
+
+    return full.replace(kernel_train=traced(full.kernel_train), kernel_test=traced(full.kernel_test))
+
+
+def save(path: str | Path, tangent: Tangent, note: dict[str, Any]) -> None:
+    """Write the tangent whole, with a note of what it was computed from, as safetensors."""
+    leaves = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tangent)}
+    static = {k: {"outputs": getattr(tangent, k).outputs, "engine": getattr(tangent, k).engine}
+              for k in ("kernel_train", "kernel_test")}
+    meta = {"note": json.dumps(note, sort_keys=True), "static": json.dumps(static), "groups": json.dumps(tangent.groups)}
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(leaves, partial, meta)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise LinftError(f"cannot write {path} ({error}); free some space or choose another directory") from None
+    partial.replace(path)
+
+
+def load(path: str | Path) -> tuple[Tangent, dict[str, Any]]:
+    """The tangent in a file and its note."""
+    try:
+        with safe_open(path, "np") as file:
+            meta = file.metadata()
+            arrays = {key: jnp.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise LinftError(f"{path} is not a readable tangent file ({error}); delete it to compute it again") from None
+    groups, static = json.loads(meta["groups"]), json.loads(meta["static"])
+
+    def by_group(prefix: str) -> dict[str, Array]:
+        return {g: arrays[f"{prefix}/{g}"] for g in groups}
+
+    fields = {
+        name: Kernel(blocks=by_group(f"{name}/blocks"), **static[name]) if name in static
+        else arrays[name] if name in arrays else by_group(name)
+        for name in Tangent.__dataclass_fields__
+    }
+    return Tangent(**fields), json.loads(meta["note"])
