@@ -199,7 +199,7 @@ def _replay(
             test_loss=losses.mean_loss(structure.loss, on_test, tangent.labels_test),
             train_accuracy=losses.accuracy(on_train, tangent.labels_train),
             test_accuracy=losses.accuracy(on_test, tangent.labels_test),
-            distance={g: _distance(tangent, g, weight, at[b]) for b, w in bundles.items() for g, weight in w.items()},
+            distance={g: distance(tangent, g, weight, at[b]) for b, w in bundles.items() for g, weight in w.items()},
         )
 
     def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, dict[str, Any]]:
@@ -229,7 +229,7 @@ def _summed(by_group: Mapping[str, Array], weights: Mapping[str, float]) -> Arra
     return sum(by_group[g] for g in weights)  # pyright: ignore
 
 
-def _distance(tangent: Tangent, group: str, weight: float, at: Coordinates) -> Array:
+def distance(tangent: Tangent, group: str, weight: float, at: Coordinates) -> Array:
     """‖w_g − w0_g‖."""
     alpha, pulled = weight * at.alpha, at.gamma - 1
     own = apply(operator(tangent.kernel_train, tangent, {group: 1.0}), alpha)

@@ -1,0 +1,103 @@
+"""Gradient flow on the linearized network, by `neural_tangents.predict`: the limit of small learning rates."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from linft import losses, optim
+from linft._compat import neural_tangents
+from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.errors import LinftError
+from linft.predict.dual import as_tangent, trajectory
+from linft.predict.dual import why_not as why_no_kernel
+from linft.predict.operator import dense, operator
+from linft.recipe import Recipe
+from linft.task import Task
+
+
+def why_not(recipe: Recipe) -> str | None:
+    """Why gradient flow does not predict this recipe; None where it does."""
+    decay = "weight decay has no closed flow here" if recipe.weight_decay > 0 else None
+    return "; ".join(filter(None, (why_no_kernel(recipe), decay))) or None
+
+
+def gradient_flow(
+    model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any
+) -> Run:
+    """Predict training in continuous time: a Run.
+
+        df/dt = −Θ ∂L/∂f on all training images, at times t = Σ_s η_s / (1 − m)
+
+    Closed form for squared error (Deshpande and others 2021, proposition 1), an ODE for
+    cross-entropy, both from neural-tangents. Minibatches and momentum enter only through the time.
+    Distances moved are not given by it.
+
+    Args:
+      model, task, record_every, kernel: as for `dual`.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> run = gradient_flow(model, task)
+      >>> run(linft.Recipe(learning_rate=1e-3, steps=4, loss="squared_error")).steps
+      array([0, 1, 2, 3, 4])
+    """
+    tangent = as_tangent(model, task, **kernel)
+    n = len(tangent.labels_train)
+
+    def run(recipe: Recipe) -> Trajectory:
+        begin = time.perf_counter()
+        if reason := why_not(recipe):
+            raise LinftError(f"gradient flow does not predict this recipe: {reason}; use predict.dual")
+        weights = {g: float(m) for g, m in optim.settings(recipe, tangent.groups, n).multipliers.items()}
+        at = recorded_steps(recipe.num_steps(n), record_every)
+        times = np.concatenate([[0.0], np.cumsum(recipe.rates(n))])[at] / (1 - recipe.momentum)
+        solve = _closed_form if recipe.loss == "squared_error" else _ode
+        on_train, on_test = solve(tangent, weights, recipe, jnp.asarray(times, tangent.logits_train.dtype))
+        values: dict[str, Any] = {"distance": {}}
+        for part, logits, labels in (("train", on_train, tangent.labels_train), ("test", on_test, tangent.labels_test)):
+            values[f"{part}_loss"] = np.array([losses.mean_loss(recipe.loss, f, labels) for f in logits])
+            values[f"{part}_accuracy"] = np.array([losses.accuracy(f, labels) for f in logits])
+        return trajectory(at, values, time.perf_counter() - begin)
+
+    return OneByOne(run)
+
+
+def _kernels(tangent: Tangent, weights: dict[str, float]) -> tuple[Array, Array]:
+    """Train and test kernels in the package's layout [n m c c]."""
+    return tuple(  # pyright: ignore
+        dense(operator(kernel, tangent, weights)).swapaxes(1, 2)
+        for kernel in (tangent.kernel_train, tangent.kernel_test)
+    )
+
+
+def _targets(tangent: Tangent) -> Array:
+    f0 = tangent.logits_train
+    return jax.nn.one_hot(tangent.labels_train, f0.shape[1], dtype=f0.dtype)
+
+
+def _closed_form(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Array) -> tuple[Array, Array]:
+    train, test = _kernels(tangent, weights)
+    nt = neural_tangents.load()
+    predict = nt.predict.gradient_descent_mse(train, _targets(tangent), trace_axes=())
+    # The package's loss is a mean over examples and classes, ours over examples: its time runs c times slower.
+    return predict(times * tangent.logits_train.shape[1], tangent.logits_train, tangent.logits_test, test)
+
+
+def _ode(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Array) -> tuple[Array, Array]:
+    train, test = _kernels(tangent, weights)
+    nt = neural_tangents.load()
+    labels = tangent.labels_train
+
+    def loss(logits: Array, targets: Array) -> Array:
+        del targets  # labels are enough
+        return losses.mean_loss(recipe.loss, logits, labels)
+
+    predict: Callable = nt.predict.gradient_descent(loss, train, _targets(tangent), trace_axes=())
+    return predict(times, tangent.logits_train, tangent.logits_test, test)

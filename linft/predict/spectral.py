@@ -1,0 +1,167 @@
+"""Closed form in the kernel's eigenbasis: any step at once, by powers of a small companion matrix.
+
+For full batches and squared error the coordinates of each eigenvector follow a linear recursion in
+z = (a, v_a, γ, v_γ, 1). Its powers come from repeated squaring, which stays exact where the
+recursion's roots coincide (critical damping) and eigen-roots would fail. On the host, in float64.
+"""
+
+import time
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from linft import losses, optim
+from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.errors import LinftError
+from linft.predict.dual import Coordinates, as_tangent, distance, trajectory
+from linft.predict.dual import why_not as why_no_kernel
+from linft.predict.operator import dense, operator
+from linft.recipe import Recipe
+from linft.task import Task
+
+
+def why_not(recipe: Recipe, n: int) -> str | None:
+    """Why there is no closed form for this recipe on n training images; None where there is."""
+    reasons = {
+        why_no_kernel(recipe) or "": why_no_kernel(recipe) is not None,
+        "the loss is not squared error": recipe.loss != "squared_error",
+        f"the batch is not all {n} images": recipe.batch_size_for(n) < n,
+        "the learning rate is not constant": recipe.schedule != "constant" or recipe.warmup_steps > 0,
+    }
+    return "; ".join(reason for reason, holds in reasons.items() if holds) or None
+
+
+def spectral(
+    model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any
+) -> Run:
+    """Predict full-batch training with squared error in closed form: a Run.
+
+    With eigenpairs (λ_k, u_k) of the weighted kernel and a_k = u_kᵀα, r_k = u_kᵀ(f0 − Y), q_k = u_kᵀ J w0:
+
+        g_k = [λ_k a_k + r_k + (γ − 1) q_k] / N + λ a_k,   γ's gradient = λ (γ − γ̄)
+
+    under heavy ball or Nesterov momentum. Decay is covered where all trained groups share rate and
+    decay; without decay, any constant group rates are.
+
+    Args:
+      model, task, record_every, kernel: as for `dual`.
+
+    Raises:
+      LinftError: on calling it with a recipe that has no closed form, with the reason.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> recipe = linft.Recipe(learning_rate=1e-3, batch_size=None, steps=1000, loss="squared_error")
+      >>> spectral(model, task)(recipe).steps[-1]
+      np.int64(1000)
+    """
+    tangent = as_tangent(model, task, **kernel)
+    n = len(tangent.labels_train)
+    decompositions: dict[tuple, tuple] = {}  # by group weights: paid once, then every recipe is free
+
+    def run(recipe: Recipe) -> Trajectory:
+        begin = time.perf_counter()
+        if reason := why_not(recipe, n):
+            raise LinftError(f"no closed form for this recipe: {reason}; use predict.dual")
+        weights, decay = _weights(tangent, recipe, n)
+        key = tuple(weights.items())
+        if key not in decompositions:
+            decompositions[key] = _decompose(tangent, weights)
+        at = recorded_steps(recipe.num_steps(n), record_every)
+        values = _evaluate(tangent, recipe, weights, decay, decompositions[key], at)
+        return trajectory(at, values, time.perf_counter() - begin)
+
+    return OneByOne(run)
+
+
+def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], float]:
+    """Multipliers of the groups that train, and their common decay."""
+    numbers = optim.settings(recipe, tangent.groups, n)
+    weights = {g: float(m) for g, m in numbers.multipliers.items()}
+    pairs = {(weights[g], float(numbers.decays[g])) for g in weights if weights[g] > 0}
+    decays = {decay for _, decay in pairs}
+    if decays - {0.0} and len(pairs) > 1:
+        raise LinftError("no closed form for this recipe: groups differ in rate or decay while some decay; "
+                         "use predict.dual")
+    return weights, max(decays, default=0.0)
+
+
+def _decompose(tangent: Tangent, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    matrix = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)), np.float64)
+    size = tangent.logits_train.size
+    values, vectors = np.linalg.eigh(matrix.reshape(size, size))
+    return np.maximum(values, 0), vectors
+
+
+def _evaluate(
+    tangent: Tangent, recipe: Recipe, weights: dict[str, float], decay: float,
+    decomposition: tuple[np.ndarray, np.ndarray], at: np.ndarray,
+) -> dict[str, Any]:
+    n, c = tangent.logits_train.shape
+    values, vectors = decomposition
+    trained = [g for g, weight in weights.items() if weight > 0]
+    common = weights[trained[0]] if decay > 0 else 1.0  # with decay, the one multiplier belongs to the rate
+    residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
+    w_train, w_test = (sum(_host(by[g]) for g in trained) for by in (tangent.weights_train, tangent.weights_test))
+    z = _powers(
+        values / common, vectors.T @ residual.reshape(-1), vectors.T @ np.reshape(w_train, -1), n, decay,
+        0.0 if recipe.decay_towards == "zero" else 1.0, recipe.learning_rate * common, recipe, at,
+    )
+    alphas = (vectors @ z[..., 0].T).T.reshape(len(at), n, c)
+    gammas = z[:, 0, 2]
+    on_train = _host(dense(operator(tangent.kernel_train, tangent, weights))).reshape(n * c, -1) / common
+    on_test = _host(dense(operator(tangent.kernel_test, tangent, weights))).reshape(-1, n * c) / common
+    result: dict[str, Any] = {k: [] for k in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
+    moved: dict[str, list[float]] = {g: [] for g in weights}
+    for alpha, gamma in zip(alphas, gammas, strict=True):
+        for part, block, start, pulled, labels in (
+            ("train", on_train, tangent.logits_train, w_train, tangent.labels_train),
+            ("test", on_test, tangent.logits_test, w_test, tangent.labels_test),
+        ):
+            logits = _host(start) + (block @ alpha.reshape(-1)).reshape(-1, c) + (gamma - 1) * pulled
+            result[f"{part}_loss"].append(losses.mean_loss(recipe.loss, logits, labels))
+            result[f"{part}_accuracy"].append(losses.accuracy(logits, labels))
+        for g, weight in weights.items():
+            where = Coordinates(jnp.asarray(alpha), jnp.asarray(gamma if weight > 0 else 1.0))
+            moved[g].append(float(distance(tangent, g, weight / common, where)))
+    return {k: np.asarray(v) for k, v in result.items()} | {"distance": {g: np.asarray(d) for g, d in moved.items()}}
+
+
+def _host(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float64)
+
+
+def _powers(
+    values: Float[np.ndarray, "k"], residual: Float[np.ndarray, "k"], from_weights: Float[np.ndarray, "k"],
+    n: int, decay: float, pull: float, rate: float, recipe: Recipe, at: np.ndarray,
+) -> Float[np.ndarray, "t k 5"]:
+    """z = (a, v_a, γ, v_γ, 1) of every eigenvector at the steps asked for."""
+    m, zero = recipe.momentum, np.zeros_like(values)
+
+    def one_step(z: np.ndarray) -> np.ndarray:
+        a, v_a, gamma, v_gamma, one = np.moveaxis(z, -1, 0)
+        g_a = (values * a + residual * one + (gamma - one) * from_weights) / n + decay * a
+        g_gamma = decay * (gamma - pull * one)
+        v_a, v_gamma = m * v_a + g_a, m * v_gamma + g_gamma
+        u_a, u_gamma = (g_a + m * v_a, g_gamma + m * v_gamma) if recipe.nesterov else (v_a, v_gamma)
+        return np.stack([a - rate * u_a, v_a, gamma - rate * u_gamma, v_gamma, one + zero], axis=-1)
+
+    basis = np.broadcast_to(np.eye(5)[:, None, :], (5, len(values), 5))
+    matrix = np.stack([one_step(e) for e in basis], axis=-1)  # columns: where each coordinate goes
+    squares = [matrix]
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverging run ends in inf, and is reported as such
+        while 2 ** len(squares) <= at.max(initial=0):
+            squares.append(squares[-1] @ squares[-1])
+        start = np.stack([zero, zero, zero + 1, zero, zero + 1], axis=-1)
+        states = []
+        for t in at.tolist():
+            z = start
+            for j, square in enumerate(squares):
+                if t >> j & 1:
+                    z = np.einsum("kij,kj->ki", square, z)
+            states.append(z)
+    return np.stack(states)

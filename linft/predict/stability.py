@@ -1,0 +1,101 @@
+"""The edge of stability of the linearized network, known before anything is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from linft import optim
+from linft.base import Tangent
+from linft.predict.operator import dense, operator
+from linft.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Where a recipe stands: it is stable for h below the limit."""
+
+    lambda_max: float
+    """Largest eigenvalue of the weighted kernel, times the loss's Hessian, over the number of examples."""
+    h: float
+    """Largest learning rate × (λmax + decay), full batch."""
+    limit: float
+    """2(1+m) for heavy ball, 2(1+m)/(1+2m) for Nesterov."""
+    worst_batch_h: float
+    """h of the worst minibatch of the replay."""
+    largest_stable_rate: float
+    """The learning rate at which h meets the limit, full batch."""
+
+    @property
+    def stable(self) -> bool:
+        """Whether the full batch and the worst minibatch are both below the limit."""
+        return max(self.h, self.worst_batch_h) < self.limit
+
+
+def stability(tangent: Tangent, recipe: Recipe) -> Stability:
+    """How far a recipe is from the edge of stability of the linearized network.
+
+    With the mean loss over N examples, h = η (λmax(H^½ Θ H^½)/N + λ), where Θ is the kernel weighted
+    by the group multipliers and H the loss's Hessian at the initial logits: 1 for squared error,
+    diag(p) − ppᵀ for cross-entropy. Heavy ball is stable for h < 2(1+m), Nesterov for
+    h < 2(1+m)/(1+2m). For cross-entropy the Hessian shrinks as training goes, so a recipe beyond the
+    edge may settle after a first rise.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> edge = stability(linft.predict.tangent(model, task), linft.Recipe(steps=5))
+      >>> edge.limit
+      1.3571428571428572
+    """
+    n, c = tangent.logits_train.shape
+    numbers = optim.settings(recipe, tangent.groups, n)
+    weights = {g: float(m) for g, m in numbers.multipliers.items()}
+    theta = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)))
+    root = _hessian_root(tangent, recipe)
+    decay = max((weights[g] * float(numbers.decays[g]) for g in weights), default=0.0)
+    m = recipe.momentum
+    limit = 2 * (1 + m) / (1 + 2 * m) if recipe.nesterov else 2 * (1 + m)
+    curvature = _largest(theta, root) / n
+    rates, batches = recipe.rates(n), recipe.batches(n)
+    worst = max(
+        (rate * (_largest(theta[batch][:, :, batch], root[batch]) / len(batch) + decay)
+         for batch, rate in zip(batches, rates, strict=True)) if batches.shape[1] < n else (),
+        default=0.0,
+    )
+    h = rates.max(initial=0.0) * (curvature + decay)
+    shape = rates.max(initial=0.0) / recipe.learning_rate
+    return Stability(
+        lambda_max=curvature, h=float(h), limit=limit, worst_batch_h=float(max(worst, h)),
+        largest_stable_rate=float(limit / ((curvature + decay) * shape)) if (curvature + decay) * shape else np.inf,
+    )
+
+
+def _hessian_root(tangent: Tangent, recipe: Recipe) -> Float[np.ndarray, "n c c"]:
+    """H^½ for every example."""
+    n, c = tangent.logits_train.shape
+    if recipe.loss == "squared_error":
+        return np.broadcast_to(np.eye(c), (n, c, c))
+    p = np.asarray(jax.nn.softmax(tangent.logits_train))
+    values, vectors = np.linalg.eigh(p[:, :, None] * np.eye(c) - p[:, :, None] * p[:, None, :])
+    return (vectors * np.sqrt(np.maximum(values, 0))[:, None, :]) @ vectors.transpose(0, 2, 1)
+
+
+def _largest(theta: Float[np.ndarray, "n c n c"], root: Float[np.ndarray, "n c c"]) -> float:
+    """Largest eigenvalue of H^½ Θ H^½."""
+    n, c = theta.shape[:2]
+    flat = theta.reshape(n * c, n * c)
+
+    def times(v: np.ndarray) -> np.ndarray:
+        half = np.einsum("nij,nj->ni", root, v.reshape(n, c)).reshape(-1)
+        return np.einsum("nij,nj->ni", root, (flat @ half).reshape(n, c)).reshape(-1)
+
+    if n * c <= 2:
+        return float(np.linalg.eigvalsh(np.stack([times(e) for e in np.eye(n * c)])).max())
+    product: Callable = LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)  # pyright: ignore
+    start = np.random.default_rng(0).normal(size=n * c)
+    return float(max(eigsh(product, k=1, v0=start, return_eigenvectors=False, tol=1e-6)[0], 0.0))
