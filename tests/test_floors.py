@@ -25,7 +25,7 @@ FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # module or subpackage -> the only ones that may import it
 ONLY = {
     "linft._compat": ("linft.ntk", "linft.predict.flow"),
-    "linft.ntk": ("linft.predict.tangent", "linft.comparison", "linft.sweep", "linft.select", "linft.advise"),
+    "linft.ntk": ("linft.predict.tangent",),
     "matplotlib": ("linft.report",),
 }
 
@@ -53,8 +53,9 @@ def imports(path: Path) -> set[str]:
 
 
 def part(module: str) -> str:
-    """The part of linft that a module belongs to: `linft.ntk.empirical` to `ntk`."""
-    return module.split(".")[1]
+    """The part of linft where a module, or a name that linft loads lazily, lives: `linft.ntk.empirical` in `ntk`."""
+    name = module.split(".")[1]
+    return linft._HOME[name].split(".")[1] if name in linft._HOME else name
 
 
 def inside(module: str, package: str) -> bool:
