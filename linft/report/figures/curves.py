@@ -1,0 +1,95 @@
+"""Every run's loss and accuracy over the updates, the real run in ink and the predictions over it."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from linft.report import reading
+from linft.report.figures.scales import log_scale, percent_scale, update_scale
+from linft.report.reading import Result
+from linft.report.runs import CURVES
+from linft.report.style import LIGHT, Drawing, panels
+from linft.report.words import percent
+
+
+def curves(result: Result, narrow: bool) -> Drawing | None:
+    """Train loss on a logarithmic and a linear axis, test loss, and both accuracies."""
+    runs = reading.curves(result)
+    if not runs:
+        return None
+    figure, (log_train, train, test, accuracy) = panels(narrow, [2.35] * 4, columns=2)
+    for axes, key, title in (
+        (log_train, "train_loss", "Train loss, logarithmic"),
+        (train, "train_loss", "Train loss"),
+        (test, "test_loss", "Test loss"),
+    ):
+        axes.set_title(title)
+        draw_all(axes, runs, key)
+        cut(axes, runs, key, reading.reference(result))
+    log_scale(log_train, "y")
+    accuracy.set_title("Accuracy: test strong, train faint")
+    draw_all(accuracy, runs, "train_accuracy", faint=True)
+    draw_all(accuracy, runs, "test_accuracy")
+    percent_scale(accuracy.yaxis)
+    for axes in (log_train, train, test, accuracy):
+        update_scale(axes)
+    handles = [line for line in log_train.get_lines() if not str(line.get_label()).startswith("_")]
+    place = "outside upper left"
+    figure.legend(handles=handles, loc=place, ncols=1 if narrow else min(3, len(handles)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // (1 if narrow else 3)))
+    caption = "Losses and accuracies on the whole train and test sets after so many updates."
+    if any(run.get("diverged_at") is not None for run in runs.values()):
+        caption += " A cross ends a run that diverged."
+    return Drawing(figure, _finding(result), caption)
+
+
+def draw_all(axes: Axes, runs: dict[str, dict[str, Any]], key: str, faint: bool = False) -> None:
+    """One line a run: the real ones below, markers staggered so that curves that coincide stay visible."""
+    for place, (name, run) in enumerate(runs.items()):
+        kind = CURVES[name]
+        values = reading.series(run, key)
+        every = max(1, len(values) // 4)
+        axes.plot(
+            reading.series(run, "steps"),
+            values,
+            color=LIGHT[kind.colour],
+            linewidth=kind.width * (0.7 if faint else 1),
+            linestyle=(0, kind.dash) if kind.dash else "solid",
+            alpha=kind.alpha * (0.35 if faint else 1),
+            marker="" if faint else kind.marker,
+            markersize=4.2,
+            markerfacecolor=LIGHT["paper"],
+            markeredgewidth=1.1,
+            markevery=(place % every, every),
+            label="_" if faint else kind.label,
+            zorder=2 + place / 10,
+        )
+
+
+def cut(axes: Axes, runs: dict[str, dict[str, Any]], key: str, reference: str | None) -> None:
+    """Keep a run that blows up from flattening all others, and cross the end of one that diverged."""
+    curves = {name: reading.series(run, key) for name, run in runs.items()}
+    highest = {name: np.nanmax(values, initial=0.0) for name, values in curves.items()}
+    top = max(highest.values())
+    calm = [highest[name] for name in ([reference] if reference else runs) if runs[name].get("diverged_at") is None]
+    if calm and top > 2 * max(calm) > 0:
+        top = 2 * max(calm)
+        lowest = min(np.min(values[values > 0], initial=top) for values in curves.values())
+        axes.set_ylim(0.9 * lowest, top)
+    for name, run in runs.items():
+        if run.get("diverged_at") is not None:
+            end = np.nan_to_num(curves[name][-1:], nan=top)
+            axes.plot(reading.series(run, "steps")[-1:], np.minimum(end, top), "X", markersize=7, clip_on=False,
+                      color=LIGHT[CURVES[name].colour], markeredgecolor=LIGHT["paper"], zorder=5, label="_")
+
+
+def _finding(result: Result) -> str:
+    errors, name = reading.errors(result), reading.prediction(result)
+    if name not in errors:
+        return "The curves of every run"
+    finding = f"{CURVES[name].label}, the train loss is off by {percent(errors[name])} on average"
+    closest = reading.closest(errors)
+    if closest != name:
+        finding += f"; “{CURVES[closest].label}” comes closest, {percent(errors[closest])}"
+    return finding

@@ -1,0 +1,107 @@
+"""The runs that a report knows: their order, labels, looks, and what each of them is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one run is called, drawn and explained."""
+
+    label: str
+    what: str
+    """One sentence for the glossary."""
+    colour: str = ""
+    """Name in `style.PALETTE`."""
+    width: float = 1.3
+    dash: tuple[float, ...] = ()
+    marker: str = ""
+    alpha: float = 1.0
+
+
+CURVES = {
+    "finetuned_train_bn": Kind(
+        "Real, batch norm in training mode",
+        "The real network, trained with the statistics of each minibatch instead of the pretrained ones.",
+        "grey", 1.8,
+    ),
+    "finetuned": Kind(
+        "Real", "The real network, its weights trained by the recipe with batch norm’s statistics frozen.", "ink", 2.6
+    ),
+    "feature_linearized": Kind(
+        "Features linearized",
+        "The head is exact and the features are first order in the weights; both move together, in weights.",
+        "green", 1.4, (6.0, 1.6, 1.5, 1.6), "s",
+    ),
+    "linearized": Kind(
+        "Linearized network (weights)",
+        "The whole network to first order around the pretrained weights, trained in weights.",
+        "blue", 5.0, alpha=0.38,
+    ),
+    "dual": Kind(
+        "Predicted from the kernel",
+        "The same optimizer replayed in function space: exactly the linearized network, without training it.",
+        "vermilion", 1.5, (4.0, 1.8), "o",
+    ),
+    "spectral": Kind(
+        "Predicted, closed form",
+        "Any step at once from the eigenvectors of the kernel; needs the full batch and squared error.",
+        "purple", 1.3, (1.2, 1.2), "^",
+    ),
+    "gradient_flow": Kind(
+        "Predicted, gradient flow",
+        "Continuous-time training in the kernel, with the time that the schedule and momentum add up to.",
+        "amber", 1.3, (8.0, 2.0), "D",
+    ),
+}  # fmt: skip
+"""Runs in the order in which they are drawn and listed."""
+
+REAL = ("finetuned_train_bn", "finetuned")
+PREDICTIONS = ("dual", "spectral", "gradient_flow", "linearized", "feature_linearized")
+"""Approximations of the real run; the first one present stands for the tangent kernel."""
+
+LINKS_ONLY = {
+    "dual_trace": Kind(
+        "Predicted, trace kernel", "As predicted from the kernel, with one number for each pair of images."
+    ),
+    "dual_full_batch": Kind(
+        "Predicted, trace kernel, full batch", "The same, with all training images in every step."
+    ),
+    "dual_no_momentum": Kind(
+        "Predicted, trace kernel, no momentum", "The same again, without momentum, at the rate η/(1 − m)."
+    ),
+    "flow_trace": Kind("Predicted, trace kernel, gradient flow", "The same again, in continuous time."),
+}
+"""Runs that appear in the attribution alone."""
+
+KINDS = CURVES | LINKS_ONLY
+
+MEANINGS = {
+    frozenset(("finetuned_train_bn", "finetuned")):
+        "What the batch’s own statistics do that frozen ones do not.",
+    frozenset(("finetuned", "feature_linearized")):
+        "How far the features bend: their change beyond first order in the weights.",
+    frozenset(("finetuned", "linearized")):
+        "Everything beyond first order in the weights: features that bend, and head and features moving together.",
+    frozenset(("finetuned", "dual")):
+        "Everything beyond first order in the weights: features that bend, and head and features moving together.",
+    frozenset(("feature_linearized", "linearized")):
+        "Head and features moving together: the product of their changes, which linearizing drops.",
+    frozenset(("feature_linearized", "dual")):
+        "Head and features moving together: the product of their changes, which linearizing drops.",
+    frozenset(("linearized", "dual")):
+        "Training weights against replaying coordinates: the same model, so rounding alone.",
+    frozenset(("dual", "dual_trace")):
+        "The kernel’s structure over the outputs, which its trace averages away.",
+    frozenset(("dual_trace", "dual_full_batch")):
+        "The noise of minibatches.",
+    frozenset(("dual_full_batch", "dual_no_momentum")):
+        "The transients of momentum, beyond the larger rate that it amounts to.",
+    frozenset(("dual_no_momentum", "flow_trace")):
+        "Steps of finite size instead of continuous time.",
+}  # fmt: skip
+"""What the difference between two runs means, whichever comes first."""
+
+
+def label(name: str) -> str:
+    """The name to show for a run."""
+    return KINDS[name].label if name in KINDS else name

@@ -1,0 +1,115 @@
+"""What a result says, in plain sentences computed from its numbers."""
+
+import math
+
+from linft.report import reading
+from linft.report.figures.attribution import finding as largest_term
+from linft.report.reading import Result
+from linft.report.runs import label
+from linft.report.words import NONE, fixed, known, number, percent, signed
+
+GRADES = ((0.05, "closely"), (0.15, "fairly well"), (0.35, "roughly"), (math.inf, "poorly"))
+"""Train-loss error up to which a prediction is called so."""
+
+
+def verdict(result: Result) -> list[str]:
+    """The one sentence that matters, then what supports it; what cannot be computed is left out."""
+    sentences = (_headline(result), _divergence(result), _pace(result), _closest(result), _gap(result), _stable(result))
+    return [sentence for sentence in sentences if sentence]
+
+
+def steps_error(result: Result, name: str) -> float | None:
+    """Mean signed error of the updates needed to reach a loss, over the levels that both runs reach."""
+    errors = [level["relative_error"] for level in reading.agreement(result, name).get("steps_to_loss") or []
+              if known(level.get("relative_error"))]
+    return sum(errors) / len(errors) if errors else None
+
+
+def _headline(result: Result) -> str | None:
+    real, predicted = reading.reference(result), reading.prediction(result)
+    runs = reading.curves(result)
+    end = {name: percent(reading.last(runs[name], "test_accuracy")) for name in (real, predicted) if name}
+    if real is None:
+        return f"Foretold only, not trained: a final test accuracy of {end[predicted]}." if predicted else None
+    if predicted is None:
+        return f"Trained only, not foretold: a final test accuracy of {end[real]}."
+    what = "The linearized features" if predicted == "feature_linearized" else "The tangent kernel"
+    broke = {name: runs[name].get("diverged_at") for name in (real, predicted)}
+    if broke[real] is not None and broke[predicted] is not None:
+        return f"{what} foretold that this run diverges: at update {broke[predicted]}, really at {broke[real]}."
+    if broke[real] is not None:
+        return f"{what} did not foretell that this run diverges: it did so at update {broke[real]}."
+    if broke[predicted] is not None:
+        return (f"{what} foretold that this run diverges, at update {broke[predicted]}; it did not, "
+                f"and reached a final test accuracy of {end[real]}.")
+    error = reading.agreement(result, predicted).get("train_loss_error")
+    ends = f"a final test accuracy of {end[predicted]} where the real run reached {end[real]}"
+    if not known(error):
+        return f"{what} predicted {ends}."
+    grade = next(word for bound, word in GRADES if error <= bound)
+    return f"{what} foretold this run {grade}: its train loss is {percent(error)} off on average, with {ends}."
+
+
+def _divergence(result: Result) -> str | None:
+    told = (reading.reference(result), reading.prediction(result))
+    others = [f"“{label(name)}” at update {run['diverged_at']}" for name, run in reading.curves(result).items()
+              if run.get("diverged_at") is not None and name not in told]
+    return f"Other runs that diverged: {', '.join(others)}." if others else None
+
+
+def _pace(result: Result) -> str | None:
+    predicted = reading.prediction(result)
+    if predicted is None or reading.curves(result)[predicted].get("diverged_at") is not None:
+        return None
+    error = steps_error(result, predicted)
+    if error is None:
+        return None
+    if round(abs(error), 2) == 0:
+        return "The prediction comes down to the same losses after as many updates as the real run."
+    return (f"The prediction comes down to the same losses {percent(abs(error), 0)} "
+            f"{'later' if error > 0 else 'earlier'} than the real run on average, counted in updates.")
+
+
+def _closest(result: Result) -> str | None:
+    errors = reading.errors(result)
+    if len(errors) < 2:
+        return None
+    name = reading.closest(errors)
+    return f"The closest of {len(errors)} approximations is “{label(name)}”, {percent(errors[name])} off."
+
+
+def _gap(result: Result) -> str | None:
+    finding = largest_term(result)
+    return f"{finding}." if finding else None
+
+
+def _stable(result: Result) -> str | None:
+    part = result.get("stability") or {}
+    if part.get("stable") is None:
+        return None
+    numbers = f"(h = {number(part.get('h'))}, limit {number(part.get('limit'))})"
+    if part["stable"]:
+        return f"The learning rate is stable in the kernel {numbers}."
+    return f"The learning rate is beyond what the kernel calls stable {numbers}."
+
+
+def tiles(result: Result) -> list[tuple[str, str, str]]:
+    """The key numbers: (what, value, remark)."""
+    real, predicted = reading.reference(result), reading.prediction(result)
+    runs, rows = reading.curves(result), []
+    if real and predicted:
+        rows.append(("Train-loss error", percent(reading.agreement(result, predicted).get("train_loss_error")),
+                     "mean distance of the curves, of the mean real loss"))
+    if predicted:
+        accuracy, broke = reading.last(runs[predicted], "test_accuracy"), runs[predicted].get("diverged_at")
+        truth = f"real: {percent(reading.last(runs[real], 'test_accuracy'))}" if real else "not trained for real"
+        rows.append(("Predicted test accuracy", percent(accuracy if broke is None else None),
+                     truth if broke is None else f"diverges at update {broke}; {truth}"))
+    if real and predicted:
+        error = steps_error(result, predicted)
+        rows.append(("Updates to the same loss", NONE if error is None else f"{signed(100 * error, 0)}%",
+                     "no level that both reach" if error is None else "against the real run, on average"))
+    stability = result.get("stability") or {}
+    if known(stability.get("h")):
+        rows.append(("Stability h", fixed(stability["h"], 2), f"stable below {fixed(stability.get('limit'), 2)}"))
+    return rows

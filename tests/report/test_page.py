@@ -1,0 +1,164 @@
+"""What the page says, and what it leaves out."""
+
+import copy
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linft.report.figures import FIGURES
+from linft.report.page import render
+from linft.report.runs import CURVES
+from linft.report.verdict import verdict
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """The page's tags, attributes, identifiers and text, with a check that every tag is closed in order."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if "style" not in self.open else ""
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> str:
+    return (written / "report.html").read_text()
+
+
+@pytest.fixture
+def changed(result: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the result that a test may change."""
+    return copy.deepcopy(result)
+
+
+def test_nothing_is_fetched_or_run(page: str):
+    read = Reader(page)
+    assert not read.tags & {"script", "link", "img", "iframe"}
+    assert all(value.startswith("#") for name, value in read.attributes if name in ("src", "href", "xlink:href"))
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+
+
+def test_identifiers_are_unique_and_references_resolve(page: str):
+    attributes = Reader(page).attributes
+    names = [value for name, value in attributes if name == "id"]
+    assert len(names) == len(set(names))
+    used = {value[1:] for name, value in attributes if name == "href"} | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert used and used <= set(names)
+
+
+def test_structure(page: str):
+    read = Reader(page)
+    assert {"main", "header", "footer", "figure", "figcaption", "table", "dl"} <= read.tags
+    assert page.count('role="img" aria-label="') == 2 * len(FIGURES), "every figure for a desk and for a phone"
+    assert page.count("<th ") == page.count('<th scope="')
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
+def test_markup_in_names_is_text(page: str):
+    assert "<b>bold</b>" not in page
+    assert "<b>bold</b>" in Reader(page).text
+
+
+def test_the_numbers_are_there(page: str, result: dict[str, Any]):
+    text = Reader(page).text
+    for run in result["runs"].values():
+        assert f"{run['train_loss'][-1]:.3f}" in text
+        assert f"{100 * run['test_accuracy'][-1]:.1f}%" in text
+    assert f"{100 * result['agreement']['dual']['train_loss_error']:.1f}% off on average" in text
+    assert "The prediction comes down to the same losses 25% later" in text
+    assert "The largest term of the gap is “beyond first order”" in text
+    assert "Everything beyond first order in the weights" in text
+
+
+def test_null_is_an_en_dash(changed: dict[str, Any]):
+    changed["runs"]["dual"]["train_loss"][-1] = None
+    changed["agreement"]["dual"]["train_loss_error"] = None
+    changed["stability"]["lambda_max"] = None
+    page = render(changed)
+    assert re.search(r"<dt>Largest eigenvalue</dt><dd>–</dd>", page)
+    assert re.search(r"<dt>licence</dt><dd>–</dd>", page)
+    row = page[page.index("</span>Predicted from the kernel") :]
+    assert row[: row.index("</tr>")].count("<td>–</td>") == 2
+    assert "None" not in Reader(page).text and "nan" not in Reader(page).text
+
+
+def test_divergence_is_told(changed: dict[str, Any]):
+    dual = changed["runs"]["dual"]
+    dual |= {"diverged_at": 5, "train_loss": [2.3, 5.0, 80.0, None], "steps": [0, 1, 2, 3]}
+    dual |= {key: dual[key][:4] for key in ("test_loss", "train_accuracy", "test_accuracy")}
+    dual["distance"] = {group: values[:4] for group, values in dual["distance"].items()}
+    changed["agreement"]["dual"]["train_loss_error"] = None
+    page = render(changed)
+    assert "at update 5" in page
+    assert "foretold that this run diverges, at update 5; it did not" in page
+    assert "A cross ends a run that diverged" in page
+    changed["runs"]["finetuned"]["diverged_at"] = 6
+    assert "foretold that this run diverges: at update 5, really at 6." in verdict(changed)[0]
+    dual["diverged_at"] = None
+    assert "did not foretell that this run diverges: it did so at update 6." in verdict(changed)[0]
+
+
+@pytest.mark.parametrize(
+    ("missing", "figures", "heading"),
+    [
+        ("runs", {"attribution", "spectrum", "group_share", "drift"}, "The runs"),
+        ("attribution", set(FIGURES) - {"attribution"}, "Where the gap comes from"),
+        ("kernel", {"hero", "curves", "attribution", "distance"}, "The kernel"),
+        ("stability", set(FIGURES), "Stability"),
+    ],
+)
+def test_a_missing_part_is_left_out(
+    page: str, result: dict[str, Any], missing: str, figures: set[str], heading: str
+):
+    without = render(result | {missing: None})
+    assert set(re.findall(r'<figure id="(\w+)"', without)) == figures
+    assert f"<h2>{heading}</h2>" in page and f"<h2>{heading}</h2>" not in without
+
+
+def test_runs_that_were_not_chosen(changed: dict[str, Any]):
+    del changed["runs"]["finetuned"]
+    page = render(changed)
+    assert "Foretold only, not trained" in page
+    assert not re.search(r'<figure id="(hero|distance)"', page)
+    changed["runs"] = {"finetuned": changed["runs"].pop("dual")}
+    assert verdict(changed)[0].startswith("Trained only, not foretold")
+
+
+def test_a_bare_result_still_has_a_page():
+    page = render({"schema": "linft-compare-1"})
+    Reader(page)
+    assert "<figure" not in page and "<table" not in page
+
+
+def test_every_run_has_its_own_look_and_place(changed: dict[str, Any]):
+    changed["runs"] = dict.fromkeys(reversed(CURVES), changed["runs"]["dual"])
+    text = Reader(render(changed)).text
+    glossary = text[text.index("The runs in words") :]
+    places = [glossary.index(kind.what) for kind in CURVES.values()]
+    assert places == sorted(places)
+    assert len({kind.colour for kind in CURVES.values()}) == len(CURVES)
