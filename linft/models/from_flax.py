@@ -65,7 +65,7 @@ def from_flax(
     params = variables["params"]
     try:
         kernel = trees.get(params, head)["kernel"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, IndexError):
         names = sorted({trees.path_of(path).rpartition("/")[0] for path, _ in jax.tree.leaves_with_path(params)})
         raise LinftError(f"no Dense layer at head={head!r}; the layers are {', '.join(names)}") from None
     if kernel.ndim != 2:
@@ -100,6 +100,8 @@ def wrap(
         def catch_head(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
             if "/".join(context.module.path) != head or context.method_name != "__call__":
                 return call(*args, **kwargs)
+            if args[0].ndim != 2:
+                raise LinftError(f"the input of the head has shape {args[0].shape}; it must be [n d]")
             features.append(args[0])
             return dense(trees.get(params, head), args[0])  # the head of params, which may have other classes
 
@@ -149,8 +151,6 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
     @jax.jit
     def three(params: Tree, batch_stats: Tree) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits, features = model.forward(params, batch_stats, x)
-        if features.ndim != 2:
-            raise LinftError(f"the input of the head has shape {features.shape}; it must be [n d]")
         return (model.module.apply(variables, x, **modes), logits,  # pyright: ignore
                 dense(trees.get(params, model.head), features))
 
@@ -159,7 +159,7 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
     if not bool(jnp.isfinite(original).all()):
         raise LinftError("the module gives logits that are not finite on random input; check its variables")
     for other in (logits, composed):
-        if float(jnp.abs(original - other).max()) > 1e-3 * scale:
+        if original.shape != other.shape or float(jnp.abs(original - other).max()) > 1e-3 * scale:
             raise LinftError(f"the module's logits are not head(features) with the Dense at {model.head!r}; "
                              "something comes after it, or it is not the last layer")
     order += [g for g in variables["params"] if g not in order]

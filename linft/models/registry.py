@@ -96,5 +96,7 @@ def create(
     row = architecture(name)
     module = row.build(num_classes=num_classes, **options)
     size = preprocessing.input_size if preprocessing else row.preprocessing.input_size
-    variables = jax.jit(module.init)(key, jnp.zeros((1, *size)))
+    # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
+    compiler = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    variables = jax.jit(module.init, compiler_options=compiler)(key, jnp.zeros((1, *size)))
     return build(name, num_classes, variables, preprocessing, options)
