@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("base",),
     ("losses", "optim", "models", "data", "linearization", "ntk"),
     ("zoo", "finetuning", "predict", "scores"),
+    ("agreement", "attribution", "spectrum", "store"),
     ("comparison", "sweep", "select", "advise"),
     ("report",),
     ("cli",),
@@ -25,7 +26,7 @@ FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # module or subpackage -> the only ones that may import it
 ONLY = {
     "linft._compat": ("linft.ntk", "linft.predict.flow"),
-    "linft.ntk": ("linft.predict.tangent",),
+    "linft.ntk": ("linft.predict.tangent", "linft.comparison"),  # to predict; to see the kernel change
     "matplotlib": ("linft.report",),
 }
 
