@@ -21,7 +21,8 @@ def recognises(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -
 
 def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> Model:
     """The Model; the number of blocks a stage is read off the keys."""
-    blocks = 1 + max(int(m[1]) for key in tensors if (m := re.match(r"layer1\.(\d+)\.", key)))
+    tensors = {key: value for key, value in tensors.items() if not key.endswith(".num_batches_tracked")}
+    blocks = 1 + max((int(m[1]) for key in tensors if (m := re.match(r"layer1\.(\d+)\.", key))), default=-1)
     num_classes = tensors["linear.weight"].shape[0]
     variables = fill(registry.shapes(f"cifar_resnet{6 * blocks + 2}", num_classes),
                      dict(_rename(key, value) for key, value in tensors.items()))
@@ -39,5 +40,5 @@ def _rename(key: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     if module == "head":
         return f"params/head/{'kernel' if leaf == 'weight' else 'bias'}", value.T
     if re.search(r"bn\d$|norm$", module):
-        return NORM[leaf].format(re.sub(r"bn(\d)$", r"norm\1", module)), value
-    return f"params/{module}/kernel", value.transpose(2, 3, 1, 0)
+        return NORM.get(leaf, "params/{}/" + leaf).format(re.sub(r"bn(\d)$", r"norm\1", module)), value
+    return f"params/{module}/kernel", value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
