@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -208,6 +208,7 @@ class Trajectory:
     """The fine-tuned model, where the run trains weights."""
 
 
+@runtime_checkable
 class Run(Protocol):
     """A way from a recipe to a trajectory; training, replay and closed forms are all of this kind."""
 

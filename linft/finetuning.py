@@ -14,9 +14,10 @@ from linft import losses, optim, trees
 from linft.base import Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.data.augment import augment
 from linft.errors import LinftError
+from linft.optim import Settings
 from linft.recipe import Recipe
 from linft.task import Task
-from linft.trees import Tree
+from linft.trees import Groups, Tree
 
 EVAL_BATCH = 250
 STEPS_PER_CALL = 16  # on an accelerator; on CPU, XLA runs convolutions inside a scan 20 to 40 times slower
@@ -89,17 +90,25 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
         )
         return jax.device_get(values)
 
+    programs: dict[Any, tuple[Callable, Callable]] = {}
+
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
         batches = recipe.batches(len(train))
-        advance, state = _training(model, recipe, train, y_train)
+        groups_needed = optim.groups_for(recipe, model.layer_groups)
+        numbers = optim.settings(recipe, _used(model, groups_needed), len(train))
+        compiled = (optim.structure(recipe), tuple(groups_needed.items()))
+        if compiled not in programs:  # recipes that differ in numbers only share one
+            programs[compiled] = _training(model, compiled[0], groups_needed, train, y_train)
+        begin_state, advance = programs[compiled]
+        state, key = begin_state(numbers), jax.random.key(recipe.seed)
         rows: list[dict[str, Any]] = []
         steps = recorded_steps(len(batches), record_every)
         diverged_at, done = None, 0
         for step in steps:
             while done < step:
                 several = 1 if jax.default_backend() == "cpu" else min(STEPS_PER_CALL, step - done)
-                state = advance(state, batches[done : done + several])
+                state = advance(state, batches[done : done + several], numbers, key)
                 done += several
             row = measure(state, recipe)
             if bool(losses.has_diverged(row["train_loss"], rows[0]["train_loss"] if rows else row["train_loss"])):
@@ -122,38 +131,48 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
     return OneByOne(run)
 
 
-def _training(model: Model, recipe: Recipe, images: Array, labels: Array) -> tuple[Callable, State]:
-    """A jitted, buffer-donating function (state, batches [k b]) -> state, and the first state."""
-    train_mode = recipe.batch_norm == "train"
+def _used(model: Model, groups: Groups) -> tuple[str, ...]:
+    """The groups that have parameters."""
+    return tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups))))
+
+
+def _training(
+    model: Model, structure: Recipe, groups: Groups, images: Array, labels: Array
+) -> tuple[Callable[[Settings], State], Callable[[State, Array, Settings, Array], State]]:
+    """The first state, and a jitted, buffer-donating (state, batches [k b], numbers, key) -> state."""
+    train_mode = structure.batch_norm == "train"
     if train_mode and model.forward_train is None:
         raise LinftError("this model has no training-mode batch norm (a linearized model never has); "
                          'use batch_norm="frozen"')
-    tree_labels = trees.labels(model.params, optim.groups_for(recipe, model.layer_groups))
-    used = tuple(dict.fromkeys(jax.tree.leaves(tree_labels)))
-    reference = model.params if recipe.decay_towards == "pretrained" else jax.tree.map(jnp.zeros_like, model.params)
-    optimizer = optim.transform(recipe, optim.settings(recipe, used, len(images)), tree_labels, reference)
-    key = jax.random.key(recipe.seed)
+    tree_labels = trees.labels(model.params, groups)
+    to_pretrained = structure.decay_towards == "pretrained"
+    reference = model.params if to_pretrained else jax.tree.map(jnp.zeros_like, model.params)
+
+    def begin_state(numbers: Settings) -> State:
+        start = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated, so not the model's own
+        optimizer = optim.transform(structure, numbers, tree_labels, reference)
+        return State(*start, optimizer.init(model.params), jnp.zeros((), jnp.int32))
 
     def loss_of(params: Tree, batch_stats: Tree, x: Array, y: Array, key: Array) -> tuple[Array, Tree]:
         if train_mode:
             logits, batch_stats = model.forward_train(params, batch_stats, x, key)  # pyright: ignore
         else:
             logits = model.forward(params, batch_stats, x)[0]
-        return losses.mean_loss(recipe.loss, logits, y), batch_stats
+        return losses.mean_loss(structure.loss, logits, y), batch_stats
 
-    def one_step(state: State, batch: Array) -> State:
+    def one_step(state: State, batch: Array, numbers: Settings, key: Array) -> State:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        x = model.preprocessing.normalize(augment(recipe.augmentation, augment_key, images[batch]))
+        x = model.preprocessing.normalize(augment(structure.augmentation, augment_key, images[batch]))
         gradients, batch_stats = jax.grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, x, labels[batch], dropout_key
         )
+        optimizer = optim.transform(structure, numbers, tree_labels, reference)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1)
 
-    def advance(state: State, batches: Array) -> State:
+    def advance(state: State, batches: Array, numbers: Settings, key: Array) -> State:
         if len(batches) == 1:
-            return one_step(state, batches[0])
-        return jax.lax.scan(lambda s, b: (one_step(s, b), None), state, batches)[0]
+            return one_step(state, batches[0], numbers, key)
+        return jax.lax.scan(lambda s, b: (one_step(s, b, numbers, key), None), state, batches)[0]
 
-    start = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated, so not the model's own
-    return jax.jit(advance, donate_argnums=0), State(*start, optimizer.init(model.params), jnp.zeros((), jnp.int32))
+    return begin_state, jax.jit(advance, donate_argnums=0)

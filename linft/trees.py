@@ -5,7 +5,7 @@ Groups are an ordered mapping from a group's name to the path prefixes of its pa
 kernels and its vectors (norm scales and biases), named `"stage1"` and `"stage1/vectors"`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -62,7 +62,7 @@ def restrict(tree: Tree, labels: Tree, group: str) -> Tree:
     return jax.tree.map(lambda label, leaf: leaf if label == group else jnp.zeros_like(leaf), labels, tree)
 
 
-def dots_by_group(a: Tree, b: Tree, labels: Tree, groups: Groups) -> dict[str, jax.Array]:
+def dots_by_group(a: Tree, b: Tree, labels: Tree, groups: Iterable[str]) -> dict[str, jax.Array]:
     """Inner products ⟨a_g, b_g⟩ of two trees, group by group."""
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)
     sums = dict.fromkeys(groups, jnp.zeros(()))
@@ -92,3 +92,8 @@ def put(tree: Tree, path: str, value: Tree) -> Tree:
 def count(tree: Tree) -> int:
     """Number of entries in all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def sizes(params: Tree, labels: Tree) -> list[tuple[str, int]]:
+    """The label and number of entries of every leaf."""
+    return [(label, leaf.size) for label, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)]

@@ -1,0 +1,54 @@
+"""Where the gap between reality and theory comes from: a chain of runs, each one simplification from the next.
+
+The terms telescope: they add up to the difference between the last run and the first.
+"""
+
+from collections.abc import Mapping
+
+from linft.base import Trajectory
+
+CAUSES = {
+    "finetuned_train_bn": "",
+    "finetuned": "batch norm frozen",
+    "feature_linearized": "features to first order",
+    "linearized": "network to first order",
+    "dual": "function space instead of weights",
+    "dual_trace": "trace of the kernel alone",
+    "dual_full_batch": "full batch instead of minibatches",
+    "dual_no_momentum": "no momentum, at η/(1−m)",
+    "flow_trace": "continuous time",
+}
+"""The chain in its order, and what each run simplifies in the one before."""
+
+
+def summary(run: Trajectory) -> dict[str, float]:
+    """The four numbers that are attributed."""
+    return {
+        "mean_train_loss": float(run.train_loss.mean()),
+        "train_loss": float(run.train_loss[-1]),
+        "test_loss": float(run.test_loss[-1]),
+        "test_accuracy": float(run.test_accuracy[-1]),
+    }
+
+
+def attribute(runs: Mapping[str, Trajectory]) -> dict:
+    """Differences along the chain of the runs that were made, up to the first that diverged, and their total.
+
+    A term is the value of the later run minus that of the earlier, at the last step, or of the mean
+    over the recorded steps for `mean_train_loss`.
+    """
+    chain = []
+    for name in CAUSES:
+        if name in runs:
+            if runs[name].diverged_at is not None:
+                break
+            chain.append(name)
+    values = {name: summary(runs[name]) for name in chain}
+
+    def difference(a: str, b: str) -> dict[str, float]:
+        return {key: values[b][key] - values[a][key] for key in values[a]}
+
+    links = [
+        {"from": a, "to": b, "cause": CAUSES[b], **difference(a, b)} for a, b in zip(chain, chain[1:], strict=False)
+    ]
+    return {"links": links, "total": difference(chain[0], chain[-1]) if links else {}}

@@ -1,0 +1,249 @@
+"""`compare`: predict a fine-tuning run, make it for real, and lay the two side by side."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linft import predict, trees
+from linft.agreement import agreement
+from linft.attribution import attribute
+from linft.base import Model, Outputs, Tangent, Trajectory
+from linft.errors import LinftError
+from linft.finetuning import finetune
+from linft.linearization import linearize
+from linft.ntk.empirical import Engine, empirical_ntk
+from linft.optim import groups_for
+from linft.predict.tangent import to_trace
+from linft.recipe import Recipe
+from linft.spectrum import drift, spectrum, traced
+from linft.store import Store, versions
+from linft.task import Task
+
+DRIFT_IMAGES = 64
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predicted and real runs of one recipe, and how they agree."""
+
+    result: dict[str, Any]
+    """What `result.json` holds; `linft.report.write` makes a page of it."""
+    runs: dict[str, Trajectory]
+    tangent: Tangent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every run of a comparison is made from."""
+
+    model: Model
+    task: Task
+    recipe: Recipe
+    tangent: Tangent
+    record_every: int | None
+    progress: Callable[[int, int, float], None]
+
+    @cached_property
+    def kernel_recipe(self) -> Recipe:
+        """The nearest recipe that a kernel predicts."""
+        return predict.nearest(self.recipe)[0]
+
+    @cached_property
+    def full_batch(self) -> Recipe:
+        n = len(self.task.y_train)
+        return self.kernel_recipe.replace(batch_size=None, steps=self.kernel_recipe.num_steps(n))
+
+    @cached_property
+    def no_momentum(self) -> Recipe:
+        rate = self.full_batch.learning_rate / (1 - self.full_batch.momentum)
+        return self.full_batch.replace(momentum=0.0, learning_rate=rate)
+
+    @cached_property
+    def trace(self) -> Tangent:
+        return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
+
+    def train(self, model: Model, batch_norm: str) -> Trajectory:
+        """Train weights."""
+        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
+        return run(self.recipe.replace(batch_norm=batch_norm))
+
+
+RUNS: dict[str, Callable[[Setting], Trajectory]] = {
+    "finetuned_train_bn": lambda s: s.train(s.model, "train"),
+    "finetuned": lambda s: s.train(s.model, "frozen"),
+    "feature_linearized": lambda s: s.train(linearize(s.model, at="features"), "frozen"),
+    "linearized": lambda s: s.train(linearize(s.model), "frozen"),
+    "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "dual_trace": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.kernel_recipe),
+    "dual_full_batch": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.full_batch),
+    "dual_no_momentum": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.no_momentum),
+    "flow_trace": lambda s: predict.gradient_flow(s.trace, record_every=s.record_every)(s.no_momentum),
+}
+"""Every run that a comparison can make, from reality to theory."""
+
+PREDICTED = tuple(name for name in RUNS if name.startswith(("dual", "spectral", "gradient_flow", "flow")))
+
+
+def compare(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    runs: Sequence[str] | None = None,
+    output: str | Path | None = None,
+    *,
+    record_every: int | None = None,
+    outputs: Outputs = "full",
+    engine: Engine = "auto",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Predict fine-tuning from the tangent kernel, fine-tune for real, and compare.
+
+    The kernel's predictions come first, so that they are made before the truth is known. With
+    `output`, everything finished is on disk at once: a call that was interrupted goes on from there.
+
+    Args:
+      model: with a head of as many outputs as the task has classes.
+      runs: names among `RUNS`; by default all that the recipe allows.
+      output: directory for `result.json`, the tangent and the finished runs.
+      record_every: measure every so many steps; about a dozen times by default.
+      outputs, engine, batch_size: of the kernel, as in `empirical_ntk`.
+      progress: called as work goes on.
+
+    Raises:
+      LinftError: unknown runs, a head that does not fit, too little memory, or an output directory
+        that holds another comparison.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(20, 20)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> recipe = linft.Recipe(learning_rate=1e-3, batch_size=10, steps=4)
+      >>> sorted(compare(model, task, recipe, runs=("finetuned", "dual")).result["agreement"])
+      ['dual']
+    """
+    begin = time.perf_counter()
+    tell = progress or (lambda what, done, total: None)
+    chosen, skipped = _choose(model, task, recipe, runs)
+    groups = groups_for(recipe, model.layer_groups)
+    store = Store.open(output, model, task, recipe, dict(record_every=record_every, outputs=outputs))
+    kernel_begin = time.perf_counter()
+    tangent = store.tangent(lambda: predict.tangent(
+        model, task, groups=groups, outputs=outputs, engine=engine, batch_size=batch_size,
+        progress=lambda done, total: tell("kernel", done, total),
+    ))
+    kernel_seconds = time.perf_counter() - kernel_begin
+    setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
+    trajectories, changed = {}, None
+    for i, name in enumerate(sorted(chosen, key=lambda name: name not in PREDICTED)):
+        tell("runs", i, len(chosen))
+        of_run = dataclasses.replace(setting, progress=lambda step, steps, loss, name=name: tell(name, step, steps))
+        is_real = name == ("finetuned" if "finetuned" in chosen else "finetuned_train_bn")
+
+        def make(name: str = name, is_real: bool = is_real, of_run: Setting = of_run) -> tuple[Trajectory, Any]:
+            trajectory = RUNS[name](of_run)
+            return trajectory, _drift(tangent, trajectory.model, task, groups, batch_size) if is_real else None
+
+        trajectories[name], extra = store.run(name, make)
+        changed = extra if is_real else changed
+    tell("runs", len(chosen), len(chosen))
+    trajectories = {name: trajectories[name] for name in chosen}
+    reference = _reference(recipe, trajectories)
+    result = {
+        "schema": "linft-compare-1",
+        "model": _describe_model(model),
+        "task": _describe_task(task),
+        "recipe": dataclasses.asdict(recipe),
+        "reference": reference,
+        "runs": {name: store.as_json(trajectory) for name, trajectory in trajectories.items()},
+        "skipped": skipped,
+        "agreement": {name: agreement(trajectory, trajectories[reference])
+                      for name, trajectory in trajectories.items() if name != reference},
+        "attribution": attribute(trajectories),
+        "kernel": {
+            "outputs": outputs, "engine": tangent.kernel_train.engine, "train_images": len(task.y_train),
+            "test_images": len(task.y_test), "seconds": kernel_seconds,
+            **spectrum(tangent, recipe.loss), "drift": changed,
+        },
+        "stability": _stability(tangent, setting.kernel_recipe),
+        "versions": versions(),
+        "seconds": time.perf_counter() - begin,
+    }
+    return Comparison(store.finish(result), trajectories, tangent)
+
+
+def _choose(
+    model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """The runs to make, in the order of RUNS, and why the others are not made."""
+    unknown = [name for name in runs or () if name not in RUNS]
+    if unknown:
+        raise LinftError(f"no run {', '.join(unknown)}; choose among {', '.join(RUNS)}")
+    near, n = predict.nearest(recipe)[0], len(task.y_train)
+    reasons = {
+        "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
+        "spectral": predict.why_not_spectral(near, n),
+        "gradient_flow": predict.why_not_flow(near),
+        "flow_trace": predict.why_not_flow(near),
+    }
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    for name in runs or ():
+        if name in skipped:
+            raise LinftError(f"{name} cannot be run: {skipped[name]}; leave it out of runs")
+    chosen = [name for name in RUNS if name not in skipped and (not runs or name in runs)]
+    if not any(name.startswith("finetuned") for name in chosen):
+        raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
+    return chosen, skipped
+
+
+def _reference(recipe: Recipe, trajectories: dict[str, Trajectory]) -> str:
+    """The real run of the recipe as it was asked for, or the other real one."""
+    order = ("finetuned_train_bn", "finetuned") if recipe.batch_norm == "train" else ("finetuned", "finetuned_train_bn")
+    return next(name for name in order if name in trajectories)
+
+
+def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> dict[str, Any]:
+    """Kernel before and after fine-tuning, as traces, on the first training images."""
+    assert tuned is not None
+    n = min(DRIFT_IMAGES, len(task.y_train))
+    kind = "pseudo" if tangent.kernel_train.outputs == "pseudo" else "trace"
+    after = empirical_ntk(tuned, tuned.preprocess(task.x_train[:n]), outputs=kind, groups=groups,
+                          engine=tangent.kernel_train.engine, batch_size=batch_size, draws=8)  # pyright: ignore
+    before = {g: block[:n, :n] for g, block in traced(tangent.kernel_train).items()}
+    return drift(before, after.blocks)
+
+
+def _stability(tangent: Tangent, recipe: Recipe) -> dict[str, Any]:
+    edge = predict.stability(tangent, recipe)
+    return {"loss": recipe.loss, **dataclasses.asdict(edge), "stable": edge.stable}
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    sizes = {g: 0 for g in model.layer_groups}
+    labels = trees.labels(model.params, model.layer_groups)
+    for group, size in trees.sizes(model.params, labels):
+        sizes[group] += size
+    head = np.asarray(trees.get(model.params, model.head)["kernel"])
+    return {
+        "name": model.name, "architecture": model.architecture, "num_classes": model.num_classes,
+        "parameters": trees.count(model.params), "layer_groups": sizes,
+        "head_scale": float(head.std()), "source": dict(model.source),
+    }
+
+
+def _describe_task(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name, "train_images": len(task.y_train), "test_images": len(task.y_test),
+        "num_classes": task.num_classes, "class_names": list(task.class_names),
+    }
