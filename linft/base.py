@@ -131,7 +131,7 @@ def _ridge(features: Array, labels: Array, classes: int, ridge: float) -> tuple[
     return kernel, target_mean - mean @ kernel
 
 
-@jax.tree_util.register_dataclass
+@trees.pytree
 @dataclass(frozen=True)
 class Kernel:
     """An empirical NTK with one block a group, Θ_g(x, x') = J_g(x) J_g(x')ᵀ.
@@ -151,7 +151,7 @@ class Kernel:
         return sum(jnp.asarray(weights[g], block.dtype) * block for g, block in self.blocks.items())  # pyright: ignore
 
 
-@jax.tree_util.register_dataclass
+@trees.pytree
 @dataclass(frozen=True)
 class Tangent:
     """All that prediction needs of a model and a task: arrays only.

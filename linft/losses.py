@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from linft.recipe import Loss
@@ -37,6 +38,6 @@ def gradient(loss: Loss, logits: Float[Array, "b c"], labels: Int[Array, "b"]) -
     return jax.grad(mean_loss, argnums=1)(loss, logits, labels)
 
 
-def has_diverged(loss: Float[Array, ""], first: Float[Array, ""]) -> Bool[Array, ""]:
+def has_diverged(loss: ArrayLike, first: ArrayLike) -> Bool[Array, ""]:
     """Whether a loss is not finite, or 10⁴ times the larger of the first loss and 1."""
     return ~(loss < DIVERGED * jnp.maximum(first, 1.0))

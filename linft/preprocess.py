@@ -12,7 +12,7 @@ from PIL import Image
 
 from linft.errors import LinftError
 
-Images = UInt8[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w"] | Sequence[UInt8[np.ndarray, "h w c"]]
+Images = UInt8[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w"] | Sequence[UInt8[np.ndarray, "_ _ _"]]
 
 
 @dataclass(frozen=True)

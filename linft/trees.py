@@ -5,6 +5,7 @@ Groups are an ordered mapping from a group's name to the path prefixes of its pa
 kernels and its vectors (norm scales and biases), named `"stage1"` and `"stage1/vectors"`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -97,3 +98,27 @@ def count(tree: Tree) -> int:
 def sizes(params: Tree, labels: Tree) -> list[tuple[str, int]]:
     """The label and number of entries of every leaf."""
     return [(label, leaf.size) for label, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)]
+
+
+def pytree(cls: type) -> type:
+    """Register a frozen dataclass with JAX, which may then rebuild it around anything, not only arrays.
+
+    As `jax.tree_util.register_dataclass`, except that rebuilding does not call `__init__`: JAX fills
+    trees with placeholders while it traces, and those are not of the annotated types.
+    """
+    fields = dataclasses.fields(cls)
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    static = tuple(f.name for f in fields if f.metadata.get("static"))
+
+    def flatten_with_keys(tree):
+        leaves = tuple((jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in data)
+        return leaves, tuple(getattr(tree, name) for name in static)
+
+    def unflatten(aux, leaves):
+        tree = object.__new__(cls)
+        for name, value in zip((*data, *static), (*leaves, *aux), strict=True):
+            object.__setattr__(tree, name, value)
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
