@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linft import models as models
     from linft import predict as predict
+    from linft import report as report
     from linft.base import Kernel as Kernel
     from linft.base import Model as Model
     from linft.base import Run as Run
@@ -35,7 +36,7 @@ _HOME = {
     "from_flax": "linft.models.from_flax", "empirical_ntk": "linft.ntk.empirical", "Recipe": "linft.recipe",
     "Task": "linft.task", "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
-_MODULES = ("models", "predict")
+_MODULES = ("models", "predict", "report")
 
 
 def __getattr__(name: str) -> Any:

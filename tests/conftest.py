@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 # Before anything imports linft. Self is left unchecked: beartype knows it in whole classes only, and
 # the hook decorates their methods one by one.
-CONFIGURATION = "beartype.BeartypeConf(hint_overrides=beartype.FrozenDict({beartype.typing.Self: object}))"
+CONFIGURATION = "beartype.BeartypeConf(is_pep484_tower=True, hint_overrides=beartype.FrozenDict({beartype.typing.Self: object}))"
 install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
 
 import jax  # noqa: E402

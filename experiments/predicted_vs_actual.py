@@ -1,0 +1,175 @@
+"""Where is linearization trustworthy: of the whole network, or of its features only?
+
+    python experiments/predicted_vs_actual.py --scale laptop --data ../shared/data
+
+Three real tasks × three learning rates × two heads (fresh, linear probe) × two batch-norm modes ×
+squared error and cross-entropy: 72 real runs, each beside the same recipe predicted from the
+tangent kernel (`dual`) and trained with the features to first order. Rows are written as they
+finish, and a call that was interrupted goes on from there. Writes rows.jsonl, table.md and
+figure.svg into experiments/predicted_vs_actual/SCALE.
+
+Expected (Deshpande and others 2021, section 3.1, assume linearization holds near the pretrained
+weights): errors grow with the learning rate; training-mode batch norm, which no kernel knows, errs
+most; with a fresh head the features' linearization follows more closely than the network's.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import matplotlib
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+import linft
+from linft.agreement import agreement
+from linft.base import Model, Run, Task
+
+BATCH_NORM = {"frozen": "frozen", "train": "training mode"}
+HEADS = {"normal": "fresh", "probe": "probe"}
+PREDICTIONS = {"dual": "network linearized", "features": "features linearized"}
+COLOURS = {"dual": "#0072b2", "features": "#d55e00"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the experiment."""
+
+    tasks: tuple[str, ...] = ("hymenoptera_32", "ucmerced16_32", "sign_digits_32")
+    model: str = "resnet14-cifar10"
+    train_images: int = 128
+    test_images: int = 128
+    rates: tuple[float, ...] = (0.001, 0.005, 0.02)
+    steps: int = 30
+    batch_size: int = 32
+
+
+def get_config(scale: Literal["smoke", "laptop"]) -> Config:
+    """smoke: seconds, to see that it runs; laptop: half an hour on two CPU cores."""
+    if scale == "smoke":
+        return Config(tasks=("hymenoptera_32",), train_images=8, test_images=8, rates=(0.005,), steps=2, batch_size=4)
+    return Config()
+
+
+def main(
+    scale: Literal["smoke", "laptop"] = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/predicted_vs_actual"),
+) -> None:
+    """Run what is missing, then draw the table and the figure."""
+    directory = output / scale
+    directory.mkdir(parents=True, exist_ok=True)
+    config, file = get_config(scale), directory / "rows.jsonl"
+    (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {row["key"] for row in rows}
+    for row in measure(config, data, done):
+        rows.append(row)
+        with file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        print(f"{row['key']}: {row['error']}", flush=True)
+    (directory / "table.md").write_text(table(rows))
+    figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
+    print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
+
+
+def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, Any]]:
+    """One row for each real run that is not done."""
+    for name, head, loss in itertools.product(config.tasks, HEADS, ("cross_entropy", "squared_error")):
+        keys = {(rate, bn): f"{name} {head} {loss} {rate} {bn}" for rate in config.rates for bn in BATCH_NORM}
+        if done >= set(keys.values()):
+            continue
+        task = linft.load_task(f"npz:{data / name}.npz").subset(config.train_images, config.test_images, seed=0)
+        model = linft.load_model(config.model)
+        model = model.with_head(task.num_classes, jax.random.key(0), head, task=task)
+        tangent = linft.predict.tangent(model, task)
+        runs = _runs(model, task, tangent)
+        for rate in config.rates:
+            missing = [bn for bn in BATCH_NORM if keys[rate, bn] not in done]
+            if not missing:
+                continue
+            recipe = linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps, loss=loss)
+            predicted = {how: runs[how](recipe) for how in PREDICTIONS}
+            edge = linft.predict.stability(tangent, recipe)
+            for bn in missing:
+                real = runs["real"](recipe.replace(batch_norm=bn))
+                found = {how: agreement(run, real) for how, run in predicted.items()}
+                yield {
+                    "key": keys[rate, bn], "task": task.name, "head": head, "loss": loss, "rate": rate,
+                    "batch_norm": bn, "stable": edge.stable, "h": max(edge.h, edge.worst_batch_h), "limit": edge.limit,
+                    "first_loss": float(real.train_loss[0]), "last_loss": float(real.train_loss[-1]),
+                    "test_accuracy": float(real.test_accuracy[-1]), "diverged_at": real.diverged_at,
+                    "error": {how: a["train_loss_error"] for how, a in found.items()},
+                    "accuracy_difference": {how: a["test_accuracy_difference"] for how, a in found.items()},
+                    "predicted_diverged_at": {how: run.diverged_at for how, run in predicted.items()},
+                }
+
+
+def _runs(model: Model, task: Task, tangent: linft.Tangent) -> dict[str, Run]:
+    return {
+        "real": linft.finetune(model, task),
+        "dual": linft.predict.dual(tangent),
+        "features": linft.finetune(linft.linearize(model, at="features"), task),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Median error over tasks and losses for each head, batch norm and rate."""
+    rates = sorted({row["rate"] for row in rows})
+    lines = [
+        "Error of the predicted train-loss curve, mean |difference| / mean real loss: median over tasks and losses",
+        "(largest in brackets; runs that diverged are counted apart).",
+        "",
+        "| head | batch norm | prediction | " + " | ".join(f"rate {rate:g}" for rate in rates) + " |",
+        "| --- | --- | --- |" + " --- |" * len(rates),
+    ]
+    for head, bn, how in itertools.product(HEADS, BATCH_NORM, PREDICTIONS):
+        cells = []
+        for rate in rates:
+            cell = [row for row in rows if (row["head"], row["batch_norm"], row["rate"]) == (head, bn, rate)]
+            errors = [row["error"][how] for row in cell if _ended(row, how)]
+            lost = len(cell) - len(errors)
+            text = f"{np.median(errors):.1%} ({max(errors):.1%})" if errors else "–"
+            cells.append(text + (f", {lost} diverged" if lost else ""))
+        lines.append(f"| {HEADS[head]} | {BATCH_NORM[bn]} | {PREDICTIONS[how]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ended(row: dict[str, Any], how: str) -> bool:
+    return row["diverged_at"] is None and row["predicted_diverged_at"][how] is None
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Error against learning rate: a panel for each head and batch norm, a line for each task and loss."""
+    matplotlib.rcParams["svg.hashsalt"] = "predicted_vs_actual"
+    drawing = Figure(figsize=(8, 6), layout="constrained")
+    panels = drawing.subplots(len(HEADS), len(BATCH_NORM), sharex=True, sharey=True)
+    for (head, bn), axes in zip(itertools.product(HEADS, BATCH_NORM), panels.flat, strict=True):
+        for how, task, loss in itertools.product(PREDICTIONS, sorted({r["task"] for r in rows}),
+                                                 ("cross_entropy", "squared_error")):
+            own = [r for r in rows if (r["head"], r["batch_norm"], r["task"], r["loss"]) == (head, bn, task, loss)]
+            own = sorted((r for r in own if _ended(r, how)), key=lambda r: r["rate"])
+            axes.plot([r["rate"] for r in own], [r["error"][how] for r in own], color=COLOURS[how], alpha=0.75,
+                      linewidth=1.3, marker="o" if loss == "cross_entropy" else "s", markersize=4,
+                      linestyle="-" if loss == "cross_entropy" else "--")
+        axes.set(xscale="log", yscale="log", title=f"{HEADS[head]} head, batch norm {BATCH_NORM[bn]}")
+        axes.grid(alpha=0.3)
+    for axes in panels[-1]:
+        axes.set_xlabel("learning rate")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("error of the loss curve")
+    for how, label in PREDICTIONS.items():
+        panels[0, 0].plot([], [], color=COLOURS[how], label=label)
+    for style, marker, label in (("-", "o", "cross-entropy"), ("--", "s", "squared error")):
+        panels[0, 0].plot([], [], color="0.3", linestyle=style, marker=marker, markersize=4, label=label)
+    panels[0, 0].legend(fontsize="small")
+    return drawing
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
