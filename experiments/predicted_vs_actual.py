@@ -31,7 +31,7 @@ from linft.agreement import agreement
 from linft.base import Model, Run, Task
 
 BATCH_NORM = {"frozen": "frozen", "train": "training mode"}
-HEADS = {"normal": "fresh", "probe": "probe"}
+HEADS: dict[Literal["normal", "probe"], str] = {"normal": "fresh", "probe": "probe"}
 PREDICTIONS = {"dual": "network linearized", "features": "features linearized"}
 COLOURS = {"dual": "#0072b2", "features": "#d55e00"}
 
@@ -100,10 +100,19 @@ def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, An
                 real = runs["real"](recipe.replace(batch_norm=bn))
                 found = {how: agreement(run, real) for how, run in predicted.items()}
                 yield {
-                    "key": keys[rate, bn], "task": task.name, "head": head, "loss": loss, "rate": rate,
-                    "batch_norm": bn, "stable": edge.stable, "h": max(edge.h, edge.worst_batch_h), "limit": edge.limit,
-                    "first_loss": float(real.train_loss[0]), "last_loss": float(real.train_loss[-1]),
-                    "test_accuracy": float(real.test_accuracy[-1]), "diverged_at": real.diverged_at,
+                    "key": keys[rate, bn],
+                    "task": task.name,
+                    "head": head,
+                    "loss": loss,
+                    "rate": rate,
+                    "batch_norm": bn,
+                    "stable": edge.stable,
+                    "h": max(edge.h, edge.worst_batch_h),
+                    "limit": edge.limit,
+                    "first_loss": float(real.train_loss[0]),
+                    "last_loss": float(real.train_loss[-1]),
+                    "test_accuracy": float(real.test_accuracy[-1]),
+                    "diverged_at": real.diverged_at,
                     "error": {how: a["train_loss_error"] for how, a in found.items()},
                     "accuracy_difference": {how: a["test_accuracy_difference"] for how, a in found.items()},
                     "predicted_diverged_at": {how: run.diverged_at for how, run in predicted.items()},
@@ -150,13 +159,21 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     drawing = Figure(figsize=(8, 6), layout="constrained")
     panels = drawing.subplots(len(HEADS), len(BATCH_NORM), sharex=True, sharey=True)
     for (head, bn), axes in zip(itertools.product(HEADS, BATCH_NORM), panels.flat, strict=True):
-        for how, task, loss in itertools.product(PREDICTIONS, sorted({r["task"] for r in rows}),
-                                                 ("cross_entropy", "squared_error")):
+        for how, task, loss in itertools.product(
+            PREDICTIONS, sorted({r["task"] for r in rows}), ("cross_entropy", "squared_error")
+        ):
             own = [r for r in rows if (r["head"], r["batch_norm"], r["task"], r["loss"]) == (head, bn, task, loss)]
             own = sorted((r for r in own if _ended(r, how)), key=lambda r: r["rate"])
-            axes.plot([r["rate"] for r in own], [r["error"][how] for r in own], color=COLOURS[how], alpha=0.75,
-                      linewidth=1.3, marker="o" if loss == "cross_entropy" else "s", markersize=4,
-                      linestyle="-" if loss == "cross_entropy" else "--")
+            axes.plot(
+                [r["rate"] for r in own],
+                [r["error"][how] for r in own],
+                color=COLOURS[how],
+                alpha=0.75,
+                linewidth=1.3,
+                marker="o" if loss == "cross_entropy" else "s",
+                markersize=4,
+                linestyle="-" if loss == "cross_entropy" else "--",
+            )
         axes.set(xscale="log", yscale="log", title=f"{HEADS[head]} head, batch norm {BATCH_NORM[bn]}")
         axes.grid(alpha=0.3)
     for axes in panels[-1]:

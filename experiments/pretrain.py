@@ -36,8 +36,16 @@ class Config:
     output: Path = Path("linft/zoo/weights")
     """Directory of the safetensors file."""
     recipe: Recipe = Recipe(
-        learning_rate=0.1, momentum=0.9, nesterov=True, schedule="cosine", warmup_steps=125,
-        weight_decay=5e-4, batch_size=128, epochs=40, batch_norm="train", augmentation="crop_flip",
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        schedule="cosine",
+        warmup_steps=125,
+        weight_decay=5e-4,
+        batch_size=128,
+        epochs=40,
+        batch_norm="train",
+        augmentation="crop_flip",
     )
 
 
@@ -47,14 +55,22 @@ def main(config: Config) -> None:
         config.architecture, task.num_classes, jax.random.key(config.recipe.seed), PREPROCESSING
     )
     steps = config.recipe.num_steps(len(task.y_train))
-    run = linft.finetune(model, task, record_every=max(1, steps // 10),
-                         progress=lambda step, of, loss: print(f"step {step}/{of} loss {loss:.4f}", flush=True))
+    run = linft.finetune(
+        model,
+        task,
+        record_every=max(1, steps // 10),
+        progress=lambda step, of, loss: print(f"step {step}/{of} loss {loss:.4f}", flush=True),
+    )
     trajectory = run(config.recipe)
     assert trajectory.model is not None
     accuracy = float(trajectory.test_accuracy[-1])
     source = {
-        "data": config.data, "citation": config.citation, "class_names": list(task.class_names),
-        "train_images": len(task.y_train), "test_images": len(task.y_test), "test_accuracy": round(accuracy, 4),
+        "data": config.data,
+        "citation": config.citation,
+        "class_names": list(task.class_names),
+        "train_images": len(task.y_train),
+        "test_images": len(task.y_test),
+        "test_accuracy": round(accuracy, 4),
         "recipe": vars(config.recipe),
     }
     path = config.output / f"{config.name}.safetensors"

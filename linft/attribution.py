@@ -3,6 +3,7 @@
 The terms telescope: they add up to the difference between the last run and the first.
 """
 
+import itertools
 from collections.abc import Mapping
 
 from linft.base import Trajectory
@@ -48,7 +49,5 @@ def attribute(runs: Mapping[str, Trajectory]) -> dict:
     def difference(a: str, b: str) -> dict[str, float]:
         return {key: values[b][key] - values[a][key] for key in values[a]}
 
-    links = [
-        {"from": a, "to": b, "cause": CAUSES[b], **difference(a, b)} for a, b in zip(chain, chain[1:], strict=False)
-    ]
+    links = [{"from": a, "to": b, "cause": CAUSES[b], **difference(a, b)} for a, b in itertools.pairwise(chain)]
     return {"links": links, "total": difference(chain[0], chain[-1]) if links else {}}

@@ -139,10 +139,17 @@ def compare(
     groups = groups_for(recipe, model.layer_groups)
     store = Store.open(output, model, task, recipe, dict(record_every=record_every, outputs=outputs))
     kernel_begin = time.perf_counter()
-    tangent = store.tangent(lambda: predict.tangent(
-        model, task, groups=groups, outputs=outputs, engine=engine, batch_size=batch_size,
-        progress=lambda done, total: tell("kernel", done, total),
-    ))
+    tangent = store.tangent(
+        lambda: predict.tangent(
+            model,
+            task,
+            groups=groups,
+            outputs=outputs,
+            engine=engine,
+            batch_size=batch_size,
+            progress=lambda done, total: tell("kernel", done, total),
+        )
+    )
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
     trajectories, changed = {}, None
@@ -168,13 +175,20 @@ def compare(
         "reference": reference,
         "runs": {name: store.as_json(trajectory) for name, trajectory in trajectories.items()},
         "skipped": skipped,
-        "agreement": {name: agreement(trajectory, trajectories[reference])
-                      for name, trajectory in trajectories.items() if name != reference},
+        "agreement": {
+            name: agreement(trajectory, trajectories[reference])
+            for name, trajectory in trajectories.items()
+            if name != reference
+        },
         "attribution": attribute(trajectories),
         "kernel": {
-            "outputs": outputs, "engine": tangent.kernel_train.engine, "train_images": len(task.y_train),
-            "test_images": len(task.y_test), "seconds": kernel_seconds,
-            **spectrum(tangent, recipe.loss), "drift": changed,
+            "outputs": outputs,
+            "engine": tangent.kernel_train.engine,
+            "train_images": len(task.y_train),
+            "test_images": len(task.y_test),
+            "seconds": kernel_seconds,
+            **spectrum(tangent, recipe.loss),
+            "drift": changed,
         },
         "stability": _stability(tangent, setting.kernel_recipe),
         "versions": versions(),
@@ -183,9 +197,7 @@ def compare(
     return Comparison(store.finish(result), trajectories, tangent)
 
 
-def _choose(
-    model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None
-) -> tuple[list[str], dict[str, str]]:
+def _choose(model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     """The runs to make, in the order of RUNS, and why the others are not made."""
     unknown = [name for name in runs or () if name not in RUNS]
     if unknown:
@@ -218,8 +230,15 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
     assert tuned is not None
     n = min(DRIFT_IMAGES, len(task.y_train))
     kind = "pseudo" if tangent.kernel_train.outputs == "pseudo" else "trace"
-    after = empirical_ntk(tuned, tuned.preprocess(task.x_train[:n]), outputs=kind, groups=groups,
-                          engine=tangent.kernel_train.engine, batch_size=batch_size, draws=8)  # pyright: ignore
+    after = empirical_ntk(
+        tuned,
+        tuned.preprocess(task.x_train[:n]),
+        outputs=kind,
+        groups=groups,
+        engine=tangent.kernel_train.engine,
+        batch_size=batch_size,
+        draws=8,
+    )  # pyright: ignore
     before = {g: block[:n, :n] for g, block in traced(tangent.kernel_train).items()}
     return drift(before, after.blocks)
 
@@ -236,14 +255,21 @@ def _describe_model(model: Model) -> dict[str, Any]:
         sizes[group] += size
     head = np.asarray(trees.get(model.params, model.head)["kernel"])
     return {
-        "name": model.name, "architecture": model.architecture, "num_classes": model.num_classes,
-        "parameters": trees.count(model.params), "layer_groups": sizes,
-        "head_scale": float(head.std()), "source": dict(model.source),
+        "name": model.name,
+        "architecture": model.architecture,
+        "num_classes": model.num_classes,
+        "parameters": trees.count(model.params),
+        "layer_groups": sizes,
+        "head_scale": float(head.std()),
+        "source": dict(model.source),
     }
 
 
 def _describe_task(task: Task) -> dict[str, Any]:
     return {
-        "name": task.name, "train_images": len(task.y_train), "test_images": len(task.y_test),
-        "num_classes": task.num_classes, "class_names": list(task.class_names),
+        "name": task.name,
+        "train_images": len(task.y_train),
+        "test_images": len(task.y_test),
+        "num_classes": task.num_classes,
+        "class_names": list(task.class_names),
     }

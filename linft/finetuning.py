@@ -55,8 +55,10 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
       array([0, 1, 2])
     """
     if task.num_classes != model.num_classes:
-        raise LinftError(f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
-                         f"use model.with_head({task.num_classes}, …)")
+        raise LinftError(
+            f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
+            f"use model.with_head({task.num_classes}, …)"
+        )
     train = jnp.asarray(model.preprocessing.resize(task.x_train))
     test = jnp.asarray(model.preprocessing.resize(task.x_test))
     y_train, y_test = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
@@ -74,8 +76,10 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
         return {g: jnp.sqrt(s) for g, s in squares.items()}
 
     def logits_of_all(state: State, images: Array) -> Array:
-        parts = [logits_of(state.params, state.batch_stats, images[i : i + EVAL_BATCH])
-                 for i in range(0, len(images), EVAL_BATCH)]
+        parts = [
+            logits_of(state.params, state.batch_stats, images[i : i + EVAL_BATCH])
+            for i in range(0, len(images), EVAL_BATCH)
+        ]
         return jnp.concatenate(parts)
 
     def measure(state: State, recipe: Recipe) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
             raise LinftError("the loss is not finite before the first step; check the model's weights")
         return Trajectory(
             steps=steps[: len(rows)],
-            **{k: np.array([row[k] for row in rows]) for k in rows[0] if k != "distance"},
+            **{k: np.array([row[k] for row in rows]) for k in rows[0] if k != "distance"},  # pyright: ignore
             distance={g: np.array([row["distance"][g] for row in rows]) for g in groups},
             seconds=time.perf_counter() - begin,
             diverged_at=diverged_at,
@@ -138,12 +142,13 @@ def _used(model: Model, groups: Groups) -> tuple[str, ...]:
 
 def _training(
     model: Model, structure: Recipe, groups: Groups, images: Array, labels: Array
-) -> tuple[Callable[[Settings], State], Callable[[State, Array, Settings, Array], State]]:
+) -> tuple[Callable[[Settings], State], Callable]:
     """The first state, and a jitted, buffer-donating (state, batches [k b], numbers, key) -> state."""
     train_mode = structure.batch_norm == "train"
     if train_mode and model.forward_train is None:
-        raise LinftError("this model has no training-mode batch norm (a linearized model never has); "
-                         'use batch_norm="frozen"')
+        raise LinftError(
+            'this model has no training-mode batch norm (a linearized model never has); use batch_norm="frozen"'
+        )
     tree_labels = trees.labels(model.params, groups)
     to_pretrained = structure.decay_towards == "pretrained"
     reference = model.params if to_pretrained else jax.tree.map(jnp.zeros_like, model.params)

@@ -40,4 +40,4 @@ def gradient(loss: Loss, logits: Float[Array, "b c"], labels: Int[Array, "b"]) -
 
 def has_diverged(loss: ArrayLike, first: ArrayLike) -> Bool[Array, ""]:
     """Whether a loss is not finite, or 10⁴ times the larger of the first loss and 1."""
-    return ~(loss < DIVERGED * jnp.maximum(first, 1.0))
+    return ~(jnp.asarray(loss) < DIVERGED * jnp.maximum(first, 1.0))

@@ -39,8 +39,10 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
     layer_groups = tuple(dict.fromkeys(trees.layer_group(g) for g in groups))
     recipe.check_groups(layer_groups)
     if recipe.weight_decay > 0 and not recipe.decay_vectors and not any(g.endswith(trees.VECTORS) for g in groups):
-        raise LinftError("decay_vectors=False needs groups split into kernels and vectors; "
-                         "build the tangent with groups=trees.split_vectors(model.layer_groups)")
+        raise LinftError(
+            "decay_vectors=False needs groups split into kernels and vectors; "
+            "build the tangent with groups=trees.split_vectors(model.layer_groups)"
+        )
 
     def decay(group: str) -> float:
         exempt = group.endswith(trees.VECTORS) and not recipe.decay_vectors
@@ -90,7 +92,7 @@ def transform(recipe: Recipe, numbers: Settings, labels: Tree, reference: Tree) 
       reference: what decay pulls towards, shaped like what is trained.
     """
 
-    def rate(count: jax.Array) -> jax.Array:
+    def rate(count: Any) -> jax.Array:
         return numbers.rates[jnp.minimum(count, numbers.rates.shape[0] - 1)]
 
     rule = (
@@ -113,7 +115,11 @@ def structure(recipe: Recipe) -> Recipe:
     Recipes of one structure (and as many steps) share one compiled program.
     """
     return Recipe(
-        optimizer=recipe.optimizer, clip_norm=recipe.clip_norm, nesterov=recipe.nesterov,
-        decay_towards=recipe.decay_towards, loss=recipe.loss, batch_norm=recipe.batch_norm,
+        optimizer=recipe.optimizer,
+        clip_norm=recipe.clip_norm,
+        nesterov=recipe.nesterov,
+        decay_towards=recipe.decay_towards,
+        loss=recipe.loss,
+        batch_norm=recipe.batch_norm,
         augmentation=recipe.augmentation,
     )

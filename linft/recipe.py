@@ -82,13 +82,19 @@ class Recipe:
     """Seed of the order of the images, and of augmentation and dropout."""
 
     def __post_init__(self):
-        _require(math.isfinite(self.learning_rate) and self.learning_rate > 0,
-                 f"learning_rate is {self.learning_rate}; it must be above 0")
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            f"learning_rate is {self.learning_rate}; it must be above 0",
+        )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1)")
-        _require(math.isfinite(self.weight_decay) and self.weight_decay >= 0,
-                 f"weight_decay is {self.weight_decay}; it must be 0 or more")
-        _require(self.batch_size is None or self.batch_size >= 1,
-                 f"batch_size is {self.batch_size}; it must be 1 or more, or None for the full batch")
+        _require(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            f"weight_decay is {self.weight_decay}; it must be 0 or more",
+        )
+        _require(
+            self.batch_size is None or self.batch_size >= 1,
+            f"batch_size is {self.batch_size}; it must be 1 or more, or None for the full batch",
+        )
         _require(self.steps is None or self.steps >= 0, f"steps is {self.steps}; it must be 0 or more")
         _require(self.epochs is None or self.epochs >= 0, f"epochs is {self.epochs}; it must be 0 or more")
         _require(self.steps is None or self.epochs is None, "give steps or epochs, not both")
@@ -101,8 +107,10 @@ class Recipe:
         for field in dataclasses.fields(self):
             choices = getattr(field.type, "__args__", ()) if getattr(field.type, "__origin__", None) is Literal else ()
             value = getattr(self, field.name)
-            _require(not choices or value in choices,
-                     f"{field.name} is {value!r}; choose among {', '.join(map(str, choices))}")
+            _require(
+                not choices or value in choices,
+                f"{field.name} is {value!r}; choose among {', '.join(map(str, choices))}",
+            )
 
     def replace(self, **changes: Any) -> Self:
         """The same recipe with some settings changed; changing `steps` drops `epochs` and vice versa."""
@@ -120,7 +128,8 @@ class Recipe:
         """Number of updates on n training images."""
         if self.steps is not None:
             return self.steps
-        _require(self.epochs is not None, "give steps or epochs")
+        if self.epochs is None:
+            raise LinftError("give steps or epochs")
         return round(self.epochs * (n // self.batch_size_for(n)))
 
     def batches(self, n: int) -> np.ndarray:
@@ -167,8 +176,10 @@ class Recipe:
         """Refuse a pattern that names no layer group, which would otherwise silently do nothing."""
         patterns = [*self.decay_groups, *self.frozen_groups, *(p for p, _ in self.rate_multipliers)]
         for pattern in patterns:
-            _require(any(fnmatchcase(group, pattern) for group in groups),
-                     f"no layer group matches {pattern!r}; this model has {', '.join(groups)}")
+            _require(
+                any(fnmatchcase(group, pattern) for group in groups),
+                f"no layer group matches {pattern!r}; this model has {', '.join(groups)}",
+            )
 
 
 def _matches(group: str, patterns: tuple[str, ...]) -> bool:

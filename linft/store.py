@@ -54,8 +54,10 @@ class Store:
             before = _read(path / "config.json")
             differing = [key for key in config if before.get(key) != config[key]]
             if differing:
-                raise LinftError(f"{path} holds a comparison with another {', '.join(differing)}; "
-                                 "choose another output directory or delete this one")
+                raise LinftError(
+                    f"{path} holds a comparison with another {', '.join(differing)}; "
+                    "choose another output directory or delete this one"
+                )
         store.write("config.json", config)
         return store
 
@@ -99,8 +101,10 @@ class Store:
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise LinftError(f"cannot write {path} ({error.strerror}); free some space or choose another "
-                             "directory; what is finished is kept") from None
+            raise LinftError(
+                f"cannot write {path} ({error.strerror}); free some space or choose another "
+                "directory; what is finished is kept"
+            ) from None
 
     @staticmethod
     def as_json(run: Trajectory) -> dict[str, Any]:
@@ -108,7 +112,9 @@ class Store:
         return {
             **{name: getattr(run, name).tolist() for name in CURVES},
             "distance": {g: d.tolist() for g, d in run.distance.items()},
-            "seconds": run.seconds, "diverged_at": run.diverged_at, "note": run.note,
+            "seconds": run.seconds,
+            "diverged_at": run.diverged_at,
+            "note": run.note,
         }
 
 

@@ -98,8 +98,10 @@ class Task:
         counts = np.bincount(self.y_train, minlength=self.num_classes)
         held = np.round(fraction * counts).astype(int)
         if not 0 < fraction < 1 or (held < 1).any() or (held >= counts).any():
-            raise LinftError(f"holdout({fraction}) leaves a class without a training or a held-out image; "
-                             f"the rarest has {int(counts.min())}")
+            raise LinftError(
+                f"holdout({fraction}) leaves a class without a training or a held-out image; "
+                f"the rarest has {int(counts.min())}"
+            )
         test = np.sort(_pick(self.y_train, held.tolist(), seed))
         train = np.setdiff1d(np.arange(len(self.y_train)), test)
         return self._train(train).replace(x_test=_take(self.x_train, test), y_test=self.y_train[test])
@@ -119,9 +121,7 @@ def _pick(labels: Int[np.ndarray, "n"], counts: Sequence[int], seed: int) -> Int
     return np.concatenate([order[labels[order] == c][:k] for c, k in enumerate(counts)])
 
 
-def _proportional(
-    labels: Int[np.ndarray, "n"], n: int, classes: int, seed: int, part: str
-) -> Int[np.ndarray, "k"]:
+def _proportional(labels: Int[np.ndarray, "n"], n: int, classes: int, seed: int, part: str) -> Int[np.ndarray, "k"]:
     if not 1 <= n <= len(labels):
         raise LinftError(f"a subset of {n} {part} images was asked for; there are {len(labels)}")
     share = np.bincount(labels, minlength=classes) * n / len(labels)
@@ -168,5 +168,7 @@ def _check_classes(labels: Int[np.ndarray, "n"], classes: int) -> None:
         raise LinftError("the training images have one class only; a task needs two or more")
     if (counts == 0).any():
         gaps = np.flatnonzero(counts == 0).tolist()
-        raise LinftError(f"no training image has label {', '.join(map(str, gaps[:8]))}; "
-                         f"labels must run from 0 to {classes - 1} without a gap")
+        raise LinftError(
+            f"no training image has label {', '.join(map(str, gaps[:8]))}; "
+            f"labels must run from 0 to {classes - 1} without a gap"
+        )

@@ -7,7 +7,7 @@ kernels and its vectors (norm scales and biases), named `"stage1"` and `"stage1/
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from linft.errors import LinftError
 
 Groups = Mapping[str, tuple[str, ...]]
 Tree = Any
+Class = TypeVar("Class", bound=type)
 
 VECTORS = "/vectors"
 
@@ -35,8 +36,11 @@ def labels(params: Tree, groups: Groups) -> Tree:
 
     def label(key_path, leaf):
         path = path_of(key_path)
-        names = [g for g, prefixes in groups.items() if not g.endswith(VECTORS)
-                 and any(path == p or path.startswith(p + "/") for p in prefixes)]
+        names = [
+            g
+            for g, prefixes in groups.items()
+            if not g.endswith(VECTORS) and any(path == p or path.startswith(p + "/") for p in prefixes)
+        ]
         if len(names) != 1:
             found = "no layer group" if not names else "the layer groups " + " and ".join(names)
             raise LinftError(f"parameter {path} belongs to {found}; give each parameter exactly one")
@@ -100,7 +104,7 @@ def sizes(params: Tree, labels: Tree) -> list[tuple[str, int]]:
     return [(label, leaf.size) for label, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)]
 
 
-def pytree(cls: type) -> type:
+def pytree(cls: Class) -> Class:
     """Register a frozen dataclass with JAX, which may then rebuild it around anything, not only arrays.
 
     As `jax.tree_util.register_dataclass`, except that rebuilding does not call `__init__`: JAX fills

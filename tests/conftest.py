@@ -8,7 +8,8 @@ from jaxtyping import install_import_hook
 
 # Before anything imports linft. Self is left unchecked: beartype knows it in whole classes only, and
 # the hook decorates their methods one by one.
-CONFIGURATION = "beartype.BeartypeConf(is_pep484_tower=True, hint_overrides=beartype.FrozenDict({beartype.typing.Self: object}))"
+OVERRIDES = "beartype.FrozenDict({beartype.typing.Self: object})"
+CONFIGURATION = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={OVERRIDES})"
 install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
 
 import jax  # noqa: E402

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core
 from jax.interpreters import ad
 
@@ -52,10 +53,11 @@ def _old_jax() -> Iterator[None]:
     old_util = types.ModuleType("jax.util")
     old_util.safe_map, old_util.safe_zip = util.safe_map, util.safe_zip  # pyright: ignore
     experimental = types.ModuleType("neural_tangents.experimental")
+    core: Any = jax.extend.core
     additions: list[tuple[Any, str, Any]] = [
-        *((jax.core, name, getattr(jax.extend.core, name, None) or getattr(internal, name, None)) for name in _CORE),
+        *((jax.core, name, getattr(core, name, None) or getattr(internal, name, None)) for name in _CORE),
         *((jax.core, name, getattr(internal, name, None)) for name in _INTERNAL),
-        (ad, "zeros_like_p", jax.extend.core.Primitive("zeros_like")),
+        (ad, "zeros_like_p", core.Primitive("zeros_like")),
         (jax, "util", old_util),
     ]
     added = [(owner, name) for owner, name, value in additions if value is not None and not _has(owner, name)]

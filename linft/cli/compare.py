@@ -72,12 +72,22 @@ class Compare:
         model = linft.load_model(self.model)
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
-        console.print(f"{model.name} → {task.name}: {len(task.y_train)} training and {len(task.y_test)} test images, "
-                      f"{recipe.num_steps(len(task.y_train))} steps, on {jax.default_backend()}")
+        console.print(
+            f"{model.name} → {task.name}: {len(task.y_train)} training and {len(task.y_test)} test images, "
+            f"{recipe.num_steps(len(task.y_train))} steps, on {jax.default_backend()}"
+        )
         with bars(console) as progress:
             comparison = linft.compare(
-                model, task, recipe, self.runs or None, self.output, record_every=self.record_every,
-                outputs=self.kernel, engine=self.engine, batch_size=self.kernel_batch, progress=progress,
+                model,
+                task,
+                recipe,
+                self.runs or None,
+                self.output,
+                record_every=self.record_every,
+                outputs=self.kernel,
+                engine=self.engine,
+                batch_size=self.kernel_batch,
+                progress=progress,
             )
         page = report.write(comparison.result, self.output)
         for line in findings(comparison.result):
@@ -100,10 +110,13 @@ def findings(result: dict[str, Any]) -> list[str]:
     links = result["attribution"]["links"]
     if links:
         largest = max(links, key=lambda link: abs(link["mean_train_loss"]))
-        lines.append(f"The largest term of the gap in mean train loss: {largest['cause']} "
-                     f"({largest['mean_train_loss']:+.3f}).")
+        lines.append(
+            f"The largest term of the gap in mean train loss: {largest['cause']} ({largest['mean_train_loss']:+.3f})."
+        )
     edge = result["stability"]
     where = "below" if edge["stable"] else "beyond"
-    lines.append(f"The recipe is {where} the edge of stability (h = {max(edge['h'], edge['worst_batch_h']):.2g}, "
-                 f"limit {edge['limit']:.3g}).")
+    lines.append(
+        f"The recipe is {where} the edge of stability (h = {max(edge['h'], edge['worst_batch_h']):.2g}, "
+        f"limit {edge['limit']:.3g})."
+    )
     return lines

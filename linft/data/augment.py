@@ -12,7 +12,7 @@ from linft.errors import LinftError
 
 def flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
     """Mirror left and right with probability ½."""
-    return dm_pix.random_flip_left_right(key, image)
+    return jnp.asarray(dm_pix.random_flip_left_right(key, image))
 
 
 def crop_flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
@@ -20,7 +20,7 @@ def crop_flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]
     cut, mirror = jax.random.split(key)
     pad = image.shape[0] // 8
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return flip(mirror, dm_pix.random_crop(cut, padded, image.shape))
+    return flip(mirror, jnp.asarray(dm_pix.random_crop(cut, padded, image.shape)))
 
 
 AUGMENTATIONS: dict[str, Callable] = {"none": lambda key, image: image, "flip": flip, "crop_flip": crop_flip}

@@ -11,6 +11,6 @@ def load(rest: str) -> Task:
     """All 1797 images; a quarter of each class, drawn with seed 0, is the test part."""
     if rest:
         raise LinftError(f"the task digits takes nothing after its name, not {rest!r}")
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return Task.from_arrays(images, data.target, name="digits")
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.round(np.reshape(pixels, (-1, 8, 8)) * (255 / 16)).astype(np.uint8)
+    return Task.from_arrays(images, labels, name="digits")

@@ -27,12 +27,15 @@ def load(name: str) -> Task:
 
     builder = _builder(name)
     if not builder.is_prepared():
-        raise LinftError(f"the TFDS data set {name} is not prepared in {builder.data_dir}; download and prepare it "
-                         "with --download (in Python: download=True)")
+        raise LinftError(
+            f"the TFDS data set {name} is not prepared in {builder.data_dir}; download and prepare it "
+            "with --download (in Python: download=True)"
+        )
     features, splits = dict(builder.info.features or {}), builder.info.splits
     if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
-        raise LinftError(f"the TFDS data set {name} has the features {', '.join(features)}; "
-                         "a task needs an image and a class label")
+        raise LinftError(
+            f"the TFDS data set {name} has the features {', '.join(features)}; a task needs an image and a class label"
+        )
     if "train" not in splits:
         raise LinftError(f"the TFDS data set {name} has no split train, only {', '.join(splits)}")
     sources = [_source(builder, split) for split in ("test", "validation") if split in splits]
@@ -58,8 +61,10 @@ def _builder(name: str, **options: Any) -> Any:
         raise LinftError(f"{name} has no {PREPARED}; give the folder of a prepared version, such as NAME/1.0.0")
     try:
         # The environment is read here: TFDS itself looks at it only when first imported.
-        return tfds.builder_from_directory(name) if prepared else tfds.builder(
-            name, data_dir=os.environ.get("TFDS_DATA_DIR") or None, **options
+        return (
+            tfds.builder_from_directory(name)
+            if prepared
+            else tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR") or None, **options)
         )
     except (ValueError, AssertionError, ImportError) as error:
         raise LinftError(f"cannot open the TFDS data set {name!r}: {_first_line(error)}") from None
@@ -69,9 +74,11 @@ def _source(builder: Any, split: str) -> Any:
     try:
         return builder.as_data_source(split)
     except NotImplementedError:
-        raise LinftError(f"the TFDS data set {builder.info.name} in {builder.data_dir} is prepared as "
-                         f"{builder.info.file_format.value}, which only TensorFlow reads; "
-                         'prepare it in another folder with file_format="array_record"') from None
+        raise LinftError(
+            f"the TFDS data set {builder.info.name} in {builder.data_dir} is prepared as "
+            f"{builder.info.file_format.value}, which only TensorFlow reads; "
+            'prepare it in another folder with file_format="array_record"'
+        ) from None
 
 
 def _arrays(source: Any) -> tuple[list[np.ndarray], np.ndarray]:

@@ -71,11 +71,16 @@ def from_flax(
     if kernel.ndim != 2:
         raise LinftError(f"the layer at head={head!r} has a kernel of shape {kernel.shape}; it must be a Dense layer")
     channels = input_size[2]
-    preprocessing = preprocessing or Preprocessing(
-        input_size, mean or (0.5,) * channels, std or (0.5,) * channels
+    preprocessing = preprocessing or Preprocessing(input_size, mean or (0.5,) * channels, std or (0.5,) * channels)
+    model = wrap(
+        module,
+        variables,
+        head,
+        layer_groups or {},
+        preprocessing,
+        name=name or type(module).__name__,
+        source=source or {},
     )
-    model = wrap(module, variables, head, layer_groups or {}, preprocessing,
-                 name=name or type(module).__name__, source=source or {})
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *input_size)), kernel.dtype)
     order = _verify(model, variables, x)
     return model if layer_groups else model.replace(layer_groups={g: (g,) for g in order})
@@ -90,45 +95,61 @@ def wrap(
     **fields: Any,
 ) -> Model:
     """A Model around a linen module, unverified."""
-    modes = {m: v for m, v in MODES.items() if m in inspect.signature(type(module).__call__).parameters}
+    modes = _modes(module)
     rest = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
     batch_stats = variables.get("batch_stats", {})
 
     def forward(params: Tree, batch_stats: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        features = []
-
-        def catch_head(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-            if "/".join(context.module.path) != head or context.method_name != "__call__":
-                return call(*args, **kwargs)
-            if args[0].ndim != 2:
-                raise LinftError(f"the input of the head has shape {args[0].shape}; it must be [n d]")
-            features.append(args[0])
-            return dense(trees.get(params, head), args[0])  # the head of params, which may have other classes
-
-        with nn.intercept_methods(catch_head):
+        features: list[jax.Array] = []
+        with nn.intercept_methods(_own_head(params, head, features)):
             logits = module.apply({"params": params, "batch_stats": batch_stats, **rest}, x, **modes)
         if len(features) != 1:
             raise LinftError(f"the head {head!r} is called {len(features)} times in a forward pass; it must be once")
         return logits, features[0]  # pyright: ignore
 
     def forward_train(params: Tree, batch_stats: Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
-        def own_head(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-            is_head = "/".join(context.module.path) == head and context.method_name == "__call__"
-            return dense(trees.get(params, head), args[0]) if is_head else call(*args, **kwargs)
-
-        train = {mode: not value for mode, value in modes.items()}
-        with nn.intercept_methods(own_head):
+        train: Any = {mode: not value for mode, value in modes.items()}
+        with nn.intercept_methods(_own_head(params, head, [])):
             logits, changed = module.apply(
-                {"params": params, "batch_stats": batch_stats, **rest}, x, **train,
-                mutable=["batch_stats"], rngs={"dropout": key},
+                {"params": params, "batch_stats": batch_stats, **rest},
+                x,
+                **train,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
             )
         return logits, changed.get("batch_stats", batch_stats)
 
     return Model(
-        params=variables["params"], batch_stats=batch_stats, forward=forward,
-        forward_train=forward_train if modes else None, head=head, layer_groups=layer_groups,
-        preprocessing=preprocessing, module=module, **fields,
+        params=variables["params"],
+        batch_stats=batch_stats,
+        forward=forward,
+        forward_train=forward_train if modes else None,
+        head=head,
+        layer_groups=layer_groups,
+        preprocessing=preprocessing,
+        module=module,
+        **fields,
     )
+
+
+def _modes(module: nn.Module) -> Any:
+    """The keyword arguments of evaluation mode that the module's call takes."""
+    parameters = inspect.signature(type(module).__call__).parameters
+    return {mode: value for mode, value in MODES.items() if mode in parameters}
+
+
+def _own_head(params: Tree, head: str, features: list[jax.Array]) -> Callable:
+    """An interceptor that notes the head's input and calls the head of params, which may have other classes."""
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if "/".join(context.module.path) != head or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if args[0].ndim != 2:
+            raise LinftError(f"the input of the head has shape {args[0].shape}; it must be [n d]")
+        features.append(args[0])
+        return dense(trees.get(params, head), args[0])
+
+    return intercept
 
 
 def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[str]:
@@ -151,8 +172,11 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
     @jax.jit
     def three(params: Tree, batch_stats: Tree) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits, features = model.forward(params, batch_stats, x)
-        return (model.module.apply(variables, x, **modes), logits,  # pyright: ignore
-                dense(trees.get(params, model.head), features))
+        return (
+            model.module.apply(variables, x, **modes),
+            logits,  # pyright: ignore
+            dense(trees.get(params, model.head), features),
+        )
 
     original, logits, composed = three(model.params, model.batch_stats)
     scale = float(jnp.abs(original).max()) + 1e-6
@@ -160,7 +184,9 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
         raise LinftError("the module gives logits that are not finite on random input; check its variables")
     for other in (logits, composed):
         if original.shape != other.shape or float(jnp.abs(original - other).max()) > 1e-3 * scale:
-            raise LinftError(f"the module's logits are not head(features) with the Dense at {model.head!r}; "
-                             "something comes after it, or it is not the last layer")
+            raise LinftError(
+                f"the module's logits are not head(features) with the Dense at {model.head!r}; "
+                "something comes after it, or it is not the last layer"
+            )
     order += [g for g in variables["params"] if g not in order]
     return order

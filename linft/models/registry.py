@@ -69,8 +69,13 @@ def build(
     row, options = architecture(arch), options or {}
     module = row.build(num_classes=num_classes, **options)
     return wrap(
-        module, variables, row.head, row.layer_groups, preprocessing or row.preprocessing,
-        architecture={"name": arch, "options": options}, **{"name": arch, **fields},
+        module,
+        variables,
+        row.head,
+        row.layer_groups,
+        preprocessing or row.preprocessing,
+        architecture={"name": arch, "options": options},
+        **{"name": arch, **fields},
     )
 
 

@@ -20,7 +20,7 @@ class Stem(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h4 w4 d"]:
         x = conv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), name="conv")(x)
         x = nn.relu(Norm(not train, name="norm")(x))
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore
 
 
 class BasicBlock(nn.Module):

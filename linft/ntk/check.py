@@ -44,10 +44,16 @@ def check(
     w = v if x2 is None else _probe(len(x2), len(cotangents), full, 1, x1.dtype)
     dot, square1, square2 = (dict.fromkeys(kernel.blocks, 0.0) for _ in range(3))
     for k in directions:
-        left = _gradient(model, x1, v if full else v[:, k : k + 1], cotangents if full else cotangents[k : k + 1],
-                         batch_size)
-        right = left if x2 is None else _gradient(
-            model, x2, w if full else w[:, k : k + 1], cotangents if full else cotangents[k : k + 1], batch_size)
+        left = _gradient(
+            model, x1, v if full else v[:, k : k + 1], cotangents if full else cotangents[k : k + 1], batch_size
+        )
+        right = (
+            left
+            if x2 is None
+            else _gradient(
+                model, x2, w if full else w[:, k : k + 1], cotangents if full else cotangents[k : k + 1], batch_size
+            )
+        )
         for path, group in labels.items():
             dot[group] += float(jnp.vdot(left[path], right[path]))
             square1[group] += float(jnp.vdot(left[path], left[path]))

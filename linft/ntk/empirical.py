@@ -67,8 +67,19 @@ def empirical_ntk(
       >>> kernel.total().shape
       (2, 3, 2, 3)
     """
-    kernels = _kernels(model, x1 if x2 is None else x2, None if x2 is None else x1, x2 is None,
-                       outputs, engine, groups, batch_size, draws, seed, progress)
+    kernels = _kernels(
+        model,
+        x1 if x2 is None else x2,
+        None if x2 is None else x1,
+        x2 is None,
+        outputs,
+        engine,
+        groups,
+        batch_size,
+        draws,
+        seed,
+        progress,
+    )
     return kernels[0] if x2 is None else kernels[1]
 
 
@@ -93,8 +104,17 @@ def train_test_ntk(
 
 
 def _kernels(
-    model: Model, held: Array, other: Array | None, symmetric: bool, outputs: Outputs, engine: Engine,
-    groups: Groups | Sequence[str] | None, batch_size: int, draws: int, seed: int, progress: Progress | None,
+    model: Model,
+    held: Array,
+    other: Array | None,
+    symmetric: bool,
+    outputs: Outputs,
+    engine: Engine,
+    groups: Groups | Sequence[str] | None,
+    batch_size: int,
+    draws: int,
+    seed: int,
+    progress: Progress | None,
 ) -> tuple[Any, Any]:
     """(held × held, other × held), each None where it was not asked for."""
     if batch_size < 1 or draws < 1:
@@ -141,7 +161,7 @@ def _kernels(
             None if b is None else Kernel(blocks=b, outputs=outputs, engine=chosen) for b in (square, rectangle)
         )
         for kernel, rows, cols in zip(kernels, (held, other), (None, held), strict=True):
-            if kernel is None:
+            if kernel is None or rows is None:
                 continue
             _check_finite(kernel)
             if chosen == "layerwise":
@@ -166,6 +186,7 @@ def _symmetric(columns: list[Any], between: Callable) -> dict[str, Array]:
 
 def _assemble(blocks: list[list[dict[str, Array]]]) -> dict[str, Array]:
     """One array a group from a grid of blocks."""
+
     def join(group: str) -> Array:
         axis = 2 if blocks[0][0][group].ndim == 4 else 1
         return jnp.concatenate([jnp.concatenate([b[group] for b in row], axis) for row in blocks], 0)
@@ -179,7 +200,8 @@ def _labels(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, st
     wanted = tuple(partition) if groups is None or isinstance(groups, dict) else tuple(groups)
     unknown = [group for group in wanted if group not in partition]
     if unknown or not wanted:
-        raise LinftError(f"no layer group {', '.join(unknown) or '(none given)'}; this model has {', '.join(partition)}")
+        names = ", ".join(unknown) or "(none given)"
+        raise LinftError(f"no layer group {names}; this model has {', '.join(partition)}")
     tree = trees.labels(model.params, partition)
     labels = {trees.path_of(p): group for p, group in jax.tree_util.tree_leaves_with_path(tree) if group in wanted}
     return {path: group for name in wanted for path, group in labels.items() if group == name}  # network order
@@ -229,14 +251,22 @@ def _check_finite(kernel: Kernel) -> None:
 
 
 def _check_memory(
-    model: Model, layers: Any, labels: dict[str, str], k: int, held: Array, other: Array | None,
-    outputs: Outputs, size: int, symmetric: bool,
+    model: Model,
+    layers: Any,
+    labels: dict[str, str],
+    k: int,
+    held: Array,
+    other: Array | None,
+    outputs: Outputs,
+    size: int,
+    symmetric: bool,
 ) -> None:
     item = held.dtype.itemsize
     sides = k * k if outputs == "full" else 1
     pairs = (len(held) ** 2 if symmetric else 0) + (0 if other is None else len(other) * len(held))
     parameters = sum(
-        leaf.size for p, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+        leaf.size
+        for p, leaf in jax.tree_util.tree_leaves_with_path(model.params)
         if trees.path_of(p) in labels and not trees.path_of(p).startswith(model.head + "/")
     )
     blocks = 2 * item * pairs * sides * len(set(labels.values()))  # twice while they are put together
@@ -245,6 +275,9 @@ def _check_memory(
     else:
         activations = sum(math.prod(layer.output.shape) for layer in layers)
         rows = len(held) + (0 if other is None else size)
-        needs = {"Jacobians": item * rows * k * parameters, "blocks": blocks,
-                 "one batch": 3 * item * size * (k + 1) * activations}
+        needs = {
+            "Jacobians": item * rows * k * parameters,
+            "blocks": blocks,
+            "one batch": 3 * item * size * (k + 1) * activations,
+        }
     memory.check(needs, 'use fewer images, fewer groups, a smaller batch_size or outputs="trace"')

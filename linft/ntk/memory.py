@@ -22,5 +22,6 @@ def check(needs: dict[str, int], advice: str) -> None:
     free, total = free_bytes(), sum(needs.values())
     if total > SHARE * free:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in needs.items())
-        raise LinftError(f"the kernel needs about {total / GIB:.1f} GiB ({parts}) and {free / GIB:.1f} GiB are free; "
-                         f"{advice}")
+        raise LinftError(
+            f"the kernel needs about {total / GIB:.1f} GiB ({parts}) and {free / GIB:.1f} GiB are free; {advice}"
+        )

@@ -26,7 +26,9 @@ def _group_kernel(forward: Callable, paths: frozenset[str], outputs: Outputs) ->
             return forward(merged, batch_stats, x)[0] @ cotangents.T
 
         by_logit = nt.empirical_ntk_fn(
-            directions, trace_axes=() if outputs == "full" else (-1,), vmap_axes=0,
+            directions,
+            trace_axes=() if outputs == "full" else (-1,),
+            vmap_axes=0,
             implementation=nt.NtkImplementation.JACOBIAN_CONTRACTION,
         )(x1, x2, own)
         if outputs == "full":
@@ -44,8 +46,7 @@ def block(
 
     def between(x1: Array, x2: Array) -> dict[str, Array]:
         return {
-            group: _group_kernel(model.forward, paths, outputs)(
-                model.params, model.batch_stats, cotangents, x1, x2)
+            group: _group_kernel(model.forward, paths, outputs)(model.params, model.batch_stats, cotangents, x1, x2)
             for group, paths in members.items()
         }
 

@@ -116,7 +116,7 @@ def _norm_is_plain(module: nn.Module) -> bool:
     last = (-1, (-1,))
     if type(module) is nn.BatchNorm or isinstance(module, nn.BatchNorm):
         return module.axis in last
-    return type(module) in (nn.LayerNorm, nn.RMSNorm) and module.feature_axes in last or type(module) is nn.GroupNorm  # pyright: ignore
+    return (type(module) in (nn.LayerNorm, nn.RMSNorm) and module.feature_axes in last) or type(module) is nn.GroupNorm  # pyright: ignore
 
 
 def _call(module: nn.Module, args: tuple, kwargs: dict) -> Any:

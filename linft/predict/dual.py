@@ -62,9 +62,7 @@ def nearest(recipe: Recipe) -> tuple[Recipe, str]:
     return recipe.replace(**changes), note
 
 
-def dual(
-    model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any
-) -> "Dual":
+def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
     """Predict fine-tuning from the tangent kernel, replaying the real run's minibatches: a Run.
 
         f = f0 + Σ_g [Θ_g α_g + (γ_g − 1) J_g w0_g],  ‖w_g − w0_g‖² = αᵀΘ_gα + 2(γ−1)w0ᵀJ_gᵀα + (γ−1)²‖w0_g‖²
@@ -134,16 +132,20 @@ class Dual:
         same_order = bool((batches == batches[:1]).all())
         at = recorded_steps(steps, self.record_every)
         recorded = np.isin(np.arange(steps), at)
-        operators = {b: (operator(t.kernel_train, t, weights), operator(t.kernel_test, t, weights))
-                     for b, weights in bundles.items()}
+        operators = {
+            b: (operator(t.kernel_train, t, weights), operator(t.kernel_test, t, weights))
+            for b, weights in bundles.items()
+        }
         with jax.default_matmul_precision("highest"):
             names = tuple((b, tuple(weights.items())) for b, weights in bundles.items())
             replay = _replay_lanes(structure, names, same_order)
             values = replay(t, operators, numbers, batches[0] if same_order else batches, recorded)
         values = jax.device_get(values)
         seconds = (time.perf_counter() - begin) / len(recipes)
-        return [trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at], values), seconds)
-                for lane in range(len(recipes))]
+        return [
+            trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at], values), seconds)
+            for lane in range(len(recipes))
+        ]
 
 
 def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
@@ -154,28 +156,37 @@ def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
     """
     groups = tuple(settings[0].multipliers)
     keys = {g: tuple((float(s.multipliers[g]), float(s.decays[g])) for s in settings) for g in groups}
-    if all(decay == 0 for key in keys.values() for _, decay in key) and all(len(set(key)) == 1 for key in keys.values()):
+    undecayed = all(decay == 0 for key in keys.values() for _, decay in key)
+    if undecayed and all(len(set(key)) == 1 for key in keys.values()):
         bundles = {"all": {g: keys[g][0][0] for g in groups}}
         stacked = [s._replace(multipliers={"all": jnp.ones(())}, decays={"all": jnp.zeros(())}) for s in settings]
     else:
         firsts = {key: g for g, key in reversed(keys.items())}
         bundles = {first: {g: 1.0 for g in groups if keys[g] == key} for key, first in firsts.items()}
-        stacked = [s._replace(multipliers={b: s.multipliers[b] for b in bundles},
-                              decays={b: s.decays[b] for b in bundles}) for s in settings]
+        stacked = [
+            s._replace(multipliers={b: s.multipliers[b] for b in bundles}, decays={b: s.decays[b] for b in bundles})
+            for s in settings
+        ]
     return bundles, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *stacked)
 
 
 @lru_cache(maxsize=32)
-def _replay_lanes(structure: Recipe, bundles: tuple[tuple[str, tuple[tuple[str, float], ...]], ...],
-                  same_order: bool) -> Callable:
+def _replay_lanes(
+    structure: Recipe, bundles: tuple[tuple[str, tuple[tuple[str, float], ...]], ...], same_order: bool
+) -> Callable:
     """The replay, vmapped over recipes and jitted; batches are shared where all have one order."""
     replay = partial(_replay, structure, {b: dict(weights) for b, weights in bundles})
     return jax.jit(jax.vmap(replay, in_axes=(None, None, 0, None if same_order else 0, None)))
 
 
 def _replay(
-    structure: Recipe, bundles: Bundles, tangent: Tangent, operators: dict[str, tuple[Operator, Operator]],
-    numbers: Settings, batches: Int[Array, "steps batch"], recorded: Bool[Array, "steps"],
+    structure: Recipe,
+    bundles: Bundles,
+    tangent: Tangent,
+    operators: dict[str, tuple[Operator, Operator]],
+    numbers: Settings,
+    batches: Int[Array, "steps batch"],
+    recorded: Bool[Array, "steps"],
 ) -> dict[str, Any]:
     """Values at every step, 0 where it is not recorded; the last is after all steps."""
     n, c = tangent.logits_train.shape
@@ -184,7 +195,10 @@ def _replay(
     pull = 1.0 if structure.decay_towards == "pretrained" else 0.0
     reference = {b: Coordinates(jnp.zeros((n, c), dtype), jnp.full((), pull, dtype)) for b in bundles}
     optimizer = optim.transform(structure, numbers, {b: b for b in bundles}, reference)
-    from_weights = {b: (_summed(tangent.weights_train, w), _summed(tangent.weights_test, w)) for b, w in bundles.items()}
+    from_weights = {
+        b: (_summed(tangent.weights_train, members), _summed(tangent.weights_test, members))
+        for b, members in bundles.items()
+    }
     first = losses.mean_loss(structure.loss, tangent.logits_train, tangent.labels_train)
 
     def logits(at: dict[str, Coordinates], part: int) -> Array:
@@ -233,8 +247,11 @@ def distance(tangent: Tangent, group: str, weight: float, at: Coordinates) -> Ar
     """‖w_g − w0_g‖."""
     alpha, pulled = weight * at.alpha, at.gamma - 1
     own = apply(operator(tangent.kernel_train, tangent, {group: 1.0}), alpha)
-    squared = (jnp.vdot(alpha, own) + 2 * pulled * jnp.vdot(tangent.weights_train[group], alpha)
-               + pulled**2 * tangent.squared_norms[group])
+    squared = (
+        jnp.vdot(alpha, own)
+        + 2 * pulled * jnp.vdot(tangent.weights_train[group], alpha)
+        + pulled**2 * tangent.squared_norms[group]
+    )
     return jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a distance of zero below it
 
 
@@ -246,7 +263,7 @@ def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float)
         raise LinftError("the loss is not finite before the first step; check the model's weights")
     return Trajectory(
         steps=at[:keep],
-        **{k: np.asarray(v)[:keep] for k, v in values.items() if k != "distance"},
+        **{k: np.asarray(v)[:keep] for k, v in values.items() if k != "distance"},  # pyright: ignore
         distance={g: np.asarray(v)[:keep] for g, v in values["distance"].items()},
         seconds=seconds,
         diverged_at=int(at[keep]) if diverged.any() else None,

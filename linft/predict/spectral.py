@@ -85,8 +85,9 @@ def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float]
     pairs = {(weights[g], float(numbers.decays[g])) for g in weights if weights[g] > 0}
     decays = {decay for _, decay in pairs}
     if decays - {0.0} and len(pairs) > 1:
-        raise LinftError("no closed form for this recipe: groups differ in rate or decay while some decay; "
-                         "use predict.dual")
+        raise LinftError(
+            "no closed form for this recipe: groups differ in rate or decay while some decay; use predict.dual"
+        )
     return weights, max(decays, default=0.0)
 
 
@@ -98,8 +99,12 @@ def _decompose(tangent: Tangent, weights: dict[str, float]) -> tuple[np.ndarray,
 
 
 def _evaluate(
-    tangent: Tangent, recipe: Recipe, weights: dict[str, float], decay: float,
-    decomposition: tuple[np.ndarray, np.ndarray], at: np.ndarray,
+    tangent: Tangent,
+    recipe: Recipe,
+    weights: dict[str, float],
+    decay: float,
+    decomposition: tuple[np.ndarray, np.ndarray],
+    at: np.ndarray,
 ) -> dict[str, Any]:
     n, c = tangent.logits_train.shape
     values, vectors = decomposition
@@ -108,8 +113,15 @@ def _evaluate(
     residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
     w_train, w_test = (sum(_host(by[g]) for g in trained) for by in (tangent.weights_train, tangent.weights_test))
     z = _powers(
-        values / common, vectors.T @ residual.reshape(-1), vectors.T @ np.reshape(w_train, -1), n, decay,
-        0.0 if recipe.decay_towards == "zero" else 1.0, recipe.learning_rate * common, recipe, at,
+        values / common,
+        vectors.T @ residual.reshape(-1),
+        vectors.T @ np.reshape(w_train, -1),
+        n,
+        decay,
+        0.0 if recipe.decay_towards == "zero" else 1.0,
+        recipe.learning_rate * common,
+        recipe,
+        at,
     )
     alphas = (vectors @ z[..., 0].T).T.reshape(len(at), n, c)
     gammas = z[:, 0, 2]
@@ -136,8 +148,15 @@ def _host(x: Any) -> np.ndarray:
 
 
 def _powers(
-    values: Float[np.ndarray, "k"], residual: Float[np.ndarray, "k"], from_weights: Float[np.ndarray, "k"],
-    n: int, decay: float, pull: float, rate: float, recipe: Recipe, at: np.ndarray,
+    values: Float[np.ndarray, "k"],
+    residual: Float[np.ndarray, "k"],
+    from_weights: Float[np.ndarray, "k"],
+    n: int,
+    decay: float,
+    pull: float,
+    rate: float,
+    recipe: Recipe,
+    at: np.ndarray,
 ) -> Float[np.ndarray, "t k 5"]:
     """z = (a, v_a, γ, v_γ, 1) of every eigenvector at the steps asked for."""
     m, zero = recipe.momentum, np.zeros_like(values)

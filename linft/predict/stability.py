@@ -52,7 +52,7 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
       >>> edge.limit
       1.3571428571428572
     """
-    n, c = tangent.logits_train.shape
+    n = len(tangent.labels_train)
     numbers = optim.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     theta = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)))
@@ -63,14 +63,21 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     curvature = _largest(theta, root) / n
     rates, batches = recipe.rates(n), recipe.batches(n)
     worst = max(
-        (rate * (_largest(theta[batch][:, :, batch], root[batch]) / len(batch) + decay)
-         for batch, rate in zip(batches, rates, strict=True)) if batches.shape[1] < n else (),
+        (
+            rate * (_largest(theta[batch][:, :, batch], root[batch]) / len(batch) + decay)
+            for batch, rate in zip(batches, rates, strict=True)
+        )
+        if batches.shape[1] < n
+        else (),
         default=0.0,
     )
     h = rates.max(initial=0.0) * (curvature + decay)
     shape = rates.max(initial=0.0) / recipe.learning_rate
     return Stability(
-        lambda_max=curvature, h=float(h), limit=limit, worst_batch_h=float(max(worst, h)),
+        lambda_max=curvature,
+        h=float(h),
+        limit=limit,
+        worst_batch_h=float(max(worst, h)),
         largest_stable_rate=float(limit / ((curvature + decay) * shape)) if (curvature + decay) * shape else np.inf,
     )
 
@@ -98,4 +105,4 @@ def _largest(theta: Float[np.ndarray, "n c n c"], root: Float[np.ndarray, "n c c
         return float(np.linalg.eigvalsh(np.stack([times(e) for e in np.eye(n * c)])).max())
     product: Callable = LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)  # pyright: ignore
     start = np.random.default_rng(0).normal(size=n * c)
-    return float(max(eigsh(product, k=1, v0=start, return_eigenvectors=False, tol=1e-6)[0], 0.0))
+    return float(max(eigsh(product, k=1, v0=start, return_eigenvectors=False)[0], 0.0))

@@ -48,23 +48,39 @@ def tangent(
       (10, 10)
     """
     if task.num_classes != model.num_classes:
-        raise LinftError(f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
-                         f"use model.with_head({task.num_classes}, …)")
+        raise LinftError(
+            f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
+            f"use model.with_head({task.num_classes}, …)"
+        )
     dtype = trees.get(model.params, model.head)["kernel"].dtype
     x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
-    train, test = train_test_ntk(model, x_train, x_test, groups=groups, outputs=outputs, engine=engine,
-                                 batch_size=batch_size, draws=draws, progress=progress)
+    train, test = train_test_ntk(
+        model,
+        x_train,
+        x_test,
+        groups=groups,
+        outputs=outputs,
+        engine=engine,
+        batch_size=batch_size,
+        draws=draws,
+        progress=progress,
+    )
     names = tuple(train.blocks)
     labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
     logits_train, weights_train = _logits_and_weights(model, x_train, labels, names)
     logits_test, weights_test = _logits_and_weights(model, x_test, labels, names)
     return Tangent(
-        logits_train=logits_train, logits_test=logits_test,
-        labels_train=jnp.asarray(task.y_train), labels_test=jnp.asarray(task.y_test),
-        kernel_train=train, kernel_test=test,
-        weights_train=weights_train, weights_test=weights_test,
-        squared_norms={g: n for g, n in trees.dots_by_group(model.params, model.params, labels, names).items()
-                       if g in names},
+        logits_train=logits_train,
+        logits_test=logits_test,
+        labels_train=jnp.asarray(task.y_train),
+        labels_test=jnp.asarray(task.y_test),
+        kernel_train=train,
+        kernel_test=test,
+        weights_train=weights_train,
+        weights_test=weights_test,
+        squared_norms={
+            g: n for g, n in trees.dots_by_group(model.params, model.params, labels, names).items() if g in names
+        },
         mixing={g: _mixing(model, g, labels) for g in names},
     )
 
@@ -121,9 +137,11 @@ def to_trace(full: Tangent) -> Tangent:
 def save(path: str | Path, tangent: Tangent, note: dict[str, Any]) -> None:
     """Write the tangent whole, with a note of what it was computed from, as safetensors."""
     leaves = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tangent)}
-    static = {k: {"outputs": getattr(tangent, k).outputs, "engine": getattr(tangent, k).engine}
-              for k in ("kernel_train", "kernel_test")}
-    meta = {"note": json.dumps(note, sort_keys=True), "static": json.dumps(static), "groups": json.dumps(tangent.groups)}
+    static = {
+        k: {"outputs": getattr(tangent, k).outputs, "engine": getattr(tangent, k).engine}
+        for k in ("kernel_train", "kernel_test")
+    }
+    meta = {"note": json.dumps(note), "static": json.dumps(static), "groups": json.dumps(tangent.groups)}
     path = Path(path)
     partial = path.with_suffix(".partial")
     try:
@@ -148,8 +166,11 @@ def load(path: str | Path) -> tuple[Tangent, dict[str, Any]]:
         return {g: arrays[f"{prefix}/{g}"] for g in groups}
 
     fields = {
-        name: Kernel(blocks=by_group(f"{name}/blocks"), **static[name]) if name in static
-        else arrays[name] if name in arrays else by_group(name)
+        name: Kernel(blocks=by_group(f"{name}/blocks"), **static[name])
+        if name in static
+        else arrays[name]
+        if name in arrays
+        else by_group(name)
         for name in Tangent.__dataclass_fields__
     }
     return Tangent(**fields), json.loads(meta["note"])

@@ -39,8 +39,9 @@ def write(result: Result, directory: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     except OSError as error:
-        raise LinftError(f"cannot write the report to {directory} ({error.strerror}); "
-                         "choose a directory that you can write to") from error
+        raise LinftError(
+            f"cannot write the report to {directory} ({error.strerror}); choose a directory that you can write to"
+        ) from error
     return directory / "report.html"
 
 
@@ -105,8 +106,11 @@ def _rows(result: Result) -> list[dict[str, Any]]:
 
 def _levels(result: Result) -> dict[str, Any]:
     """The table of updates that each run needs to come down to a loss: the levels, and a row a run."""
-    compared = {name: levels for name in reading.curves(result)
-                if (levels := reading.agreement(result, name).get("steps_to_loss"))}
+    compared = {
+        name: levels
+        for name in reading.curves(result)
+        if (levels := reading.agreement(result, name).get("steps_to_loss"))
+    }
     if not compared:
         return {}
     return {"heads": next(iter(compared.values())), "rows": {runs.label(name): row for name, row in compared.items()}}

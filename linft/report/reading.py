@@ -15,8 +15,10 @@ Result = dict[str, Any]
 def check(result: Result) -> None:
     """Refuse a dictionary of another kind."""
     if result.get("schema") != SCHEMA:
-        raise LinftError(f"this is not a result of schema {SCHEMA} but {result.get('schema')!r}; "
-                         "give the content of a result.json that `linft compare` wrote")
+        raise LinftError(
+            f"this is not a result of schema {SCHEMA} but {result.get('schema')!r}; "
+            "give the content of a result.json that `linft compare` wrote"
+        )
 
 
 def curves(result: Result) -> dict[str, dict[str, Any]]:
@@ -49,7 +51,7 @@ def array(values: Any) -> np.ndarray:
 
 def last(run: dict[str, Any], key: str) -> float | None:
     """The value at the end of a curve, where it is known."""
-    values = run.get(key) or [None]
+    values: Any = run.get(key) or [None]
     return None if values[-1] is None else float(values[-1])
 
 

@@ -63,9 +63,7 @@ LINKS_ONLY = {
     "dual_trace": Kind(
         "Predicted, trace kernel", "As predicted from the kernel, with one number for each pair of images."
     ),
-    "dual_full_batch": Kind(
-        "Predicted, trace kernel, full batch", "The same, with all training images in every step."
-    ),
+    "dual_full_batch": Kind("Predicted, trace kernel, full batch", "The same, with all training images in every step."),
     "dual_no_momentum": Kind(
         "Predicted, trace kernel, no momentum", "The same again, without momentum, at the rate η/(1 − m)."
     ),

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def settings() -> Iterator[None]:
     """Matplotlib’s own defaults and the look of the report, whatever the user’s configuration; undone on leaving."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(_SETTINGS)  # pyright: ignore
         yield
 
 
@@ -116,7 +117,7 @@ def standalone(drawing: Drawing) -> None:
     figure = drawing.figure
     title = textwrap.fill(drawing.title, int(11.6 * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.17 + 0.17 * (title.count("\n") + 1))
-    font = {"size": 10, "weight": "bold"}
+    font: Any = {"size": 10, "weight": "bold"}
     if not figure.legends:
         figure.suptitle(title, x=0.008, ha="left", **font)
     for legend in figure.legends:  # matplotlib would draw the two over each other

@@ -20,8 +20,11 @@ def verdict(result: Result) -> list[str]:
 
 def steps_error(result: Result, name: str) -> float | None:
     """Mean signed error of the updates needed to reach a loss, over the levels that both runs reach."""
-    errors = [level["relative_error"] for level in reading.agreement(result, name).get("steps_to_loss") or []
-              if known(level.get("relative_error"))]
+    errors = [
+        level["relative_error"]
+        for level in reading.agreement(result, name).get("steps_to_loss") or []
+        if known(level.get("relative_error"))
+    ]
     return sum(errors) / len(errors) if errors else None
 
 
@@ -40,8 +43,10 @@ def _headline(result: Result) -> str | None:
     if broke[real] is not None:
         return f"{what} did not foretell that this run diverges: it did so at update {broke[real]}."
     if broke[predicted] is not None:
-        return (f"{what} foretold that this run diverges, at update {broke[predicted]}; it did not, "
-                f"and reached a final test accuracy of {end[real]}.")
+        return (
+            f"{what} foretold that this run diverges, at update {broke[predicted]}; it did not, "
+            f"and reached a final test accuracy of {end[real]}."
+        )
     error = reading.agreement(result, predicted).get("train_loss_error")
     ends = f"a final test accuracy of {end[predicted]} where the real run reached {end[real]}"
     if not known(error):
@@ -52,8 +57,11 @@ def _headline(result: Result) -> str | None:
 
 def _divergence(result: Result) -> str | None:
     told = (reading.reference(result), reading.prediction(result))
-    others = [f"“{label(name)}” at update {run['diverged_at']}" for name, run in reading.curves(result).items()
-              if run.get("diverged_at") is not None and name not in told]
+    others = [
+        f"“{label(name)}” at update {run['diverged_at']}"
+        for name, run in reading.curves(result).items()
+        if run.get("diverged_at") is not None and name not in told
+    ]
     return f"Other runs that diverged: {', '.join(others)}." if others else None
 
 
@@ -66,8 +74,10 @@ def _pace(result: Result) -> str | None:
         return None
     if round(abs(error), 2) == 0:
         return "The prediction comes down to the same losses after as many updates as the real run."
-    return (f"The prediction comes down to the same losses {percent(abs(error), 0)} "
-            f"{'later' if error > 0 else 'earlier'} than the real run on average, counted in updates.")
+    return (
+        f"The prediction comes down to the same losses {percent(abs(error), 0)} "
+        f"{'later' if error > 0 else 'earlier'} than the real run on average, counted in updates."
+    )
 
 
 def _closest(result: Result) -> str | None:
@@ -98,17 +108,32 @@ def tiles(result: Result) -> list[tuple[str, str, str]]:
     real, predicted = reading.reference(result), reading.prediction(result)
     runs, rows = reading.curves(result), []
     if real and predicted:
-        rows.append(("Train-loss error", percent(reading.agreement(result, predicted).get("train_loss_error")),
-                     "mean distance of the curves, of the mean real loss"))
+        rows.append(
+            (
+                "Train-loss error",
+                percent(reading.agreement(result, predicted).get("train_loss_error")),
+                "mean distance of the curves, of the mean real loss",
+            )
+        )
     if predicted:
         accuracy, broke = reading.last(runs[predicted], "test_accuracy"), runs[predicted].get("diverged_at")
         truth = f"real: {percent(reading.last(runs[real], 'test_accuracy'))}" if real else "not trained for real"
-        rows.append(("Predicted test accuracy", percent(accuracy if broke is None else None),
-                     truth if broke is None else f"diverges at update {broke}; {truth}"))
+        rows.append(
+            (
+                "Predicted test accuracy",
+                percent(accuracy if broke is None else None),
+                truth if broke is None else f"diverges at update {broke}; {truth}",
+            )
+        )
     if real and predicted:
         error = steps_error(result, predicted)
-        rows.append(("Updates to the same loss", NONE if error is None else f"{signed(100 * error, 0)}%",
-                     "no level that both reach" if error is None else "against the real run, on average"))
+        rows.append(
+            (
+                "Updates to the same loss",
+                NONE if error is None else f"{signed(100 * error, 0)}%",
+                "no level that both reach" if error is None else "against the real run, on average",
+            )
+        )
     stability = result.get("stability") or {}
     if known(stability.get("h")):
         rows.append(("Stability h", fixed(stability["h"], 2), f"stable below {fixed(stability.get('limit'), 2)}"))

@@ -10,8 +10,12 @@ from linft.models import registry
 from linft.zoo.native import fill
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NORM = {"weight": "params/{}/scale", "bias": "params/{}/bias",
-        "running_mean": "batch_stats/{}/mean", "running_var": "batch_stats/{}/var"}
+NORM = {
+    "weight": "params/{}/scale",
+    "bias": "params/{}/bias",
+    "running_mean": "batch_stats/{}/mean",
+    "running_var": "batch_stats/{}/var",
+}
 
 
 def recognises(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bool:
@@ -24,10 +28,15 @@ def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: s
     tensors = {key: value for key, value in tensors.items() if not key.endswith(".num_batches_tracked")}
     blocks = 1 + max((int(m[1]) for key in tensors if (m := re.match(r"layer1\.(\d+)\.", key))), default=-1)
     num_classes = tensors["linear.weight"].shape[0]
-    variables = fill(registry.shapes(f"cifar_resnet{6 * blocks + 2}", num_classes),
-                     dict(_rename(key, value) for key, value in tensors.items()))
+    variables = fill(
+        registry.shapes(f"cifar_resnet{6 * blocks + 2}", num_classes),
+        dict(_rename(key, value) for key, value in tensors.items()),
+    )
     return registry.build(
-        f"cifar_resnet{6 * blocks + 2}", num_classes, variables, name=name,
+        f"cifar_resnet{6 * blocks + 2}",
+        num_classes,
+        variables,
+        name=name,
         source={"data": "cifar10", "class_names": CIFAR10, "from": "akamaster/pytorch_resnet_cifar10"},
     )
 

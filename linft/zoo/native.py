@@ -27,13 +27,18 @@ def save_model(model: Model, path: str | Path) -> None:
       LinftError: the model is a user's own module, which a file of ours could not rebuild.
     """
     if model.architecture is None:
-        raise LinftError(f"{model.name} is not of a registered architecture, so a file could not rebuild it; "
-                         "save its params with flax.serialization or safetensors")
+        raise LinftError(
+            f"{model.name} is not of a registered architecture, so a file could not rebuild it; "
+            "save its params with flax.serialization or safetensors"
+        )
     variables = {"params": model.params, "batch_stats": model.batch_stats}
     tensors = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(variables)}
     meta = {
-        "name": model.name, "architecture": dict(model.architecture), "num_classes": model.num_classes,
-        "preprocessing": asdict(model.preprocessing), "source": dict(model.source),
+        "name": model.name,
+        "architecture": dict(model.architecture),
+        "num_classes": model.num_classes,
+        "preprocessing": asdict(model.preprocessing),
+        "source": dict(model.source),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +57,15 @@ def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: s
     meta = json.loads(metadata["linft"])
     arch = meta["architecture"]
     variables = fill(registry.shapes(arch["name"], meta["num_classes"], arch["options"]), tensors)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()}
+    options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()}
     return registry.build(
-        arch["name"], meta["num_classes"], variables, Preprocessing(**options), arch["options"],
-        name=meta["name"], source=meta["source"],
+        arch["name"],
+        meta["num_classes"],
+        variables,
+        Preprocessing(**options),
+        arch["options"],
+        name=meta["name"],
+        source=meta["source"],
     )
 
 
@@ -72,6 +82,4 @@ def fill(shapes: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise LinftError("the file does not fit the architecture: " + "; ".join(sorted(problems)[:5]) + more)
-    return jax.tree_util.tree_map_with_path(
-        lambda p, leaf: jnp.asarray(tensors[trees.path_of(p)], leaf.dtype), shapes
-    )
+    return jax.tree_util.tree_map_with_path(lambda p, leaf: jnp.asarray(tensors[trees.path_of(p)], leaf.dtype), shapes)

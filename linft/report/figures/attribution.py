@@ -32,8 +32,15 @@ def attribution(result: Result, narrow: bool) -> Drawing | None:
         axes.plot([end, end], [row, row + 1], color=LIGHT["muted"], linewidth=0.7, zorder=0.9)
     axes.axvline(0, color=LIGHT["muted"], linewidth=0.7)
     for row, start, length, change in zip(rows, starts, lengths, [*changes, total], strict=True):
-        axes.annotate(signed(change), (max(start, start + length), row), (4, 0), textcoords="offset points",
-                      va="center", size=8, bbox=GROUND)
+        axes.annotate(
+            signed(change),
+            (max(start, start + length), row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+            bbox=GROUND,
+        )
     _name_rows(axes, [*(capital(link.get("cause") or "") for link in links), "Total"], narrow)
     axes.set_ylim(rows[-1] + 0.55, -0.75 if narrow else -0.55)
     axes.tick_params(axis="y", length=0)
@@ -41,8 +48,10 @@ def attribution(result: Result, narrow: bool) -> Drawing | None:
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.14 if narrow else 0.09)
     axes.set_xlabel("difference in mean train loss")
-    caption = ("From the first run to the last, one change at a time, in train loss averaged over the recorded "
-               "updates. The bars add up to the total.")
+    caption = (
+        "From the first run to the last, one change at a time, in train loss averaged over the recorded "
+        "updates. The bars add up to the total."
+    )
     return Drawing(figure, finding(result) or "The gap, cause by cause", caption)
 
 
@@ -54,8 +63,10 @@ def finding(result: Result) -> str | None:
         return None
     largest = max(links, key=lambda link: abs(link[KEY]))
     total = (part.get("total") or {}).get(KEY)
-    return (f"The largest term of the gap is “{largest.get('cause')}”: {signed(largest[KEY])} "
-            f"of {signed(total)} in mean train loss")
+    return (
+        f"The largest term of the gap is “{largest.get('cause')}”: {signed(largest[KEY])} "
+        f"of {signed(total)} in mean train loss"
+    )
 
 
 def _name_rows(axes: Axes, names: list[str], narrow: bool) -> None:
@@ -65,5 +76,11 @@ def _name_rows(axes: Axes, names: list[str], narrow: bool) -> None:
         return
     axes.set_yticks([])
     for row, name in enumerate(names):
-        axes.text(0, row - 0.27, textwrap.shorten(name, 50, placeholder=" …"), va="bottom", bbox=GROUND,
-                  transform=axes.get_yaxis_transform())
+        axes.text(
+            0,
+            row - 0.27,
+            textwrap.shorten(name, 50, placeholder=" …"),
+            va="bottom",
+            bbox=GROUND,
+            transform=axes.get_yaxis_transform(),
+        )

@@ -80,8 +80,17 @@ def cut(axes: Axes, runs: dict[str, dict[str, Any]], key: str, reference: str | 
     for name, run in runs.items():
         if run.get("diverged_at") is not None:
             end = np.nan_to_num(curves[name][-1:], nan=top)
-            axes.plot(reading.series(run, "steps")[-1:], np.minimum(end, top), "X", markersize=7, clip_on=False,
-                      color=LIGHT[CURVES[name].colour], markeredgecolor=LIGHT["paper"], zorder=5, label="_")
+            axes.plot(
+                reading.series(run, "steps")[-1:],
+                np.minimum(end, top),
+                "X",
+                markersize=7,
+                clip_on=False,
+                color=LIGHT[CURVES[name].colour],
+                markeredgecolor=LIGHT["paper"],
+                zorder=5,
+                label="_",
+            )
 
 
 def _finding(result: Result) -> str:

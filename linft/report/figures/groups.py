@@ -70,8 +70,10 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
         title += f"“{lowest}” turned most, to {fixed(groups[lowest], 2)}"
     else:
         title = f"“{lowest}” turned most, to an alignment of {fixed(groups[lowest], 2)}"
-    caption = ("The cosine between the kernels at the pretrained and at the trained weights: 1 where the kernel "
-               "stood still, as the prediction supposes. Dashed: the whole kernel.")
+    caption = (
+        "The cosine between the kernels at the pretrained and at the trained weights: 1 where the kernel "
+        "stood still, as the prediction supposes. Dashed: the whole kernel."
+    )
     return Drawing(figure, title, caption)
 
 
@@ -94,8 +96,9 @@ def _bars(
     size = 0.72 / len(series)
     for place, (name, values, colour) in enumerate(series):
         rows = [row + size * (place - (len(series) - 1) / 2) for row in range(len(names))]
-        bars = axes.barh(rows, [values[group] for group in names], height=0.88 * size, color=LIGHT[colour],
-                         label=name or "_")
+        bars = axes.barh(
+            rows, [values[group] for group in names], height=0.88 * size, color=LIGHT[colour], label=name or "_"
+        )
         axes.bar_label(bars, [text(values[group]) for group in names], padding=3, size=7.5, bbox=GROUND)
     axes.set_yticks(range(len(names)), [elided(group, 22) for group in names], color=LIGHT["ink"])
     axes.set_ylim(len(names) - 0.45, -0.55)

@@ -29,12 +29,14 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
         axes.set_title(title)
         draw_all(axes, runs, key)
         cut(axes, runs, key, real)
-        _shade(axes, *(runs[name] for name in (real, predicted)), key)
+        _shade(axes, runs[real], runs[predicted], key)
         _name_ends(axes, runs, key, text)
         update_scale(axes)
     percent_scale(accuracy.yaxis)
-    ends = {name: "divergence" if run.get("diverged_at") is not None
-            else percent(reading.last(run, "test_accuracy")) for name, run in runs.items()}
+    ends = {
+        name: "divergence" if run.get("diverged_at") is not None else percent(reading.last(run, "test_accuracy"))
+        for name, run in runs.items()
+    }
     title = f"Final test accuracy, {CURVES[predicted].label[0].lower()}{CURVES[predicted].label[1:]}: {ends[predicted]}"
     title += f"; really trained: {ends[real]}"
     caption = "The real run in ink, its prediction dashed; the gap between them is shaded."
@@ -45,8 +47,14 @@ def _shade(axes: Axes, real: dict[str, Any], predicted: dict[str, Any], key: str
     steps, values = reading.series(real, "steps"), reading.series(real, key)
     other_steps, other = reading.series(predicted, "steps"), reading.series(predicted, key)
     both = steps[steps <= other_steps[-1]]
-    axes.fill_between(both, values[: len(both)], np.interp(both, other_steps, other),
-                      color=LIGHT["vermilion"], alpha=0.14, linewidth=0)
+    axes.fill_between(
+        both,
+        values[: len(both)],
+        np.interp(both, other_steps, other),
+        color=LIGHT["vermilion"],
+        alpha=0.14,
+        linewidth=0,
+    )
 
 
 def _name_ends(axes: Axes, runs: dict[str, dict[str, Any]], key: str, text: Callable[[Any], str]) -> None:

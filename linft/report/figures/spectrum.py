@@ -34,11 +34,16 @@ def spectrum(result: Result, narrow: bool) -> Drawing | None:
         axes[1].set_ylim(0, 1)
         axes[1].set_title("Share of the initial residual, cumulative")
         percent_scale(axes[1].yaxis)
-        title = (f"The first {count} eigenvectors hold {percent(float(share), 0)} of what has to be learned"
-                 if count > 1 else f"The first eigenvector holds {percent(float(share), 0)} of what has to be learned")
+        title = (
+            f"The first {count} eigenvectors hold {percent(float(share), 0)} of what has to be learned"
+            if count > 1
+            else f"The first eigenvector holds {percent(float(share), 0)} of what has to be learned"
+        )
     for each in axes:
         log_scale(each, "x")
         each.set_xlabel("index of the eigenvector")
-    caption = ("A direction is learned at a rate in proportion to its eigenvalue; the more of the residual lies to "
-               "the left, the faster training goes.")
+    caption = (
+        "A direction is learned at a rate in proportion to its eigenvalue; the more of the residual lies to "
+        "the left, the faster training goes."
+    )
     return Drawing(figure, title, caption)
