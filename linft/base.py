@@ -142,7 +142,7 @@ class Kernel:
 
     blocks: dict[str, Array]
     outputs: Outputs = field(metadata={"static": True})
-    engine: str = field(default="", metadata={"static": True})
+    engine: Literal["layerwise", "neural-tangents"] = field(default="layerwise", metadata={"static": True})
     """Which engine computed it."""
 
     def total(self, weights: Mapping[str, Any] | None = None) -> Array:

@@ -238,7 +238,7 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
         engine=tangent.kernel_train.engine,
         batch_size=batch_size,
         draws=8,
-    )  # pyright: ignore
+    )
     before = {g: block[:n, :n] for g, block in traced(tangent.kernel_train).items()}
     return drift(before, after.blocks)
 

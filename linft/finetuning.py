@@ -154,9 +154,9 @@ def _training(
     reference = model.params if to_pretrained else jax.tree.map(jnp.zeros_like, model.params)
 
     def begin_state(numbers: Settings) -> State:
-        start = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated, so not the model's own
+        params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
         optimizer = optim.transform(structure, numbers, tree_labels, reference)
-        return State(*start, optimizer.init(model.params), jnp.zeros((), jnp.int32))
+        return State(params, batch_stats, optimizer.init(model.params), jnp.zeros((), jnp.int32))
 
     def loss_of(params: Tree, batch_stats: Tree, x: Array, y: Array, key: Array) -> tuple[Array, Tree]:
         if train_mode:

@@ -67,9 +67,9 @@ class Store:
             return make()
         path = self.directory / "tangent.safetensors"
         if path.exists():
-            return load(path)[0]
+            return load(path)
         tangent = make()
-        save(path, tangent, {})
+        save(path, tangent)
         return tangent
 
     def run(self, name: str, make: Callable[[], tuple[Trajectory, Any]]) -> tuple[Trajectory, Any]:

@@ -162,21 +162,17 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
             order.append(path[0])
         return call(*args, **kwargs)
 
-    assert model.module is not None
-    modes = {m: v for m, v in MODES.items() if m in inspect.signature(type(model.module).__call__).parameters}
+    module: Any = model.module
+    modes = _modes(module)
     with nn.intercept_methods(note):
-        own = jax.eval_shape(lambda: model.module.apply(variables, x, **modes))  # pyright: ignore
+        own = jax.eval_shape(lambda: module.apply(variables, x, **modes))
     if not hasattr(own, "shape") or len(own.shape) != 2:
         raise LinftError(f"the module gives {own}; it must give logits [n c]")
 
     @jax.jit
     def three(params: Tree, batch_stats: Tree) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits, features = model.forward(params, batch_stats, x)
-        return (
-            model.module.apply(variables, x, **modes),
-            logits,  # pyright: ignore
-            dense(trees.get(params, model.head), features),
-        )
+        return module.apply(variables, x, **modes), logits, dense(trees.get(params, model.head), features)
 
     original, logits, composed = three(model.params, model.batch_stats)
     scale = float(jnp.abs(original).max()) + 1e-6

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from linft import trees
 from linft.base import Kernel, Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import batching, gram, layerwise, memory, package
+from linft.ntk import assemble, batching, gram, layerwise, memory, package
 from linft.ntk.check import check
 from linft.trees import Groups
 
@@ -125,73 +125,60 @@ def _kernels(
     cotangents = _cotangents(outputs, model.num_classes, draws, seed, held.dtype)
     chosen, layers = _choose(engine, model, held)
     size = batching.size_for(len(held), batch_size)
+    total = len(held) + (0 if other is None else len(other))
+    tell = progress or (lambda done, total: None)
     with jax.default_matmul_precision("highest"):
         _check_memory(model, layers, labels, len(cotangents), held, other, outputs, size, symmetric)
-        if layers is not None:
-            make = layerwise.rows(model, layers, labels, cotangents)
-
-            def prepare(batch: Array, real: int) -> Any:
-                return layerwise.trim(make(batch), real)
-
-            def between(a: Any, b: Any) -> dict[str, Array]:
-                return gram.block(a, b, labels, model.head, cotangents, outputs)
-        else:
-            between = package.block(model, labels, cotangents, outputs)
-
-            def prepare(batch: Array, real: int) -> Any:
-                return batch[:real]
-
-        total = len(held) + (0 if other is None else len(other))
+        hold, between = _functions(model, layers, labels, cotangents, outputs)
         columns = []
         for batch, real in batching.split(held, size):
-            columns.append(prepare(batch, real))
-            if progress is not None:
-                progress(min(len(columns) * size, len(held)), total)
-        square = _symmetric(columns, between) if symmetric else None
-        rectangle = None
+            columns.append(hold(batch, real))
+            tell(min(len(columns) * size, len(held)), total)
+        square = rectangle = None
+        if symmetric:
+            square = Kernel(assemble.symmetric(columns, between), outputs, chosen)
+            _verify(model, square, labels, cotangents, held, None, size)
         if other is not None:
-            blocks = []
-            for i, (batch, real) in enumerate(batching.split(other, size)):
-                row = prepare(batch, real)
-                blocks.append([between(row, column) for column in columns])
-                if progress is not None:
-                    progress(len(held) + min((i + 1) * size, len(other)), total)
-            rectangle = _assemble(blocks)
-        kernels = tuple(
-            None if b is None else Kernel(blocks=b, outputs=outputs, engine=chosen) for b in (square, rectangle)
-        )
-        for kernel, rows, cols in zip(kernels, (held, other), (None, held), strict=True):
-            if kernel is None or rows is None:
-                continue
-            _check_finite(kernel)
-            if chosen == "layerwise":
-                check(model, kernel, labels, cotangents, rows, cols, size)
-    return kernels  # pyright: ignore
+            grid = []
+            for batch, real in batching.split(other, size):
+                row = hold(batch, real)
+                grid.append([between(row, column) for column in columns])
+                tell(len(held) + min(len(grid) * size, len(other)), total)
+            rectangle = Kernel(assemble.join(grid), outputs, chosen)
+            _verify(model, rectangle, labels, cotangents, other, held, size)
+    return square, rectangle
 
 
-def _symmetric(columns: list[Any], between: Callable) -> dict[str, Array]:
-    """Each pair of batches once; the other triangle is its mirror."""
-    blocks = [[between(columns[i], columns[j]) for j in range(i + 1)] for i in range(len(columns))]
+def _functions(
+    model: Model, layers: Any, labels: dict[str, str], cotangents: Float[Array, "k c"], outputs: Outputs
+) -> tuple[Callable[[Array, int], Any], assemble.Between]:
+    """What an engine holds of a batch of which so many images are real, and its blocks between two batches."""
+    if layers is None:
+        between = package.block(model, labels, cotangents, outputs)
+        return (lambda batch, real: batch[:real]), between
+    rows = layerwise.rows(model, layers, labels, cotangents)
+    return (
+        lambda batch, real: layerwise.trim(rows(batch), real),
+        lambda a, b: gram.block(a, b, labels, model.head, cotangents, outputs),
+    )
 
-    def mirror(block: Array) -> Array:
-        return block.transpose(2, 3, 0, 1) if block.ndim == 4 else block.T
 
-    full = []
-    for i in range(len(columns)):
-        diagonal = {g: (b + mirror(b)) / 2 for g, b in blocks[i][i].items()}
-        upper = [{g: mirror(b) for g, b in blocks[j][i].items()} for j in range(i + 1, len(columns))]
-        full.append([*blocks[i][:i], diagonal, *upper])
-    return _assemble(full)
-
-
-def _assemble(blocks: list[list[dict[str, Array]]]) -> dict[str, Array]:
-    """One array a group from a grid of blocks."""
-
-    def join(group: str) -> Array:
-        axis = 2 if blocks[0][0][group].ndim == 4 else 1
-        return jnp.concatenate([jnp.concatenate([b[group] for b in row], axis) for row in blocks], 0)
-
-    return {group: join(group) for group in blocks[0][0]}
+def _verify(
+    model: Model,
+    kernel: Kernel,
+    labels: dict[str, str],
+    cotangents: Float[Array, "k c"],
+    x1: Array,
+    x2: Array | None,
+    size: int,
+) -> None:
+    """Refuse values that are not finite, and hold the layerwise engine against backward passes."""
+    for group, block in kernel.blocks.items():
+        if not bool(jnp.isfinite(block).all()):
+            bad = int(jnp.argmax(~jnp.isfinite(block.reshape(len(block), -1)).all(1)))
+            raise LinftError(f"the kernel of {group} is not finite at image {bad}")
+    if kernel.engine == "layerwise":
+        check(model, kernel, labels, cotangents, x1, x2, size)
 
 
 def _labels(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, str]:
@@ -216,7 +203,7 @@ def _cotangents(outputs: Outputs, classes: int, draws: int, seed: int, dtype: An
     raise LinftError(f"outputs is {outputs!r}; choose among full, trace, pseudo")
 
 
-def _choose(engine: Engine, model: Model, x: Array) -> tuple[str, Any]:
+def _choose(engine: Engine, model: Model, x: Array) -> tuple[Literal["layerwise", "neural-tangents"], Any]:
     """The engine's name, and the layerwise plan where it is layerwise."""
     if engine not in ("auto", "layerwise", "neural-tangents"):
         raise LinftError(f"engine is {engine!r}; choose among auto, layerwise, neural-tangents")
@@ -241,13 +228,6 @@ def _check_images(model: Model, x: Array) -> None:
         raise LinftError(f"image {bad} has values that are not finite")
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(model.params)):
         raise LinftError(f"the weights of {model.name} are not all finite")
-
-
-def _check_finite(kernel: Kernel) -> None:
-    for group, block in kernel.blocks.items():
-        if not bool(jnp.isfinite(block).all()):
-            bad = int(jnp.argmax(~jnp.isfinite(block.reshape(len(block), -1)).all(1)))
-            raise LinftError(f"the kernel of {group} is not finite at image {bad}")
 
 
 def _check_memory(

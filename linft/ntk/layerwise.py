@@ -39,15 +39,18 @@ class Uncovered(Exception):
 
 @lru_cache(maxsize=16)
 def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: Any, x: jax.ShapeDtypeStruct) -> tuple:
-    """The layers with parameters, in call order."""
+    """The layers with parameters, in call order; the rules have followed them with shapes alone."""
     params = jax.tree.unflatten(structure, shapes)
     layers: list[Layer] = []
 
     def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Any) -> Any:
         if not isinstance(output, jax.Array) or not args or not isinstance(args[0], jax.Array):
             raise Uncovered(f"{path} does not map one array to one array")
+        if not args[0].shape[:1] == output.shape[:1] == x.shape[:1]:
+            raise Uncovered(f"{path} does not map one example to one example")
         unbound = module.clone(parent=None, name=None)
-        layers.append(Layer(path, unbound, rule_for(module), jax.ShapeDtypeStruct(output.shape, output.dtype)))
+        of_one = jax.ShapeDtypeStruct((1, *output.shape[1:]), output.dtype)
+        layers.append(Layer(path, unbound, rule_for(module), of_one))
         return output
 
     with nn.intercept_methods(_interceptor(params, head, visit)):
@@ -57,6 +60,12 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
         path = trees.path_of(key_path)
         if path not in covered and not path.startswith(head + "/"):
             raise Uncovered(f"the parameter {path} belongs to no layer that a rule covers")
+    every = _jacobians(forward, head, tuple(layers), frozenset(layer.path for layer in layers))
+    cotangents = jax.ShapeDtypeStruct((1, trees.get(params, head)["kernel"].shape[1]), x.dtype)
+    try:
+        every.eval_shape(params, jax.tree.unflatten(*stats), x, cotangents)
+    except (TypeError, ValueError) as error:  # such as the tracers of rematerialized or scanned layers
+        raise Uncovered(f"a rule cannot follow one of its layers ({type(error).__name__})") from error
     return tuple(layers)
 
 
@@ -70,11 +79,8 @@ def plan(model: Model, x: Float[Array, "n ..."]) -> tuple[Layer, ...]:
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     leaves, stats = jax.tree.flatten(model.batch_stats)
     stats = (stats, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
-    image = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    try:
-        return _plan(model.forward, model.head, structure, shapes, stats, image)
-    except (jax.errors.UnexpectedTracerError, jax.errors.ConcretizationTypeError) as error:
-        raise Uncovered(f"its layers cannot be intercepted ({type(error).__name__})") from error
+    images = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)  # two, to see which axes are the examples'
+    return _plan(model.forward, model.head, structure, shapes, stats, images)
 
 
 def _own(params: Tree, path: str) -> dict[str, Any]:

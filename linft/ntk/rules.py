@@ -50,11 +50,11 @@ def _dense(module: nn.Module, params: Mapping[str, Array], x: Array, delta: Arra
 
 
 def _conv_is_plain(module: nn.Module) -> bool:
-    """Whether the padding is one that a pad with zeros expresses."""
-    if type(module) is not nn.Conv:
+    """Whether its taps are slices of the input padded with zeros."""
+    if type(module) is not nn.Conv or module.mask is not None:
         return False
-    padding = module.padding
-    return module.mask is None and (padding in ("SAME", "VALID") or not isinstance(padding, str))
+    dilation = _tuple(module.input_dilation, len(module.kernel_size))  # of the input; that of the kernel is covered
+    return set(dilation) == {1} and (module.padding in ("SAME", "VALID") or not isinstance(module.padding, str))
 
 
 def _conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> Gradients:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +133,11 @@ def to_trace(full: Tangent) -> Tangent:
     return full.replace(kernel_train=traced(full.kernel_train), kernel_test=traced(full.kernel_test))
 
 
-def save(path: str | Path, tangent: Tangent, note: dict[str, Any]) -> None:
-    """Write the tangent whole, with a note of what it was computed from, as safetensors."""
+def save(path: str | Path, tangent: Tangent) -> None:
+    """Write the tangent whole, as safetensors."""
     leaves = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tangent)}
-    static = {
-        k: {"outputs": getattr(tangent, k).outputs, "engine": getattr(tangent, k).engine}
-        for k in ("kernel_train", "kernel_test")
-    }
-    meta = {"note": json.dumps(note), "static": json.dumps(static), "groups": json.dumps(tangent.groups)}
+    kernel = tangent.kernel_train
+    meta = {"outputs": kernel.outputs, "engine": kernel.engine, "groups": json.dumps(tangent.groups)}
     path = Path(path)
     partial = path.with_suffix(".partial")
     try:
@@ -152,25 +148,31 @@ def save(path: str | Path, tangent: Tangent, note: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def load(path: str | Path) -> tuple[Tangent, dict[str, Any]]:
-    """The tangent in a file and its note."""
+def load(path: str | Path) -> Tangent:
+    """The tangent in a file."""
     try:
         with safe_open(path, "np") as file:
             meta = file.metadata()
             arrays = {key: jnp.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise LinftError(f"{path} is not a readable tangent file ({error}); delete it to compute it again") from None
-    groups, static = json.loads(meta["groups"]), json.loads(meta["static"])
+    groups = json.loads(meta["groups"])
 
     def by_group(prefix: str) -> dict[str, Array]:
-        return {g: arrays[f"{prefix}/{g}"] for g in groups}
+        return {group: arrays[f"{prefix}/{group}"] for group in groups}
 
-    fields = {
-        name: Kernel(blocks=by_group(f"{name}/blocks"), **static[name])
-        if name in static
-        else arrays[name]
-        if name in arrays
-        else by_group(name)
-        for name in Tangent.__dataclass_fields__
-    }
-    return Tangent(**fields), json.loads(meta["note"])
+    def kernel(name: str) -> Kernel:
+        return Kernel(by_group(f"{name}/blocks"), meta["outputs"], meta["engine"])
+
+    return Tangent(
+        logits_train=arrays["logits_train"],
+        logits_test=arrays["logits_test"],
+        labels_train=arrays["labels_train"],
+        labels_test=arrays["labels_test"],
+        kernel_train=kernel("kernel_train"),
+        kernel_test=kernel("kernel_test"),
+        weights_train=by_group("weights_train"),
+        weights_test=by_group("weights_test"),
+        squared_norms=by_group("squared_norms"),
+        mixing=by_group("mixing"),
+    )

@@ -24,7 +24,7 @@ def number(value: Any, digits: int = 3) -> str:
     """
     if not known(value):
         return NONE
-    if isinstance(value, Integral) or (value.is_integer() and 10**digits <= abs(value) < 1e7):
+    if isinstance(value, Integral) or (float(value).is_integer() and 10**digits <= abs(value) < 1e7):
         text = f"{value:,.0f}".replace(",", "\u202f")
     elif value == 0 or 1e-4 <= abs(value) < 10**digits:
         text = f"{value:.{digits}g}"
