@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from linft import trees
 from linft.base import Kernel, Model, Outputs, Tangent
 from linft.errors import LinftError
 from linft.ntk import batching
-from linft.ntk.empirical import Engine, Progress, train_test_ntk
+from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
 from linft.task import Task
 from linft.trees import Groups, Tree
+
+MIXING_IMAGES = 8
 
 
 def tangent(
@@ -51,7 +54,7 @@ def tangent(
             f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
             f"use model.with_head({task.num_classes}, …)"
         )
-    dtype = trees.get(model.params, model.head)["kernel"].dtype
+    dtype = _dtype(model)
     x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
     train, test = train_test_ntk(
         model,
@@ -65,6 +68,9 @@ def tangent(
         progress=progress,
     )
     names = tuple(train.blocks)
+    few = None
+    if outputs == "trace":  # how the logits mix is measured on a few images
+        few = empirical_ntk(model, x_train[:MIXING_IMAGES], groups=groups, engine=engine, batch_size=batch_size)
     labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
     logits_train, weights_train = _logits_and_weights(model, x_train, labels, names)
     logits_test, weights_test = _logits_and_weights(model, x_test, labels, names)
@@ -80,8 +86,13 @@ def tangent(
         squared_norms={
             g: n for g, n in trees.dots_by_group(model.params, model.params, labels, names).items() if g in names
         },
-        mixing={g: _mixing(model, g, labels) for g in names},
+        mixing=_mixing(model, train, few, labels),
     )
+
+
+def _dtype(model: Model) -> Any:
+    """The type of the model's weights."""
+    return trees.get(model.params, model.head)["kernel"].dtype
 
 
 def _logits_and_weights(
@@ -108,12 +119,22 @@ def _logits_and_weights(
     return logits, weights
 
 
-def _mixing(model: Model, group: str, labels: Tree) -> Float[Array, "c c"]:
-    """How a trace spreads over pairs of logits: I/C for the head, WᵀW/‖W‖² for what lies under it.
+def _mixing(model: Model, kernel: Kernel, few: Kernel | None, labels: Tree) -> dict[str, Array]:
+    """How each group's trace spreads over pairs of logits: A_g [c c], of trace 1.
 
-    Below the head, Θ = Σ_ij W_ia Θφ_ij W_jb with the features' kernel Θφ; where that is near to a
-    multiple of the identity over features, the logits mix as WᵀW.
+    Measured where a kernel by logits is at hand: the mean of the diagonal blocks Θ_g[n,·,n,·]. For
+    pseudo kernels it is taken from the head: I/C for the head itself, WᵀW/‖W‖² below it, which is
+    right where the features' kernel is a multiple of the identity over features.
     """
+    by_logits = kernel if few is None else few
+    if by_logits.outputs == "full":
+        sums = {g: jnp.einsum("nknl->kl", block) for g, block in by_logits.blocks.items()}
+        identity = jnp.eye(model.num_classes, dtype=_dtype(model)) / model.num_classes
+        return {g: jnp.where(jnp.trace(a) > 0, a / jnp.trace(a), identity) for g, a in sums.items()}
+    return {g: _mixing_of_head(model, g, labels) for g in kernel.blocks}
+
+
+def _mixing_of_head(model: Model, group: str, labels: Tree) -> Float[Array, "c c"]:
     kernel = trees.get(model.params, model.head)["kernel"]
     classes = kernel.shape[1]
     members = {trees.path_of(p) for p, g in jax.tree_util.tree_leaves_with_path(labels) if g == group}
