@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import tracers
 from jaxtyping import Array, Float
 
 from linft import trees
@@ -42,8 +43,15 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
     """The layers with parameters, in call order; the rules have followed them with shapes alone."""
     params = jax.tree.unflatten(structure, shapes)
     layers: list[Layer] = []
+    traces = []
+
+    def watched(*args: Any) -> Any:  # a function of its own each time: JAX would not trace `forward` itself again
+        traces.append(tracers.current_trace())
+        return forward(*args)
 
     def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Any) -> Any:
+        if tracers.current_trace() != traces[0]:
+            raise Uncovered(f"{path} is called inside a transformation, such as remat, scan or jvp")
         if not isinstance(output, jax.Array) or not args or not isinstance(args[0], jax.Array):
             raise Uncovered(f"{path} does not map one array to one array")
         if not args[0].shape[:1] == output.shape[:1] == x.shape[:1]:
@@ -54,7 +62,7 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
         return output
 
     with nn.intercept_methods(_interceptor(params, head, visit)):
-        jax.eval_shape(forward, params, jax.tree.unflatten(*stats), x)
+        jax.eval_shape(watched, params, jax.tree.unflatten(*stats), x)
     covered = {f"{layer.path}/{name}" for layer in layers for name in _own(params, layer.path)}
     for key_path, _ in jax.tree.leaves_with_path(params):
         path = trees.path_of(key_path)
@@ -64,8 +72,8 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
     cotangents = jax.ShapeDtypeStruct((1, trees.get(params, head)["kernel"].shape[1]), x.dtype)
     try:
         every.eval_shape(params, jax.tree.unflatten(*stats), x, cotangents)
-    except (TypeError, ValueError) as error:  # such as the tracers of rematerialized or scanned layers
-        raise Uncovered(f"a rule cannot follow one of its layers ({type(error).__name__})") from error
+    except (TypeError, ValueError) as error:
+        raise Uncovered(f"a layer is called in a way that its rule cannot follow ({error})") from error
     return tuple(layers)
 
 
