@@ -163,7 +163,7 @@ def test_the_self_check_catches_a_wrong_rule(monkeypatch, outputs):
     wrong = rules.RULES[0]._replace(gradients=doubled)
     monkeypatch.setattr(rules, "RULES", (wrong, *rules.RULES[1:]))
     model = user.__wrapped__(Plain())  # not one whose rules are chosen already
-    with pytest.raises(LinftError, match='kernel of all fails its self-check .* engine="neural-tangents"'):
+    with pytest.raises(LinftError, match=r'kernel of all fails its self-check .* engine="neural-tangents"'):
         empirical_ntk(model, X, outputs=outputs)
 
 

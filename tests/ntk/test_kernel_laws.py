@@ -17,7 +17,7 @@ from linft.ntk.empirical import empirical_ntk, train_test_ntk
 from linft.preprocess import Preprocessing
 
 CLASSES, SIZE = 3, (8, 8, 3)
-TRAIN, TEST = slice(0, 5), slice(5, 8)  # in batches of 3, so the last training batch is padded
+TRAIN, TEST = slice(0, 6), slice(6, 9)  # in batches of 3 all have one shape; uneven ones have a law of their own
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of a block's Frobenius norm
 
 
@@ -132,7 +132,7 @@ def small() -> Case:
 
 def make_case(model: Model) -> Case:
     model = model.replace(params=randomised(model.params), batch_stats=randomised(model.batch_stats))
-    images = np.random.default_rng(2).normal(size=(8, *SIZE)).astype(np.float32)
+    images = np.random.default_rng(2).normal(size=(9, *SIZE)).astype(np.float32)
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     whole = Case(model, images, {})
@@ -140,7 +140,7 @@ def make_case(model: Model) -> Case:
     jacobian = jax.jit(jax.jacobian(lambda params: exact.apply(params, jnp.asarray(images, "float64"))))(exact.params)
     jax.config.update("jax_enable_x64", before)
     leaves = jax.tree_util.tree_leaves_with_path(jacobian)
-    return whole._replace(jacobians={trees.path_of(p): np.reshape(v, (8, CLASSES, -1)) for p, v in leaves})
+    return whole._replace(jacobians={trees.path_of(p): np.reshape(v, (9, CLASSES, -1)) for p, v in leaves})
 
 
 def contract(outputs: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -254,10 +254,11 @@ def test_partitions_add_up(x64, case):
 
 @pytest.mark.parametrize("outputs", ["full", "trace", "pseudo"])
 def test_batches_change_nothing(x64, small, outputs):
+    """One by one, with a padded last batch, or all at once."""
     model, x, y = small.cast("float64")
-    whole = train_test_ntk(model, x, y, outputs=outputs, batch_size=100)
-    for size in (1, 2, 5):
-        for expected, got in zip(whole, train_test_ntk(model, x, y, outputs=outputs, batch_size=size), strict=True):
+    whole = train_test_ntk(model, x[:5], y, outputs=outputs, batch_size=100)
+    for size in (1, 2):
+        for expected, got in zip(whole, train_test_ntk(model, x[:5], y, outputs=outputs, batch_size=size), strict=True):
             assert_close(got.total(), np.asarray(expected.total()), "float64")
 
 
