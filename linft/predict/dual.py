@@ -233,6 +233,8 @@ def _replay(
         at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
         return (at, opt_state, alive), values
 
+    if len(batches) == 0:  # a step cannot be traced without a rate
+        return jax.tree.map(lambda v: v[None], measure(start, jnp.asarray(True)))
     (at, _, alive), values = jax.lax.scan(step, (start, optimizer.init(start), jnp.asarray(True)), (batches, recorded))
     last = measure(at, alive)
     return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last)

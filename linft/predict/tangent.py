@@ -74,6 +74,7 @@ def tangent(
     labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
     logits_train, weights_train = _logits_and_weights(model, x_train, labels, names)
     logits_test, weights_test = _logits_and_weights(model, x_test, labels, names)
+    squares = trees.dots_by_group(model.params, model.params, labels, jax.tree.leaves(labels))
     return Tangent(
         logits_train=logits_train,
         logits_test=logits_test,
@@ -83,9 +84,7 @@ def tangent(
         kernel_test=test,
         weights_train=weights_train,
         weights_test=weights_test,
-        squared_norms={
-            g: n for g, n in trees.dots_by_group(model.params, model.params, labels, names).items() if g in names
-        },
+        squared_norms={group: squares[group] for group in names},
         mixing=_mixing(model, train, few, labels),
     )
 

@@ -1,0 +1,100 @@
+"""What the prediction tests share: float64, one small network, one task of real digits, its tangents."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import linft
+from linft import trees
+
+
+@pytest.fixture(scope="package", autouse=True)
+def float64() -> Iterator[None]:
+    """Float64, so that laws hold to its rounding; and XLA unoptimized, since compiling takes all of the time."""
+    settings = ("jax_enable_x64", "jax_disable_most_optimizations")
+    for setting in settings:
+        jax.config.update(setting, True)
+    yield
+    for setting in settings:
+        jax.config.update(setting, False)
+
+
+class Net(nn.Module):
+    """A convolution, a norm, a hidden layer and a head."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(3, (3, 3), strides=2, name="conv")(x)
+        x = nn.tanh(nn.BatchNorm(use_running_average=True, name="norm")(x))
+        x = nn.tanh(nn.Dense(5, name="hidden")(x.reshape(len(x), -1)))
+        return nn.Dense(3, name="head")(x)
+
+
+@pytest.fixture(scope="session")
+def task() -> linft.Task:
+    """The digits 0, 1 and 2: 10 to train on and 6 to test."""
+    digits = linft.load_task("digits")
+    keep, test = digits.y_train < 3, digits.y_test < 3
+    parts = digits.x_train[keep], digits.y_train[keep], digits.x_test[test], digits.y_test[test]
+    return linft.Task.from_arrays(*parts, name="three digits").subset(10, 6, seed=0)
+
+
+@pytest.fixture(scope="package")
+def model(float64) -> linft.Model:
+    variables = jax.jit(Net().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    rng = np.random.default_rng(1)  # nothing left at its initial value; squared, since variances are among them
+    variables = jax.tree.map(lambda v: jnp.asarray(v + rng.normal(0, 0.2, v.shape) ** 2), variables)
+    return linft.from_flax(Net(), variables, "head", (8, 8, 1))
+
+
+@pytest.fixture(scope="package")
+def tangent(model, task) -> linft.Tangent:
+    return linft.predict.tangent(model, task)
+
+
+@pytest.fixture(scope="package")
+def split_tangent(model, task) -> linft.Tangent:
+    """With kernels and vectors apart."""
+    return linft.predict.tangent(model, task, groups=trees.split_vectors(model.layer_groups))
+
+
+class Explicit(NamedTuple):
+    """The linearized network as plain arrays: f = f0 + J (w − w0)."""
+
+    f0: np.ndarray
+    """[n c], training images first."""
+    jacobian: np.ndarray
+    """[n c p]."""
+    w0: np.ndarray
+    """[p]."""
+    groups: np.ndarray
+    """Layer group of every parameter, [p]."""
+    is_vector: np.ndarray
+    """Whether it belongs to a bias or a norm, [p]."""
+    labels: np.ndarray
+    """[n], training images first."""
+    n: int
+    """Number of training images."""
+
+
+@pytest.fixture(scope="package")
+def explicit(model, task) -> Explicit:
+    x = model.preprocess(np.concatenate([task.x_train, task.x_test]))
+    f0, jacobian = jax.jit(lambda p: (model.apply(p, x), jax.jacobian(lambda q: model.apply(q, x))(p)))(model.params)
+    leaves = [
+        (trees.path_of(path), np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+    ]
+    return Explicit(
+        f0=np.asarray(f0),
+        jacobian=np.concatenate([np.reshape(j, (*f0.shape, -1)) for j in jax.tree.leaves(jacobian)], axis=-1),
+        w0=np.concatenate([leaf.ravel() for _, leaf in leaves]),
+        groups=np.concatenate([np.repeat(path.split("/")[0], leaf.size) for path, leaf in leaves]),
+        is_vector=np.concatenate([np.repeat(leaf.ndim == 1, leaf.size) for _, leaf in leaves]),
+        labels=np.concatenate([task.y_train, task.y_test]),
+        n=len(task.y_train),
+    )
