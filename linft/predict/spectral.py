@@ -111,7 +111,10 @@ def _evaluate(
     trained = [g for g, weight in weights.items() if weight > 0]
     common = weights[trained[0]] if decay > 0 else 1.0  # with decay, the one multiplier belongs to the rate
     residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
-    w_train, w_test = (sum(_host(by[g]) for g in trained) for by in (tangent.weights_train, tangent.weights_test))
+    w_train, w_test = (
+        sum((weight > 0) * _host(by[g]) for g, weight in weights.items())
+        for by in (tangent.weights_train, tangent.weights_test)
+    )
     z = _powers(
         values / common,
         vectors.T @ residual.reshape(-1),
@@ -134,7 +137,7 @@ def _evaluate(
             ("train", on_train, tangent.logits_train, w_train, tangent.labels_train),
             ("test", on_test, tangent.logits_test, w_test, tangent.labels_test),
         ):
-            logits = _host(start) + (block @ alpha.reshape(-1)).reshape(-1, c) + (gamma - 1) * pulled
+            logits = jnp.asarray(_host(start) + (block @ alpha.reshape(-1)).reshape(-1, c) + (gamma - 1) * pulled)
             result[f"{part}_loss"].append(losses.mean_loss(recipe.loss, logits, labels))
             result[f"{part}_accuracy"].append(losses.accuracy(logits, labels))
         for g, weight in weights.items():

@@ -101,6 +101,8 @@ def _largest(theta: Float[np.ndarray, "n c n c"], root: Float[np.ndarray, "n c c
         half = np.einsum("nij,nj->ni", root, v.reshape(n, c)).reshape(-1)
         return np.einsum("nij,nj->ni", root, (flat @ half).reshape(n, c)).reshape(-1)
 
+    if not flat.any():  # nothing trains, and ARPACK cannot start
+        return 0.0
     if n * c <= 2:
         return float(np.linalg.eigvalsh(np.stack([times(e) for e in np.eye(n * c)])).max())
     product: Callable = LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)  # pyright: ignore

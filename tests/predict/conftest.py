@@ -1,5 +1,6 @@
 """What the prediction tests share: float64, one small network, one task of real digits, its tangents."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -61,6 +62,15 @@ def tangent(model, task) -> linft.Tangent:
 def split_tangent(model, task) -> linft.Tangent:
     """With kernels and vectors apart."""
     return linft.predict.tangent(model, task, groups=trees.split_vectors(model.layer_groups))
+
+
+@pytest.fixture(scope="package")
+def two_classes(model, task) -> linft.Tangent:
+    """Of a probe head for two classes, whose two columns are each other's opposite."""
+    keep, test = task.y_train < 2, task.y_test < 2
+    two = dataclasses.replace(task, x_train=task.x_train[keep], y_train=task.y_train[keep], x_test=task.x_test[test],
+                              y_test=task.y_test[test], class_names=task.class_names[:2])  # fmt: skip
+    return linft.predict.tangent(model.with_head(2, init="probe", task=two), two)
 
 
 class Explicit(NamedTuple):

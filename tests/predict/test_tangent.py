@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import linft
 from linft import predict, trees
 from linft.errors import LinftError
 from linft.predict.tangent import load, save, to_trace
@@ -66,15 +65,6 @@ def test_refuses_files(tangent, tmp_path):
         load(tmp_path / "broken.safetensors")
     with pytest.raises(LinftError, match="is not a readable tangent file"):
         load(tmp_path / "missing.safetensors")
-
-
-@pytest.fixture(scope="module")
-def two_classes(model, task) -> linft.Tangent:
-    """Of a probe head for two classes, whose two columns are each other's opposite."""
-    keep, test = task.y_train < 2, task.y_test < 2
-    two = dataclasses.replace(task, x_train=task.x_train[keep], y_train=task.y_train[keep], x_test=task.x_test[test],
-                              y_test=task.y_test[test], class_names=task.class_names[:2])  # fmt: skip
-    return predict.tangent(model.with_head(2, init="probe", task=two), two)
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, RECIPE.replace(loss="squared_error"), DECAYED])
