@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -153,18 +153,21 @@ def compare(
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
     trajectories, changed = {}, None
-    for i, name in enumerate(sorted(chosen, key=lambda name: name not in PREDICTED)):
-        tell("runs", i, len(chosen))
-        of_run = dataclasses.replace(setting, progress=lambda step, steps, loss, name=name: tell(name, step, steps))
-        is_real = name == ("finetuned" if "finetuned" in chosen else "finetuned_train_bn")
+    for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
+        real = name == ("finetuned" if "finetuned" in chosen else "finetuned_train_bn")
 
-        def make(name: str = name, is_real: bool = is_real, of_run: Setting = of_run) -> tuple[Trajectory, Any]:
-            trajectory = RUNS[name](of_run)
-            return trajectory, _drift(tangent, trajectory.model, task, groups, batch_size) if is_real else None
+        def make(name: str = name, real: bool = real) -> tuple[Trajectory, Any]:
+            progress = partial(tell, name)
+            trajectory = RUNS[name](dataclasses.replace(setting, progress=lambda step, of, loss: progress(step, of)))
+            note = predict.nearest(recipe)[1] if name in PREDICTED else ""
+            settled = real and trajectory.diverged_at is None
+            drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
+            return dataclasses.replace(trajectory, note=note), drifted
 
         trajectories[name], extra = store.run(name, make)
-        changed = extra if is_real else changed
-    tell("runs", len(chosen), len(chosen))
+        changed = extra if real else changed
+        if name in PREDICTED:
+            tell(name, 1, 1)
     trajectories = {name: trajectories[name] for name in chosen}
     reference = _reference(recipe, trajectories)
     result = {

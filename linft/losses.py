@@ -38,6 +38,6 @@ def gradient(loss: Loss, logits: Float[Array, "b c"], labels: Int[Array, "b"]) -
     return jax.grad(mean_loss, argnums=1)(loss, logits, labels)
 
 
-def has_diverged(loss: ArrayLike, first: ArrayLike) -> Bool[Array, ""]:
+def has_diverged(loss: ArrayLike, first: ArrayLike) -> Bool[Array, "..."]:
     """Whether a loss is not finite, or 10⁴ times the larger of the first loss and 1."""
     return ~(jnp.asarray(loss) < DIVERGED * jnp.maximum(first, 1.0))

@@ -1,6 +1,7 @@
 """`linft compare`: predict a fine-tuning run, make it, and write a page that shows both."""
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,9 +61,8 @@ class Compare:
         from linft import report
         from linft.cli.progress import bars
 
-        console = Console(stderr=False)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        logging.getLogger().setLevel(logging.WARNING)
+        console = Console()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
         logging.getLogger("linft").setLevel(logging.INFO)
         recipe = self.recipe
         if recipe.steps is None and recipe.epochs is None:

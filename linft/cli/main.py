@@ -35,3 +35,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _leave(message: str) -> None:
     print(f"linft: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

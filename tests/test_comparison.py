@@ -1,0 +1,149 @@
+"""Compare: its runs, what it keeps on disk, and going on after an interruption."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import linft
+from linft import comparison
+from linft.comparison import RUNS, compare
+
+RECIPE = linft.Recipe(learning_rate=1e-3, batch_size=None, steps=3, loss="squared_error")
+
+
+@pytest.fixture(scope="module")
+def setting():
+    task = linft.load_task("digits").subset(20, 10)
+    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4), task
+
+
+@pytest.fixture(scope="module")
+def finished(setting, tmp_path_factory):
+    """A comparison with every run there is, and its directory."""
+    directory = tmp_path_factory.mktemp("comparison")
+    return compare(*setting, RECIPE, output=directory), directory
+
+
+def test_every_run_is_made_and_starts_from_the_model(finished):
+    found, _ = finished
+    assert list(found.runs) == list(RUNS)
+    for run in found.runs.values():
+        assert run.train_loss[0] == pytest.approx(found.runs["finetuned"].train_loss[0], rel=1e-5)
+
+
+def test_exact_runs_agree(finished):
+    found, _ = finished
+    for name in ("dual", "spectral"):
+        np.testing.assert_allclose(found.runs[name].train_loss, found.runs["linearized"].train_loss, rtol=1e-4)
+    for group, moved in found.runs["linearized"].distance.items():
+        np.testing.assert_allclose(found.runs["dual"].distance[group], moved, rtol=1e-3, atol=1e-6)
+
+
+def test_the_result_has_the_documented_parts(finished):
+    found, directory = finished
+    parts = "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds"
+    assert set(found.result) == set(parts.split())
+    assert json.loads((directory / "result.json").read_text()) == found.result
+    assert found.result["reference"] == "finetuned"
+    assert set(found.result["agreement"]) == set(RUNS) - {"finetuned"}
+    assert found.result["kernel"]["drift"]["images"] == 20
+    assert sum(found.result["model"]["layer_groups"].values()) == found.result["model"]["parameters"]
+    first, last = (found.runs[name].train_loss[-1] for name in ("finetuned_train_bn", "flow_trace"))
+    assert found.result["attribution"]["total"]["train_loss"] == pytest.approx(last - first)
+
+
+def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
+    found, directory = finished
+    for name in RUNS:
+        monkeypatch.setitem(comparison.RUNS, name, None)
+    again = compare(*setting, RECIPE, output=directory)
+    assert again.result["runs"] == found.result["runs"]
+    assert again.result["kernel"]["drift"] == found.result["kernel"]["drift"]
+
+
+def test_an_interrupted_call_goes_on_from_what_is_finished(setting, tmp_path, monkeypatch):
+    names = ("finetuned", "dual", "dual_trace")
+    made = []
+
+    def noted(name, make):
+        def run(setting):
+            made.append(name)
+            return make(setting)
+
+        return run
+
+    def cut(setting):
+        raise KeyboardInterrupt
+
+    originals = {name: RUNS[name] for name in names}
+    for name in ("dual", "dual_trace"):
+        monkeypatch.setitem(comparison.RUNS, name, noted(name, originals[name]))
+    monkeypatch.setitem(comparison.RUNS, "finetuned", cut)
+    with pytest.raises(KeyboardInterrupt):
+        compare(*setting, RECIPE, runs=names, output=tmp_path)
+    assert made == ["dual", "dual_trace"]  # predictions come before the truth
+    monkeypatch.setitem(comparison.RUNS, "finetuned", noted("finetuned", originals["finetuned"]))
+    monkeypatch.setattr(comparison.predict, "tangent", cut)  # the kernel is on disk
+    assert list(compare(*setting, RECIPE, runs=names, output=tmp_path).runs) == list(names)
+    assert made == ["dual", "dual_trace", "finetuned"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model, task, recipe: (model, task, recipe.replace(momentum=0.5)), "recipe"),
+        (lambda model, task, recipe: (model, task.subset(19), recipe), "task"),
+        (lambda model, task, recipe: (model.with_head(10, jax.random.key(5)), task, recipe), "model"),
+    ],
+)
+def test_a_directory_of_another_comparison_is_refused(finished, setting, change, named):
+    _, directory = finished
+    with pytest.raises(linft.LinftError, match=f"another {named}"):
+        compare(*change(*setting, RECIPE), output=directory)
+
+
+def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(setting):
+    recipe = RECIPE.replace(batch_norm="train", augmentation="flip", weight_decay=0.01, batch_size=10)
+    found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
+    assert found.result["reference"] == "finetuned_train_bn"
+    assert "batch_norm=train" in found.result["runs"]["dual"]["note"]
+    assert "augmentation=flip" in found.result["runs"]["dual"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (("finetuned", "duel"), "no run duel"),
+        (("dual",), "needs reality"),
+        (("finetuned", "spectral"), "spectral cannot be run: the loss is not squared error"),
+    ],
+)
+def test_bad_choices_of_runs_are_refused(setting, runs, message):
+    with pytest.raises(linft.LinftError, match=message):
+        compare(*setting, RECIPE.replace(loss="cross_entropy"), runs=runs)
+
+
+def test_a_full_disk_is_told_in_one_line(setting, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("linft.store.Path.write_text", full)
+    with pytest.raises(linft.LinftError, match=r"No space left on device.*free some space"):
+        compare(*setting, RECIPE, runs=("finetuned", "dual"), output=tmp_path)
+
+
+def test_values_that_are_not_finite_are_null():
+    from linft.store import finite
+
+    assert finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
+
+
+def test_a_diverging_prediction_is_marked_and_ends_the_chain(setting):
+    recipe = replace(RECIPE, learning_rate=1e6, steps=6)
+    found = compare(*setting, recipe, runs=("finetuned", "dual", "dual_trace"), record_every=1)
+    assert found.runs["dual"].diverged_at is not None
+    assert not found.result["stability"]["stable"]
+    assert found.result["attribution"]["links"] == []
