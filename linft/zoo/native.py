@@ -44,6 +44,7 @@ def save_model(model: Model, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, {"format": FORMAT, "linft": json.dumps(meta)})
+    partial.chmod(0o644)  # safetensors makes it private
     partial.replace(path)
 
 
