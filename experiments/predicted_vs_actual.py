@@ -42,9 +42,9 @@ class Config:
 
     tasks: tuple[str, ...] = ("hymenoptera_32", "ucmerced16_32", "sign_digits_32")
     model: str = "resnet14-cifar10"
-    train_images: int = 128
-    test_images: int = 128
-    rates: tuple[float, ...] = (0.001, 0.005, 0.02)
+    train_images: int = 96
+    test_images: int = 96
+    rates: tuple[float, ...] = (0.0005, 0.002, 0.005)
     steps: int = 30
     batch_size: int = 32
 

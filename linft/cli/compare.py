@@ -36,8 +36,8 @@ class Compare:
     """Seed of the drawn images and of the head."""
     download: bool = False
     """Let tfds:NAME download what is not on disk."""
-    head: Literal["normal", "zeros", "probe"] = "normal"
-    """The new head: random, zero, or the ridge solution on the training features."""
+    head: Literal["probe", "normal", "zeros"] = "probe"
+    """The new head: the ridge solution on the training features, random, or zero."""
     head_scale: float = 0.01
     """Standard deviation of a random head."""
     runs: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Compare:
     """What computes the kernel."""
     kernel_batch: int = 32
     """Images whose activations are in memory at once while the kernel is computed."""
-    recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.02)
+    recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.001)
 
     def __call__(self) -> None:
         """Run the comparison and print what was found."""
