@@ -6,7 +6,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_compiler() -> Iterator[None]:
     """XLA without its optimizations: on networks this small the compiler takes all of the time."""
     jax.config.update("jax_disable_most_optimizations", True)

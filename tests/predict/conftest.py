@@ -1,5 +1,6 @@
 """What the prediction tests share: float64, one small network, one task of real digits, its tangents."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,15 +15,24 @@ import linft
 from linft import trees
 
 
-@pytest.fixture(scope="package", autouse=True)
+@contextlib.contextmanager
 def float64() -> Iterator[None]:
     """Float64, so that laws hold to its rounding; and XLA unoptimized, since compiling takes all of the time."""
     settings = ("jax_enable_x64", "jax_disable_most_optimizations")
+    before = {setting: jax.config.values[setting] for setting in settings}
     for setting in settings:
         jax.config.update(setting, True)
-    yield
-    for setting in settings:
-        jax.config.update(setting, False)
+    try:
+        yield
+    finally:
+        for setting, value in before.items():
+            jax.config.update(setting, value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_float64() -> Iterator[None]:
+    with float64():
+        yield
 
 
 class Net(nn.Module):
@@ -45,26 +55,30 @@ def task() -> linft.Task:
     return linft.Task.from_arrays(*parts, name="three digits").subset(10, 6, seed=0)
 
 
-@pytest.fixture(scope="package")
-def model(float64) -> linft.Model:
+@pytest.fixture(scope="session")
+@float64()
+def model() -> linft.Model:
     variables = jax.jit(Net().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     rng = np.random.default_rng(1)  # nothing left at its initial value; squared, since variances are among them
     variables = jax.tree.map(lambda v: jnp.asarray(v + rng.normal(0, 0.2, v.shape) ** 2), variables)
     return linft.from_flax(Net(), variables, "head", (8, 8, 1))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
+@float64()
 def tangent(model, task) -> linft.Tangent:
     return linft.predict.tangent(model, task)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
+@float64()
 def split_tangent(model, task) -> linft.Tangent:
     """With kernels and vectors apart."""
     return linft.predict.tangent(model, task, groups=trees.split_vectors(model.layer_groups))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
+@float64()
 def two_classes(model, task) -> linft.Tangent:
     """Of a probe head for two classes, whose two columns are each other's opposite."""
     keep, test = task.y_train < 2, task.y_test < 2
@@ -92,7 +106,8 @@ class Explicit(NamedTuple):
     """Number of training images."""
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
+@float64()
 def explicit(model, task) -> Explicit:
     x = model.preprocess(np.concatenate([task.x_train, task.x_test]))
     f0, jacobian = jax.jit(lambda p: (model.apply(p, x), jax.jacobian(lambda q: model.apply(q, x))(p)))(model.params)
