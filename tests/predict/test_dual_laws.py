@@ -151,7 +151,7 @@ def test_seeds_of_one_family_differ(family):
 
 
 def test_a_diverging_run_is_cut_where_training_is(train, tangent):
-    """Values that grow beyond float64's range would turn into NaN, were the lane not halted."""
+    """At the same recorded step, though the replay stands still from the batch on that shows it."""
     for recipe in (DIVERGING, SE.replace(learning_rate=3.0, batch_size=None)):
         replayed, real = predict.dual(tangent, record_every=10)(recipe), train(recipe)
         assert replayed.diverged_at == real.diverged_at is not None
