@@ -46,11 +46,11 @@ def alignment(a: Float[Array, "n m"], b: Float[Array, "n m"]) -> float:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> alignment(jnp.eye(2), 3 * jnp.eye(2))
+      >>> round(alignment(jnp.eye(2), 3 * jnp.eye(2)), 5)
       1.0
     """
     size = float(jnp.linalg.norm(a) * jnp.linalg.norm(b))
-    return round(float(jnp.vdot(a, b)) / size, 7) if size > 0 else 0.0
+    return float(jnp.vdot(a, b)) / size if size > 0 else 0.0
 
 
 def drift(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Any]:

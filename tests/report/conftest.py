@@ -32,8 +32,9 @@ def result() -> dict[str, Any]:
     runs = {"finetuned": record(run(recipe)), "dual": record(run(recipe.replace(learning_rate=0.03)))}
     groups = list(model.layer_groups)
     real, dual = (np.array(runs[name]["train_loss"]) for name in ("finetuned", "dual"))
-    ends = {key: runs["finetuned"][key][-1] - runs["dual"][key][-1]
-            for key in ("train_loss", "test_loss", "test_accuracy")}
+    ends = {
+        key: runs["finetuned"][key][-1] - runs["dual"][key][-1] for key in ("train_loss", "test_loss", "test_accuracy")
+    }
     total = ends | {"mean_train_loss": float(np.mean(real - dual))}
     share = 1 / len(groups)
     return {

@@ -132,9 +132,7 @@ def test_divergence_is_told(changed: dict[str, Any]):
         ("stability", set(FIGURES), "Stability"),
     ],
 )
-def test_a_missing_part_is_left_out(
-    page: str, result: dict[str, Any], missing: str, figures: set[str], heading: str
-):
+def test_a_missing_part_is_left_out(page: str, result: dict[str, Any], missing: str, figures: set[str], heading: str):
     without = render(result | {missing: None})
     assert set(re.findall(r'<figure id="(\w+)"', without)) == figures
     assert f"<h2>{heading}</h2>" in page and f"<h2>{heading}</h2>" not in without
