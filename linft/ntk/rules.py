@@ -53,13 +53,13 @@ def _conv_is_plain(module: nn.Module) -> bool:
     """Whether its taps are slices of the input padded with zeros."""
     if type(module) is not nn.Conv or module.mask is not None:
         return False
-    dilation = _tuple(module.input_dilation, len(module.kernel_size))  # of the input; that of the kernel is covered
+    dilation = _tuple(module.input_dilation, 1)  # of the input; that of the kernel is covered
     return set(dilation) == {1} and (module.padding in ("SAME", "VALID") or not isinstance(module.padding, str))
 
 
 def _conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> Gradients:
     """∂/∂W = patches × δ, summed over output positions, group by group."""
-    size, groups = module.kernel_size, module.feature_group_count
+    size, groups = _tuple(module.kernel_size, 1), module.feature_group_count
     rank = len(size)
     patches = _patches(x, size, _tuple(module.strides, rank), _tuple(module.kernel_dilation, rank), module.padding)
     b, positions, taps, channels = patches.shape

@@ -62,7 +62,7 @@ class Sequence(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(2, (5,), strides=4, name="line")(x.reshape(len(x), -1, x.shape[-1]))
+        x = nn.Conv(2, 5, strides=4, name="line")(x.reshape(len(x), -1, x.shape[-1]))
         x = nn.tanh(nn.Dense(6, name="wide")(nn.tanh(x).reshape(len(x), -1)))
         x = nn.tanh(nn.Dense(5, use_bias=False, name="deep")(x))
         return nn.Dense(CLASSES, use_bias=False, name="linear")(x)
