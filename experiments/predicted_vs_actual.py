@@ -8,7 +8,7 @@ tangent kernel (`dual`) and trained with the features to first order. Rows are w
 finish, and a call that was interrupted goes on from there. Writes rows.jsonl, table.md and
 figure.svg into experiments/predicted_vs_actual/SCALE.
 
-Expected (and found on 2 CPU cores in 26 minutes): errors grow with the learning rate and with how far
+Expected (and found on 2 CPU cores in half an hour): errors grow with the learning rate and with how far
 the loss falls; training-mode batch norm, which no kernel knows, errs most; with a fresh head and frozen
 batch norm the features' linearization follows several times more closely than the network's; with a
 probe head the two hardly differ. Deshpande and others 2021 (section 3.1) rest on linearization near the
