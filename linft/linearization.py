@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from linft import trees
@@ -33,6 +34,8 @@ def linearize(model: Model, at: Literal["logits", "features"] = "logits") -> Mod
         return jax.jvp(lambda p: model.forward(p, batch_stats, x), (start,), (trees.subtract(params, start),))
 
     def to_first_order(params: Tree, batch_stats: Tree, x: Array) -> tuple[Array, Array]:
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, start):
+            raise LinftError("the weights differ in shape from those linearized at; change the head before linearize")
         (logits, features), (d_logits, d_features) = expand(params, batch_stats, x)
         return logits + d_logits, features + d_features
 

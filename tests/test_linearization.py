@@ -152,3 +152,9 @@ def test_refuses_another_expansion(model):
     spec.loader.exec_module(module)
     with pytest.raises(LinftError, match=r"linearize\(at='weights'\); choose among logits, features"):
         module.linearize(model, at="weights")
+
+
+def test_refuses_a_head_put_on_afterwards(model, x):
+    other = linearize(model).with_head(3, jax.random.key(0))
+    with pytest.raises(LinftError, match="change the head before linearize"):
+        other.apply(other.params, x)
