@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write(result: dict[str, Any], directory: Path) -> Path:
+def write(result: dict[str, Any], directory: str | Path) -> Path:
     """Write `report.html`, `trajectories.csv` and `figures/` from the content of a `result.json`.
 
     Everything is a pure function of the dictionary: the same one gives the same bytes.
@@ -18,4 +18,4 @@ def write(result: dict[str, Any], directory: Path) -> Path:
     """
     from linft.report import page  # loads matplotlib, so only when there is something to draw
 
-    return page.write(result, directory)
+    return page.write(result, Path(directory))

@@ -75,4 +75,4 @@ def result() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def written(result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the report."""
-    return report.write(result, tmp_path_factory.mktemp("report") / "made").parent
+    return report.write(result, str(tmp_path_factory.mktemp("report") / "made")).parent
