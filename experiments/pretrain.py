@@ -2,8 +2,8 @@
 
     python experiments/pretrain.py --task npz:../shared/data/cifar10_32.npz
 
-Expected: test accuracy about 0.80 on 4000 JPEG-compressed test images from 16000 training images, in
-about half an hour on two CPU cores.
+Expected: test accuracy about 0.80 on 4000 JPEG-compressed test images from 16000 training images. The
+shipped file reached 0.803 in 76 minutes on two CPU cores that had other work to do.
 """
 
 from dataclasses import dataclass

@@ -103,7 +103,7 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
         numbers = optim.settings(recipe, _used(model, groups_needed), len(train))
         compiled = (optim.structure(recipe), tuple(groups_needed.items()))
         if compiled not in programs:  # recipes that differ in numbers only share one
-            programs[compiled] = _training(model, compiled[0], groups_needed, train, y_train)
+            programs[compiled] = _training(model, compiled[0], groups_needed)
         begin_state, advance = programs[compiled]
         state, key = begin_state(numbers), jax.random.key(recipe.seed)
         rows: list[dict[str, Any]] = []
@@ -112,7 +112,7 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
         for step in steps:
             while done < step:
                 several = 1 if jax.default_backend() == "cpu" else min(STEPS_PER_CALL, step - done)
-                state = advance(state, batches[done : done + several], numbers, key)
+                state = advance(state, batches[done : done + several], numbers, key, train, y_train)
                 done += several
             row = measure(state, recipe)
             if bool(losses.has_diverged(row["train_loss"], rows[0]["train_loss"] if rows else row["train_loss"])):
@@ -140,10 +140,8 @@ def _used(model: Model, groups: Groups) -> tuple[str, ...]:
     return tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups))))
 
 
-def _training(
-    model: Model, structure: Recipe, groups: Groups, images: Array, labels: Array
-) -> tuple[Callable[[Settings], State], Callable]:
-    """The first state, and a jitted, buffer-donating (state, batches [k b], numbers, key) -> state."""
+def _training(model: Model, structure: Recipe, groups: Groups) -> tuple[Callable[[Settings], State], Callable]:
+    """The first state, and a jitted, buffer-donating (state, batches [k b], numbers, key, images, labels) -> state."""
     train_mode = structure.batch_norm == "train"
     if train_mode and model.forward_train is None:
         raise LinftError(
@@ -165,7 +163,7 @@ def _training(
             logits = model.forward(params, batch_stats, x)[0]
         return losses.mean_loss(structure.loss, logits, y), batch_stats
 
-    def one_step(state: State, batch: Array, numbers: Settings, key: Array) -> State:
+    def one_step(state: State, batch: Array, numbers: Settings, key: Array, images: Array, labels: Array) -> State:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         x = model.preprocessing.normalize(augment(structure.augmentation, augment_key, images[batch]))
         gradients, batch_stats = jax.grad(loss_of, has_aux=True)(
@@ -175,9 +173,9 @@ def _training(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1)
 
-    def advance(state: State, batches: Array, numbers: Settings, key: Array) -> State:
+    def advance(state: State, batches: Array, *rest: Any) -> State:
         if len(batches) == 1:
-            return one_step(state, batches[0], numbers, key)
-        return jax.lax.scan(lambda s, b: (one_step(s, b, numbers, key), None), state, batches)[0]
+            return one_step(state, batches[0], *rest)
+        return jax.lax.scan(lambda s, b: (one_step(s, b, *rest), None), state, batches)[0]
 
     return begin_state, jax.jit(advance, donate_argnums=0)
