@@ -32,6 +32,20 @@ def summary(run: Trajectory) -> dict[str, float]:
     }
 
 
+def cause(earlier: str, later: str) -> str:
+    """What the later run simplifies in the earlier, with the runs between them that were not made.
+
+    Example:
+      >>> cause("finetuned", "dual")
+      'features to first order, network to first order'
+    """
+    order = list(CAUSES)
+    between = order[order.index(earlier) + 1 : order.index(later) + 1]
+    if len(between) > 1:
+        between = [name for name in between if name != "dual"]  # function space alone changes nothing
+    return ", ".join(CAUSES[name] for name in between)
+
+
 def attribute(runs: Mapping[str, Trajectory]) -> dict:
     """Differences along the chain of the runs that were made, up to the first that diverged, and their total.
 
@@ -49,5 +63,5 @@ def attribute(runs: Mapping[str, Trajectory]) -> dict:
     def difference(a: str, b: str) -> dict[str, float]:
         return {key: values[b][key] - values[a][key] for key in values[a]}
 
-    links = [{"from": a, "to": b, "cause": CAUSES[b], **difference(a, b)} for a, b in itertools.pairwise(chain)]
+    links = [{"from": a, "to": b, "cause": cause(a, b), **difference(a, b)} for a, b in itertools.pairwise(chain)]
     return {"links": links, "total": difference(chain[0], chain[-1]) if links else {}}

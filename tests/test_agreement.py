@@ -59,5 +59,7 @@ def test_the_terms_add_up_to_the_total():
 
 def test_the_chain_skips_runs_that_were_not_made_and_ends_before_one_that_diverged():
     runs = {"finetuned": curve([2.0, 1.0]), "dual": curve([2.0, 1.2]), "dual_trace": curve([2.0], diverged_at=10)}
-    assert [(link["from"], link["to"]) for link in attribute(runs)["links"]] == [("finetuned", "dual")]
+    (link,) = attribute(runs)["links"]
+    assert (link["from"], link["to"]) == ("finetuned", "dual")
+    assert link["cause"] == "features to first order, network to first order"
     assert attribute({"finetuned": curve([2.0, 1.0])}) == {"links": [], "total": {}}
