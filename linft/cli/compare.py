@@ -97,6 +97,8 @@ class Compare:
 
 def findings(result: dict[str, Any]) -> list[str]:
     """What was found, in a few lines."""
+    from linft.report.figures.attribution import finding
+
     real = result["runs"][result["reference"]]
     lines = [
         f"Real train loss fell from {real['train_loss'][0]:.3f} to {real['train_loss'][-1]:.3f}, "
@@ -107,12 +109,8 @@ def findings(result: dict[str, Any]) -> list[str]:
             run, off = result["runs"][name], result["agreement"][name]["train_loss_error"]
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
             lines.append(f"{text} foretold {run['train_loss'][-1]:.3f} and {run['test_accuracy'][-1]:.1%}{error}.")
-    links = result["attribution"]["links"]
-    if links:
-        largest = max(links, key=lambda link: abs(link["mean_train_loss"]))
-        lines.append(
-            f"The largest term of the gap in mean train loss: {largest['cause']} ({largest['mean_train_loss']:+.3f})."
-        )
+    if term := finding(result):
+        lines.append(f"{term}.")
     edge = result["stability"]
     where = "below" if edge["stable"] else "beyond"
     lines.append(

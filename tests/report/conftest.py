@@ -33,9 +33,9 @@ def result() -> dict[str, Any]:
     groups = list(model.layer_groups)
     real, dual = (np.array(runs[name]["train_loss"]) for name in ("finetuned", "dual"))
     ends = {
-        key: runs["finetuned"][key][-1] - runs["dual"][key][-1] for key in ("train_loss", "test_loss", "test_accuracy")
+        key: runs["dual"][key][-1] - runs["finetuned"][key][-1] for key in ("train_loss", "test_loss", "test_accuracy")
     }
-    total = ends | {"mean_train_loss": float(np.mean(real - dual))}
+    total = ends | {"mean_train_loss": float(np.mean(dual - real))}
     share = 1 / len(groups)
     return {
         "schema": "linft-compare-1",
@@ -55,9 +55,9 @@ def result() -> dict[str, Any]:
                 {"level": 0.75, "loss": 1.8, "steps": 5.0, "reference_steps": 4.0, "relative_error": 0.25},
                 {"level": 0.5, "loss": 1.2, "steps": None, "reference_steps": None, "relative_error": None},
             ],
-            "test_accuracy_difference": -ends["test_accuracy"], "diverged_at": None, "reference_diverged_at": None,
+            "test_accuracy_difference": ends["test_accuracy"], "diverged_at": None, "reference_diverged_at": None,
         }},
-        "attribution": {"links": [{"from": "dual", "to": "finetuned", "cause": "beyond first order", **total}],
+        "attribution": {"links": [{"from": "finetuned", "to": "dual", "cause": "beyond first order", **total}],
                         "total": total},
         "kernel": {
             "outputs": "full", "engine": "layerwise", "train_images": 20, "test_images": 20, "seconds": 1.5,

@@ -56,17 +56,16 @@ def attribution(result: Result, narrow: bool) -> Drawing | None:
 
 
 def finding(result: Result) -> str | None:
-    """The largest term of the gap, in words."""
-    part = result.get("attribution") or {}
-    links = [link for link in part.get("links") or [] if link.get(KEY) is not None]
+    """The largest term of the gap, in words.
+
+    A link that ends at the reference lies between two real runs, and is no part of the prediction's gap.
+    """
+    links = (result.get("attribution") or {}).get("links") or []
+    links = [link for link in links if link.get(KEY) is not None and link.get("to") != result.get("reference")]
     if not links:
         return None
     largest = max(links, key=lambda link: abs(link[KEY]))
-    total = (part.get("total") or {}).get(KEY)
-    return (
-        f"The largest term of the gap is “{largest.get('cause')}”: {signed(largest[KEY])} "
-        f"of {signed(total)} in mean train loss"
-    )
+    return f"The largest term of the gap is “{largest.get('cause')}”: {signed(largest[KEY])} in mean train loss"
 
 
 def _name_rows(axes: Axes, names: list[str], narrow: bool) -> None:
