@@ -46,7 +46,7 @@ def agreement(predicted: Trajectory, real: Trajectory) -> dict[str, Any]:
     for level in LEVELS:
         loss = level * float(real.train_loss[0])
         theirs, ours = (steps_to_loss(t.steps, t.train_loss, loss) for t in (real, predicted))
-        error = abs(ours - theirs) / theirs if ours is not None and theirs else None
+        error = (ours - theirs) / theirs if ours is not None and theirs else None
         levels.append({"level": level, "loss": loss, "steps": ours, "reference_steps": theirs, "relative_error": error})
     return {
         "train_loss_error": loss_curve_error(predicted, real),

@@ -40,6 +40,13 @@ def test_steps_to_loss_lie_on_the_line_between_recorded_steps(level, steps):
     assert steps_to_loss(run.steps, run.train_loss, level) == (None if steps is None else pytest.approx(steps))
 
 
+@pytest.mark.parametrize(("predicted", "error"), [([2.0, 0.0, 0.0], -0.5), ([2.0, 1.75, 1.25], 2.0)])
+def test_a_prediction_that_is_early_errs_below_zero_and_one_that_is_late_above(predicted, error):
+    first, *_ = agreement(curve(predicted), curve([2.0, 1.0, 1.0]))["steps_to_loss"]
+    assert first["reference_steps"] == pytest.approx(5)
+    assert first["relative_error"] == pytest.approx(error)
+
+
 def test_a_level_that_only_one_run_reaches_has_no_relative_error():
     levels = agreement(curve([2.0, 1.6]), curve([2.0, 0.4]))["steps_to_loss"]
     assert [level["steps"] is None for level in levels] == [True, True, True]
