@@ -150,6 +150,10 @@ class Kernel:
         weights = dict.fromkeys(self.blocks, 1.0) if weights is None else weights
         return sum(jnp.asarray(weights[g], block.dtype) * block for g, block in self.blocks.items())  # pyright: ignore
 
+    def traces(self) -> dict[str, Float[Array, "n m"]]:
+        """Every block summed over equal logits; trace and pseudo blocks as they are."""
+        return {g: jnp.einsum("nkmk->nm", b) if b.ndim == 4 else b for g, b in self.blocks.items()}
+
 
 @trees.pytree
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from linft.ntk.empirical import Engine, empirical_ntk
 from linft.optim import groups_for
 from linft.predict.tangent import to_trace
 from linft.recipe import Recipe
-from linft.spectrum import drift, spectrum, traced
+from linft.spectrum import drift, spectrum
 from linft.store import Store, versions
 from linft.task import Task
 
@@ -242,7 +242,7 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
         batch_size=batch_size,
         draws=8,
     )
-    before = {g: block[:n, :n] for g, block in traced(tangent.kernel_train).items()}
+    before = {g: block[:n, :n] for g, block in tangent.kernel_train.traces().items()}
     return drift(before, after.blocks)
 
 

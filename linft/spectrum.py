@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from linft.base import Kernel, Tangent
+from linft.base import Tangent
 from linft.predict.operator import dense, operator
 from linft.recipe import Loss
 
@@ -28,17 +28,12 @@ def spectrum(tangent: Tangent, loss: Loss) -> dict[str, Any]:
     f0 = tangent.logits_train if loss == "squared_error" else jax.nn.softmax(tangent.logits_train)
     residual = np.asarray(jax.nn.one_hot(tangent.labels_train, c) - f0, np.float64).reshape(-1)
     shares = (vectors.T @ residual) ** 2 / max(float(residual @ residual), 1e-30)
-    traces = {g: float(jnp.trace(traced(tangent.kernel_train)[g])) for g in tangent.groups}
+    traces = {g: float(jnp.trace(block)) for g, block in tangent.kernel_train.traces().items()}
     return {
         "eigenvalues": np.maximum(values[::-1][:MOST], 0).tolist(),
         "label_alignment": shares[::-1][:MOST].tolist(),
         "group_share": {g: t / max(sum(traces.values()), 1e-30) for g, t in traces.items()},
     }
-
-
-def traced(kernel: Kernel) -> dict[str, Float[Array, "n m"]]:
-    """Every block summed over equal logits (up to a factor, for pseudo kernels)."""
-    return {g: jnp.einsum("nkmk->nm", b) if b.ndim == 4 else b for g, b in kernel.blocks.items()}
 
 
 def alignment(a: Float[Array, "n m"], b: Float[Array, "n m"]) -> float:

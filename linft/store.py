@@ -27,7 +27,6 @@ class Store:
     """A directory of finished parts, or none (directory None: nothing is kept)."""
 
     directory: Path | None
-    config: dict[str, Any]
 
     @classmethod
     def open(cls, directory: str | Path | None, model: Model, task: Task, recipe: Recipe, rest: dict) -> "Store":
@@ -36,20 +35,20 @@ class Store:
         Raises:
           LinftError: it holds another comparison (naming what differs), or cannot be written.
         """
+        if directory is None:
+            return cls(None)
         config = {
             "model": {"name": model.name, "digest": digest((model.params, model.batch_stats))},
             "task": {"name": task.name, "digest": digest((task.x_train, task.y_train, task.x_test, task.y_test))},
             "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
             **rest,
         }
-        if directory is None:
-            return cls(None, config)
         path = Path(directory)
         try:
             (path / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LinftError(f"cannot make the directory {path} ({error.strerror}); choose another") from None
-        store = cls(path, config)
+        store = cls(path)
         if (path / "config.json").exists():
             before = _read(path / "config.json")
             differing = [key for key in config if before.get(key) != config[key]]

@@ -148,8 +148,7 @@ def _jacobians(forward: Callable, head: str, layers: tuple[Layer, ...], wanted: 
             for i, layer in enumerate(layers)
             if layer.path in wanted
         }
-        logits, pull, (kept, features) = jax.vjp(lambda p: passes(params, batch_stats, x, p), zeros, has_aux=True)
-        del logits
+        _, pull, (kept, features) = jax.vjp(lambda p: passes(params, batch_stats, x, p), zeros, has_aux=True)
         every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
         deltas = jax.vmap(lambda e: pull(e)[0])(every)
         result: dict[str, Array] = {}

@@ -114,7 +114,7 @@ def _norm(module: nn.Module, params: Mapping[str, Array], normalized: Array, del
 def _norm_is_plain(module: nn.Module) -> bool:
     """Whether scale and bias lie along the last axis, which the rule takes for granted."""
     last = (-1, (-1,))
-    if type(module) is nn.BatchNorm or isinstance(module, nn.BatchNorm):
+    if isinstance(module, nn.BatchNorm):
         return module.axis in last
     return (type(module) in (nn.LayerNorm, nn.RMSNorm) and module.feature_axes in last) or type(module) is nn.GroupNorm  # pyright: ignore
 

@@ -147,8 +147,7 @@ def to_trace(full: Tangent) -> Tangent:
     """The tangent with trace kernels [n m] in place of full ones: far smaller, and approximate."""
 
     def traced(kernel: Kernel) -> Kernel:
-        blocks = {g: jnp.einsum("nkmk->nm", b) for g, b in kernel.blocks.items()}
-        return Kernel(blocks=blocks, outputs="trace", engine=kernel.engine)
+        return Kernel(kernel.traces(), "trace", kernel.engine)
 
     return full.replace(kernel_train=traced(full.kernel_train), kernel_test=traced(full.kernel_test))
 
