@@ -70,6 +70,14 @@ class Model:
     def num_classes(self) -> int:
         return trees.get(self.params, self.head)["kernel"].shape[1]
 
+    def check_classes(self, task: Task) -> None:
+        """Refuse a task with another number of classes than the model has outputs."""
+        if task.num_classes != self.num_classes:
+            raise LinftError(
+                f"the model has {self.num_classes} outputs and the task {task.num_classes} classes; "
+                f"use model.with_head({task.num_classes}, …)"
+            )
+
     def replace(self, **changes: Any) -> Self:
         """The same model with some fields changed."""
         return dataclasses.replace(self, **changes)

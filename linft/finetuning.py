@@ -54,11 +54,7 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
       >>> run(linft.Recipe(steps=2, batch_size=10)).steps
       array([0, 1, 2])
     """
-    if task.num_classes != model.num_classes:
-        raise LinftError(
-            f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
-            f"use model.with_head({task.num_classes}, …)"
-        )
+    model.check_classes(task)
     train = jnp.asarray(model.preprocessing.resize(task.x_train))
     test = jnp.asarray(model.preprocessing.resize(task.x_test))
     y_train, y_test = jnp.asarray(task.y_train), jnp.asarray(task.y_test)

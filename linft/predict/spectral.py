@@ -25,12 +25,12 @@ from linft.task import Task
 def why_not(recipe: Recipe, n: int) -> str | None:
     """Why there is no closed form for this recipe on n training images; None where there is."""
     reasons = {
-        why_no_kernel(recipe) or "": why_no_kernel(recipe) is not None,
         "the loss is not squared error": recipe.loss != "squared_error",
         f"the batch is not all {n} images": recipe.batch_size_for(n) < n,
         "the learning rate is not constant": recipe.schedule != "constant" or recipe.warmup_steps > 0,
     }
-    return "; ".join(reason for reason, holds in reasons.items() if holds) or None
+    own = (reason for reason, holds in reasons.items() if holds)
+    return "; ".join(filter(None, (why_no_kernel(recipe), *own))) or None
 
 
 def spectral(

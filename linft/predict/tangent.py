@@ -49,11 +49,7 @@ def tangent(
       >>> tangent(model, task, outputs="trace").kernel_test.total().shape
       (10, 10)
     """
-    if task.num_classes != model.num_classes:
-        raise LinftError(
-            f"the model has {model.num_classes} outputs and the task {task.num_classes} classes; "
-            f"use model.with_head({task.num_classes}, …)"
-        )
+    model.check_classes(task)
     dtype = _dtype(model)
     x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
     train, test = train_test_ntk(
