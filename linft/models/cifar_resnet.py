@@ -10,14 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.norm import Norm
+
 conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
-
-
-class Norm(nn.BatchNorm):
-    """Batch norm with torch's constants (momentum 0.1 there is 0.9 here)."""
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
 
 
 class Stem(nn.Module):

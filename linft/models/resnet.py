@@ -8,7 +8,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from linft.models.cifar_resnet import Norm
+from linft.models.norm import Norm
 
 conv = partial(nn.Conv, use_bias=False)
 

@@ -1,21 +1,20 @@
-"""Our own files: safetensors with JSON metadata; `save_model` writes them, `read` makes a Model."""
+"""Our own files: safetensors with JSON metadata; `save_model` writes them, and they have an importer like others."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
-from linft.models import registry
 from linft.preprocess import Preprocessing
+from linft.zoo.importer import Importer
+from linft.zoo.tensors import Tensors
 
 FORMAT = "linft-1"
 
@@ -48,39 +47,19 @@ def save_model(model: Model, path: str | Path) -> None:
     partial.replace(path)
 
 
-def recognises(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bool:
-    """Whether this file is ours."""
-    return metadata.get("format") == FORMAT
+def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
+    """What the metadata says, where this file is ours."""
+    if tensors.metadata.get("format") != FORMAT:
+        return None
+    found = json.loads(tensors.metadata["linft"])["architecture"]
+    return found["name"], found["options"]
 
 
-def read(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> Model:
-    """The Model of one of our files."""
-    meta = json.loads(metadata["linft"])
-    arch = meta["architecture"]
-    variables = fill(registry.shapes(arch["name"], meta["num_classes"], arch["options"]), tensors)
-    options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()}
-    return registry.build(
-        arch["name"],
-        meta["num_classes"],
-        variables,
-        Preprocessing(**options),
-        arch["options"],
-        name=meta["name"],
-        source=meta["source"],
-    )
+def about(tensors: Tensors) -> dict[str, Any]:
+    """Name, preprocessing and source."""
+    meta = json.loads(tensors.metadata["linft"])
+    fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()}
+    return {"name": meta["name"], "preprocessing": Preprocessing(**fields), "source": meta["source"]}
 
 
-def fill(shapes: Any, tensors: Mapping[str, np.ndarray]) -> Any:
-    """The variables of these shapes from tensors by path; every tensor used, every variable filled, or refused."""
-    wanted = {trees.path_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    problems = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
-    problems += [f"{key} is unknown" for key in tensors.keys() - wanted.keys()]
-    for key in wanted.keys() & tensors.keys():
-        if wanted[key].shape != tensors[key].shape:
-            problems.append(f"{key} has shape {tensors[key].shape} where {wanted[key].shape} is needed")
-        elif not np.isfinite(tensors[key]).all():
-            problems.append(f"{key} has values that are not finite")
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise LinftError("the file does not fit the architecture: " + "; ".join(sorted(problems)[:5]) + more)
-    return jax.tree_util.tree_map_with_path(lambda p, leaf: jnp.asarray(tensors[trees.path_of(p)], leaf.dtype), shapes)
+NATIVE = Importer(architecture, lambda key: key, lambda array: array, about)

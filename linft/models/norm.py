@@ -1,0 +1,10 @@
+"""Batch norm as torch has it."""
+
+import flax.linen as nn
+
+
+class Norm(nn.BatchNorm):
+    """Batch norm with torch's constants (momentum 0.1 there is 0.9 here)."""
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
