@@ -15,6 +15,7 @@ import numpy as np
 
 from linft.base import Model, Tangent, Trajectory
 from linft.errors import LinftError
+from linft.files import whole
 from linft.predict.tangent import load, save
 from linft.recipe import Recipe
 from linft.task import Task
@@ -93,17 +94,8 @@ class Store:
     def write(self, file: str, content: dict[str, Any]) -> None:
         """Write one JSON file whole or not at all."""
         assert self.directory is not None
-        path = self.directory / file
-        partial = path.with_suffix(".partial")
-        try:
+        with whole(self.directory / file) as partial:
             partial.write_text(json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise LinftError(
-                f"cannot write {path} ({error.strerror}); free some space or choose another "
-                "directory; what is finished is kept"
-            ) from None
 
     @staticmethod
     def as_json(run: Trajectory) -> dict[str, Any]:

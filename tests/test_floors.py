@@ -12,7 +12,7 @@ ROOT = Path(linft.__file__).parent
 # A part is a module of the package or a whole subpackage, whose modules may import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("recipe", "trees", "preprocess", "task", "_compat"),
+    ("recipe", "trees", "preprocess", "task", "files", "_compat"),
     ("base",),
     ("losses", "optim", "models", "data", "linearization", "ntk"),
     ("zoo", "finetuning", "predict", "scores"),

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from linft import trees
 from linft.base import Kernel, Model, Outputs, Tangent
 from linft.errors import LinftError
+from linft.files import whole
 from linft.ntk import batching
 from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
 from linft.task import Task
@@ -153,14 +154,8 @@ def save(path: str | Path, tangent: Tangent) -> None:
     leaves = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tangent)}
     kernel = tangent.kernel_train
     meta = {"outputs": kernel.outputs, "engine": kernel.engine, "groups": json.dumps(tangent.groups)}
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    try:
+    with whole(Path(path)) as partial:
         save_file(leaves, partial, meta)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise LinftError(f"cannot write {path} ({error}); free some space or choose another directory") from None
-    partial.replace(path)
 
 
 def load(path: str | Path) -> Tangent:
