@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,13 @@ def dense(head: Tree, features: Float[Array, "n d"]) -> Float[Array, "n c"]:
     """The head: f = φ W + b."""
     logits = features @ head["kernel"]
     return logits + head["bias"][None, :] if "bias" in head else logits
+
+
+class ClassMeans(NamedTuple):
+    """Mean features of every source class, and how many images each is the mean of."""
+
+    means: Float[np.ndarray, "classes d"]
+    counts: Int[np.ndarray, "classes"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class Model:
     architecture: Mapping[str, Any] | None = None
     """Name and options in the registry, where the model can be saved and loaded by them."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """What it was pretrained on: data set, class names, recipe, accuracy, licence."""
+    """What it was pretrained on, as JSON has it: data set, class names, recipe, accuracy, licence."""
+    class_means: ClassMeans | None = None
+    """Of the source's training images, at these weights: the source images are seldom there later."""
 
     def apply(self, params: Tree, x: Float[Array, "n h w ch"]) -> Float[Array, "n c"]:
         """Logits, batch norm frozen."""

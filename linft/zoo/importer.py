@@ -65,7 +65,10 @@ def read(importer: Importer, tensors: Tensors, name: str) -> Model | None:
     keys = {path: key for key in tensors if (path := importer.path(key)) is not None}
     head = f"params/{registry.architecture(arch).head}/kernel"
     if head not in keys:
-        raise LinftError(f"{tensors.path} looks like {arch}, but has no {head}")
+        raise LinftError(
+            f"{tensors.path} looks like {arch} without its head ({head}); save it with the classifier that it was "
+            "pretrained with (in timm without num_classes=0), and give it other classes by model.with_head(…)"
+        )
     num_classes = importer.layout(tensors[keys[head]]).shape[-1]
     variables = fill(registry.shapes(arch, num_classes, options), tensors, keys, importer.layout)
     return registry.build(arch, num_classes, variables, options=options, **{"name": name, **importer.about(tensors)})

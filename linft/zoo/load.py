@@ -1,16 +1,60 @@
-"""`linft.load_model(NAME | PATH.safetensors)`: shipped models by name, and the table of importers."""
+"""`linft.load_model(NAME | hf:OWNER/NAME | PATH)`: the table of sources, and the table of importers."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from linft.base import Model
 from linft.errors import LinftError
+from linft.zoo import hub
 from linft.zoo.akamaster import AKAMASTER
+from linft.zoo.formats import open_tensors
 from linft.zoo.importer import read
 from linft.zoo.native import NATIVE
-from linft.zoo.tensors import open_tensors
+from linft.zoo.timm_inception import TIMM_INCEPTION
+from linft.zoo.timm_mobilenet import TIMM_MOBILENET
+from linft.zoo.torch_densenet import TORCH_DENSENET
+from linft.zoo.torch_resnet import TORCH_RESNET
+from linft.zoo.torchvision_alexnet import TORCHVISION_ALEXNET
 
 SHIPPED = Path(__file__).parent / "weights"
-IMPORTERS = (NATIVE, AKAMASTER)
+IMPORTERS = (NATIVE, AKAMASTER, TORCH_RESNET, TORCH_DENSENET, TIMM_MOBILENET, TIMM_INCEPTION, TORCHVISION_ALEXNET)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, and what its name tells about it."""
+
+    path: Path
+    name: str
+    """The model's, where the file does not say."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shipped(name: str) -> Weights | None:
+    """A model that comes with the package."""
+    return Weights(SHIPPED / f"{name}.safetensors", name) if name in shipped_models() else None
+
+
+def on_hub(name: str) -> Weights | None:
+    """A repository on the Hugging Face hub."""
+    if not name.startswith("hf:"):
+        return None
+    path, commit = hub.fetch(name.removeprefix("hf:"))
+    repo = name.partition("@")[0]
+    return Weights(path, repo.rpartition("/")[2], {"from": repo, "revision": commit})
+
+
+def local(name: str) -> Weights | None:
+    """A file, or a directory with the two files that timm publishes."""
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / hub.WEIGHTS).is_file():
+        return Weights(path / hub.WEIGHTS, path.resolve().name)
+    return Weights(path, path.stem) if path.is_file() else None
+
+
+SOURCES: tuple[Callable[[str], Weights | None], ...] = (shipped, on_hub, local)
 
 
 def shipped_models() -> list[str]:
@@ -19,22 +63,28 @@ def shipped_models() -> list[str]:
 
 
 def load_model(name: str | Path) -> Model:
-    """A shipped model by its name, or a model from a safetensors file.
+    """A model by its name: a shipped one's, `hf:OWNER/NAME[@REVISION]`, a file's, or a directory's.
+
+    Files are safetensors, NumPy archives, or torch's where torch is installed; a directory has
+    `model.safetensors` and timm's `config.json`. Of the hub's models, the commit is kept in `source`.
 
     Raises:
-      LinftError: no such name or file, a file that is no safetensors (pickles are refused, since
-        loading one runs code), no importer that knows its keys, or keys and shapes that do not fit.
+      LinftError: no such name, a file that only running code could load, no importer that knows its
+        keys, or keys and shapes that do not fit.
 
     Example:
       >>> load_model("resnet14-cifar10").num_classes
       10
     """
-    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped_models() else Path(name)
-    if not path.is_file():
-        raise LinftError(f"no model {str(name)!r}; give a .safetensors file or one of {', '.join(shipped_models())}")
-    tensors = open_tensors(path)
+    found = next((found for source in SOURCES if (found := source(str(name))) is not None), None)
+    if found is None:
+        raise LinftError(
+            f"no model {str(name)!r}; give hf:OWNER/NAME, a file, a directory with {hub.WEIGHTS}, "
+            f"or one of {', '.join(shipped_models())}"
+        )
+    tensors = open_tensors(found.path)
     for importer in IMPORTERS:
-        model = read(importer, tensors, path.stem)
+        model = read(importer, tensors, found.name)
         if model is not None:
-            return model
-    raise LinftError(f"no importer knows the keys of {path}, such as {', '.join(list(tensors)[:3])}")
+            return model.replace(source={**model.source, **found.source})
+    raise LinftError(f"no importer knows the keys of {found.path}, such as {', '.join(list(tensors)[:3])}")

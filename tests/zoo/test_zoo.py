@@ -170,5 +170,5 @@ def test_refuses_a_file_of_an_architecture_that_is_not_registered(ours, model):
 
 
 def test_refuses_a_name_that_nobody_has():
-    with pytest.raises(LinftError, match=r"no model 'resnet1001'; give a \.safetensors file or one of"):
+    with pytest.raises(LinftError, match=r"no model 'resnet1001'; give hf:OWNER/NAME, a file, .* or one of"):
         load_model("resnet1001")
