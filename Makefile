@@ -1,6 +1,6 @@
 # `make demo` on a fresh machine with Python 3.11 or later: makes .venv, installs, compares, writes demo/.
 
-.PHONY: demo test lint types doctest notebook versions clean
+.PHONY: demo test lint types doctest notebook versions parity clean
 .DEFAULT_GOAL := demo
 
 bin := .venv/bin
@@ -27,6 +27,11 @@ notebook: $(installed)
 
 versions: $(installed)
 	$(bin)/nox
+
+# Every architecture at full size against its original in timm or torchvision, on Python 3.11; writes docs/parity.md.
+parity: $(installed)
+	$(bin)/nox --session jax-0.10 --install-only
+	.venvs/jax-0-10/bin/python tests/parity/full.py
 
 # Once, and again when what is to be installed has changed.
 $(installed): pyproject.toml $(wildcard constraints/*.txt)

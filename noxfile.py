@@ -1,6 +1,7 @@
 """The kernel laws on the older versions of JAX that linft supports, where their Python is here: `make versions`.
 
-Every other check runs on the newest version.
+Python 3.11 has the originals of the architectures too, which the networks are held against. Every
+other check runs on the newest version.
 """
 
 import subprocess
@@ -11,9 +12,9 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "venv"
 nox.options.envdir = ".venvs"
 
-VERSIONS = {  # constraints, Python
-    "jax-0.7.2": ("jax072", "3.13"),  # as on hosted TPUs
-    "jax-0.10": ("py311", "3.11"),
+VERSIONS = {  # constraints, Python, packages that have the originals (of which only torch's dependencies are needed)
+    "jax-0.7.2": ("jax072", "3.13", ()),  # as on hosted TPUs
+    "jax-0.10": ("py311", "3.11", ("torch", "timm", "torchvision")),
 }
 
 IMPORT_ALL = """
@@ -30,7 +31,7 @@ def interpreter(version: str) -> str | None:
     return found.stdout.strip() or None
 
 
-def add_session(name: str, constraints: str, version: str) -> None:
+def add_session(name: str, constraints: str, version: str, peers: tuple[str, ...]) -> None:
     path = interpreter(version)
 
     @nox.session(name=name, python=path or False)
@@ -38,9 +39,12 @@ def add_session(name: str, constraints: str, version: str) -> None:
         if path is None:
             session.skip(f"no Python {version} here")
         session.install("--constraint", f"constraints/{constraints}.txt", "--editable", ".[dev]")
+        for peer in peers:
+            alone = () if peer == "torch" else ("--no-deps",)
+            session.install("--constraint", "constraints/peers.txt", *alone, peer)
         session.run("python", "-c", IMPORT_ALL)
-        session.run("pytest", "tests/ntk", "tests/predict", "-m", "not slow")
+        session.run("pytest", "tests/ntk", "tests/predict", *(["tests/parity"] if peers else []), "-m", "not slow")
 
 
-for name, (constraints, version) in VERSIONS.items():
-    add_session(name, constraints, version)
+for name, row in VERSIONS.items():
+    add_session(name, *row)

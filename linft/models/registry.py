@@ -11,8 +11,13 @@ import jax.numpy as jnp
 
 from linft.base import Model
 from linft.errors import LinftError
+from linft.models.alexnet import AlexNet
+from linft.models.cifar_densenet import CifarDenseNet
 from linft.models.cifar_resnet import CifarResNet
+from linft.models.densenet import DenseNet
 from linft.models.from_flax import wrap
+from linft.models.inception import InceptionV4
+from linft.models.mobilenet import MobileNetV1
 from linft.models.resnet import BasicBlock, Bottleneck, ResNet
 from linft.preprocess import Preprocessing
 
@@ -34,18 +39,32 @@ class Architecture:
 
 
 IMAGENET = Preprocessing((224, 224, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bilinear")
-CIFAR = Preprocessing((32, 32, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR = Preprocessing((32, 32, 3), (0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
+SYMMETRIC = partial(Preprocessing, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop=0.875, interpolation="bicubic")
+
+BOTTLENECK_V1 = partial(Bottleneck, version="v1")
+WIDE = partial(Bottleneck, factor=2)
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{
         f"cifar_resnet{6 * n + 2}": Architecture(partial(CifarResNet, blocks=n), 3, CIFAR)
         for n in (1, 2, 3, 5, 7, 9, 18)
     },
+    **{f"cifar_densenet{3 * n + 4}": Architecture(partial(CifarDenseNet, layers=n), 3, CIFAR) for n in (6, 12)},
     "resnet18": Architecture(partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock), 4, IMAGENET),
     "resnet34": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock), 4, IMAGENET),
     "resnet50": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck), 4, IMAGENET),
     "resnet101": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=Bottleneck), 4, IMAGENET),
     "resnet152": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=Bottleneck), 4, IMAGENET),
+    "resnet50_v1": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BOTTLENECK_V1), 4, IMAGENET),
+    "resnet101_v1": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=BOTTLENECK_V1), 4, IMAGENET),
+    "resnet152_v1": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=BOTTLENECK_V1), 4, IMAGENET),
+    "wide_resnet101_2": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=WIDE), 4, IMAGENET),
+    "densenet121": Architecture(partial(DenseNet, layers=(6, 12, 24, 16)), 4, IMAGENET),
+    "densenet169": Architecture(partial(DenseNet, layers=(6, 12, 32, 32)), 4, IMAGENET),
+    "mobilenet_v1": Architecture(MobileNetV1, 5, SYMMETRIC((224, 224, 3))),
+    "inception_v4": Architecture(InceptionV4, 3, SYMMETRIC((299, 299, 3))),
+    "alexnet": Architecture(AlexNet, 3, IMAGENET),
 }
 
 

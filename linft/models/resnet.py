@@ -1,9 +1,12 @@
-"""The ResNets of He and others 2015 for 224×224 images, 18 to 152 layers, in the form called V1.5.
+"""The ResNets of He and others 2015 for 224×224 images, 18 to 152 layers, and the wide ones of Zagoruyko 2016.
 
-V1.5 puts a bottleneck's stride on its 3×3 convolution, as torchvision and timm do.
+In V1 a bottleneck's stride is on its first 1×1 convolution; in V1.5, as torchvision and timm have it,
+on its 3×3 convolution.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -26,7 +29,6 @@ class Stem(nn.Module):
 class BasicBlock(nn.Module):
     width: int
     stride: int
-    expansion = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
@@ -39,14 +41,18 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     width: int
     stride: int
-    expansion = 4
+    factor: int = 1
+    """Of the width between the outer convolutions; 2 in the wide networks."""
+    version: Literal["v1", "v1.5"] = "v1.5"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         strides, pad = (self.stride, self.stride), ((1, 1), (1, 1))
-        y = nn.relu(Norm(not train, name="norm1")(conv(self.width, (1, 1), name="conv1")(x)))
-        y = nn.relu(Norm(not train, name="norm2")(conv(self.width, (3, 3), strides, padding=pad, name="conv2")(y)))
-        y = Norm(not train, name="norm3")(conv(self.width * self.expansion, (1, 1), name="conv3")(y))
+        first, second = (strides, (1, 1)) if self.version == "v1" else ((1, 1), strides)
+        inner = self.width * self.factor
+        y = nn.relu(Norm(not train, name="norm1")(conv(inner, (1, 1), first, padding="VALID", name="conv1")(x)))
+        y = nn.relu(Norm(not train, name="norm2")(conv(inner, (3, 3), second, padding=pad, name="conv2")(y)))
+        y = Norm(not train, name="norm3")(conv(self.width * 4, (1, 1), name="conv3")(y))
         return nn.relu(y + _join(x, y, strides, train))
 
 
@@ -59,7 +65,7 @@ def _join(x: Array, y: Array, strides: tuple[int, int], train: bool) -> Array:
 
 
 class Stage(nn.Module):
-    block: type[BasicBlock] | type[Bottleneck]
+    block: Callable[..., nn.Module]
     blocks: int
     width: int
     stride: int
@@ -75,8 +81,8 @@ class ResNet(nn.Module):
     """Four stages of blocks after a 7×7 stem and a max pool."""
 
     num_classes: int
-    blocks: tuple[int, int, int, int]
-    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, ...]
+    block: Callable[..., nn.Module]
     width: int = 64
 
     @nn.compact

@@ -1,0 +1,64 @@
+"""`make parity`: every architecture at its own size against its original; a line for each, and docs/parity.md."""
+
+import argparse
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from agreement import Agreement, compare
+from peers import FULL, SMALL, Peer
+
+LOG = Path(__file__).parents[2] / "docs/parity.md"
+PACKAGES = ("torch", "torchvision", "timm", "jax", "flax")
+HEADER = """# Parity with the originals
+
+Every architecture at random weights and random batch-norm statistics, written as a state dict by timm or torchvision
+and read by `linft.load_model`, in float32 on a CPU. Errors are relative and the largest of their kind: logits and
+features in evaluation mode at both sizes, the batch statistics after one step in training mode, and the gradient of
+the cross-entropy with respect to every array of parameters. Logits and features must agree to 1e-4, statistics and
+gradients to 1e-3.
+
+"""
+COLUMNS = (
+    "| architecture | parameters | sizes | logits | features | statistics | gradients | seconds |\n"
+    + "| --- " * 8
+    + "|"
+)
+LIMITS = Agreement(1e-4, 1e-4, 1e-3, 1e-3, 0)
+
+
+def line(name: str, peer: Peer) -> tuple[str, bool]:
+    """The row of an architecture in the log, and whether it agrees."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as directory:
+        found = compare(peer, Path(directory))
+    errors = " | ".join(f"{error:.0e}" for error in found[:4])
+    seconds = time.perf_counter() - start
+    agrees = all(error < limit for error, limit in zip(found[:4], LIMITS, strict=False))
+    row = f"| {name} | {found.parameters:,} | {peer.size}, {peer.second} | {errors} | {seconds:.0f} |"
+    return row, agrees
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="only these rows, of the small table too; nothing is written then")
+    names = parser.parse_args().names
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    machine = f"`make parity` on {platform.machine()}, Python {platform.python_version()}, {versions}.\n"
+    print(machine, COLUMNS, sep="\n", flush=True)
+    rows, disagree = [], []
+    for name in names or FULL:
+        row, agrees = line(name, (SMALL | FULL)[name])
+        print(row, flush=True)
+        rows.append(row)
+        disagree += [] if agrees else [name]
+    if not names:
+        LOG.write_text("\n".join((HEADER + machine, COLUMNS, *rows)) + "\n")
+    if disagree:
+        raise SystemExit("these do not agree: " + ", ".join(disagree))
+
+
+if __name__ == "__main__":
+    main()

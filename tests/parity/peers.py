@@ -1,0 +1,58 @@
+"""The originals: every architecture as timm or torchvision builds it, and two sizes of its input."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+# torchvision's Python part asks for two operators of its compiled part, which not every build of torch can load.
+OPERATORS = torch.library.Library("torchvision", "DEF")
+OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import timm  # noqa: E402
+import torchvision  # noqa: E402
+
+
+class Peer(NamedTuple):
+    """An original network."""
+
+    build: Callable[[], torch.nn.Module]
+    size: int
+    """Height and width of the input."""
+    second: int
+    """Another size that it must work at; odd where it can be, since padding shows there."""
+
+
+def small(module: Callable[..., torch.nn.Module], size: int, second: int, **options) -> Peer:
+    """A member of a family with few channels and classes, for small images."""
+    return Peer(partial(module, num_classes=5, **options), size, second)
+
+
+def own_size(module: Callable[..., torch.nn.Module], size: int = 224, second: int = 171, **options) -> Peer:
+    """An architecture as published."""
+    return Peer(partial(module, **options), size, second)
+
+
+def residual(block: type, layers: tuple[int, ...], **options) -> partial:
+    """A ResNet of torchvision, which cannot be narrow."""
+    return partial(torchvision.models.ResNet, block=block, layers=layers, **options)
+
+
+BASIC, BOTTLENECK = torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck
+
+# One member of each family.
+SMALL: dict[str, Peer] = {
+    "resnet, basic blocks": small(residual(BASIC, (1, 2, 1, 1)), 64, 75),
+    "resnet, bottlenecks": small(residual(BOTTLENECK, (2, 1, 1, 1)), 64, 75),
+    "wide resnet": small(residual(BOTTLENECK, (1, 1, 1, 1), width_per_group=128), 64, 75),
+}
+
+FULL: dict[str, Peer] = {
+    **{
+        f"{package.__name__} {name}": own_size(getattr(package.models, name))
+        for package in (timm, torchvision)
+        for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet101_2")
+    },
+}
