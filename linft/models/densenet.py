@@ -58,7 +58,7 @@ class DenseNet(nn.Module):
     """Four stages of so many layers each, after the stem of a ResNet."""
 
     num_classes: int
-    layers: tuple[int, int, int, int]
+    layers: tuple[int, ...]
     growth: int = 32
     width: int = 64
     bottleneck: int = 4

@@ -8,7 +8,7 @@ from linft.zoo.tensors import Tensors
 from linft.zoo.timm_config import about
 
 # The layers in each stage tell the name; other depths are densenet121 with an option.
-NAMES = {(6, 12, 24, 16): "densenet121", (6, 12, 32, 32): "densenet169"}
+NAMES: dict[tuple[int, ...], str] = {(6, 12, 24, 16): "densenet121", (6, 12, 32, 32): "densenet169"}
 DEFAULTS = {"growth": 32, "width": 64, "bottleneck": 4}
 
 
