@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from linft.base import Model
 from linft.errors import LinftError
 from linft.models.alexnet import AlexNet
+from linft.models.bit import bit
 from linft.models.cifar_densenet import CifarDenseNet
 from linft.models.cifar_resnet import CifarResNet
 from linft.models.densenet import DenseNet
@@ -19,6 +20,8 @@ from linft.models.from_flax import wrap
 from linft.models.inception import InceptionV4
 from linft.models.mobilenet import MobileNetV1
 from linft.models.resnet import BasicBlock, Bottleneck, ResNet
+from linft.models.resnet_v2 import ResNetV2
+from linft.models.wide_resnet import WideResNet
 from linft.preprocess import Preprocessing
 
 
@@ -60,6 +63,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet101_v1": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=BOTTLENECK_V1), 4, IMAGENET),
     "resnet152_v1": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=BOTTLENECK_V1), 4, IMAGENET),
     "wide_resnet101_2": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=WIDE), 4, IMAGENET),
+    "resnetv2_50": Architecture(partial(ResNetV2, blocks=(3, 4, 6, 3)), 4, SYMMETRIC((224, 224, 3))),
+    "resnetv2_101": Architecture(partial(ResNetV2, blocks=(3, 4, 23, 3)), 4, SYMMETRIC((224, 224, 3))),
+    "resnetv2_50x1_bit": Architecture(partial(bit, blocks=(3, 4, 6, 3)), 4, SYMMETRIC((224, 224, 3))),
+    "resnetv2_101x1_bit": Architecture(partial(bit, blocks=(3, 4, 23, 3)), 4, SYMMETRIC((224, 224, 3))),
+    **{
+        f"wrn{6 * n + 4}_{k}": Architecture(partial(WideResNet, blocks=n, factor=k), 3, CIFAR)
+        for n, k in ((2, 4), (2, 8), (4, 10), (6, 2), (6, 4))
+    },
     "densenet121": Architecture(partial(DenseNet, layers=(6, 12, 24, 16)), 4, IMAGENET),
     "densenet169": Architecture(partial(DenseNet, layers=(6, 12, 32, 32)), 4, IMAGENET),
     "mobilenet_v1": Architecture(MobileNetV1, 5, SYMMETRIC((224, 224, 3))),

@@ -9,17 +9,29 @@ from linft.base import Model
 from linft.errors import LinftError
 from linft.zoo import hub
 from linft.zoo.akamaster import AKAMASTER
+from linft.zoo.bit_npz import BIT_NPZ
 from linft.zoo.formats import open_tensors
 from linft.zoo.importer import read
 from linft.zoo.native import NATIVE
 from linft.zoo.timm_inception import TIMM_INCEPTION
 from linft.zoo.timm_mobilenet import TIMM_MOBILENET
+from linft.zoo.timm_resnetv2 import TIMM_RESNETV2
 from linft.zoo.torch_densenet import TORCH_DENSENET
 from linft.zoo.torch_resnet import TORCH_RESNET
 from linft.zoo.torchvision_alexnet import TORCHVISION_ALEXNET
 
 SHIPPED = Path(__file__).parent / "weights"
-IMPORTERS = (NATIVE, AKAMASTER, TORCH_RESNET, TORCH_DENSENET, TIMM_MOBILENET, TIMM_INCEPTION, TORCHVISION_ALEXNET)
+IMPORTERS = (
+    NATIVE,
+    AKAMASTER,
+    TORCH_RESNET,
+    TIMM_RESNETV2,
+    BIT_NPZ,
+    TORCH_DENSENET,
+    TIMM_MOBILENET,
+    TIMM_INCEPTION,
+    TORCHVISION_ALEXNET,
+)
 
 
 @dataclass(frozen=True)

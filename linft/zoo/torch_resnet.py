@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 from linft.zoo.importer import Importer, torch_layout, torch_path
+from linft.zoo.residual import blocks_of, named
 from linft.zoo.tensors import Tensors
 from linft.zoo.timm_config import about
 
-# The block and the blocks in each stage tell the name; other depths are the first of their kind, with an option.
 NAMES: dict[str, dict[tuple[int, ...], str]] = {
     "basic": {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"},
     "bottleneck": {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"},
@@ -19,15 +19,11 @@ def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """The ResNet whose depth, block and width the keys and shapes show."""
     if not {"conv1.weight", "bn1.running_var", "layer1.0.conv2.weight", "layer4.0.bn2.running_var"} <= tensors.keys():
         return None
-    found = [re.match(r"layer(\d)\.(\d+)\.", key) for key in tensors]
-    blocks = tuple(1 + max(int(m[2]) for m in found if m and m[1] == stage) for stage in "1234")
     width = tensors.shapes["conv1.weight"][0]
     kind = "basic"
     if "layer1.0.conv3.weight" in tensors:
         kind = "wide" if tensors.shapes["layer1.0.conv1.weight"][0] == 2 * width else "bottleneck"
-    names = NAMES[kind]
-    options: dict[str, Any] = {} if blocks in names else {"blocks": blocks}
-    return names.get(blocks, next(iter(names.values()))), options | ({} if width == 64 else {"width": width})
+    return named(NAMES[kind], blocks_of(tensors, r"layer(\d)\.(\d+)\."), width)
 
 
 def module(name: str) -> str:

@@ -42,11 +42,23 @@ def residual(block: type, layers: tuple[int, ...], **options) -> partial:
 
 BASIC, BOTTLENECK = torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck
 
+
+def narrow_v2(**options) -> partial:
+    """A pre-activation ResNet of timm with half its channels."""
+    channels = (128, 256, 512, 1024)
+    return partial(timm.models.resnetv2.ResNetV2, layers=(1, 2, 1, 1), stem_chs=32, channels=channels, **options)
+
+
+BATCH_NORM = {"conv_layer": timm.layers.create_conv2d, "norm_layer": timm.layers.BatchNormAct2d}
+BIT = {"conv_layer": partial(timm.layers.StdConv2d, eps=1e-8), "stem_type": "fixed"}
+
 # One member of each family.
 SMALL: dict[str, Peer] = {
     "resnet, basic blocks": small(residual(BASIC, (1, 2, 1, 1)), 64, 75),
     "resnet, bottlenecks": small(residual(BOTTLENECK, (2, 1, 1, 1)), 64, 75),
     "wide resnet": small(residual(BOTTLENECK, (1, 1, 1, 1), width_per_group=128), 64, 75),
+    "resnetv2": small(narrow_v2(**BATCH_NORM), 64, 75),
+    "bit": small(narrow_v2(**BIT), 64, 75),
 }
 
 FULL: dict[str, Peer] = {
@@ -54,5 +66,9 @@ FULL: dict[str, Peer] = {
         f"{package.__name__} {name}": own_size(getattr(package.models, name))
         for package in (timm, torchvision)
         for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet101_2")
+    },
+    **{
+        f"timm {name}": own_size(getattr(timm.models, name))
+        for name in ("resnetv2_50", "resnetv2_101", "resnetv2_50x1_bit", "resnetv2_101x1_bit")
     },
 }
