@@ -1,0 +1,66 @@
+"""`linft zoo add`: put a model, such as a fine-tuned one, into a zoo, with what selection needs of its task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from linft.recipe import Recipe
+
+if TYPE_CHECKING:
+    from linft.base import Model
+    from linft.task import Task
+
+
+@dataclass(frozen=True)
+class ZooAdd:
+    """Put a model into a zoo; with the task it was trained on, measure its accuracy and class means too."""
+
+    model: tyro.conf.Positional[str]
+    """A file of ours, or the name of a model that comes with the package."""
+    zoo: Path = Path("zoo")
+    """Directory of the zoo, made where there is none."""
+    task: str | None = None
+    """The task it was trained on: digits, npz:PATH, folder:PATH or tfds:NAME."""
+    download: bool = False
+    """Let tfds:NAME download what is not on disk."""
+    name: str | None = None
+    """Name in the zoo; the model's own by default."""
+    data: str | None = None
+    """Name of the source data set in the metadata; the task's by default."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Precision of the file."""
+    overwrite: bool = False
+    """Replace a model of that name."""
+
+    def __call__(self) -> None:
+        """Load, measure, write, and print where."""
+        import linft
+        from linft.cli.table import print_lines
+        from linft.zoo.directory import path_of, unused
+
+        model = linft.load_model(self.model)
+        name = self.name or model.name
+        path = (path_of if self.overwrite else unused)(self.zoo, name)
+        if self.task is not None:
+            model = measured(model, linft.load_task(self.task, download=self.download), self.data)
+        elif self.data is not None:
+            model = model.replace(source={**model.source, "data": self.data})
+        linft.save_model(model.replace(name=name), path, self.dtype)
+        accuracy = model.source.get("test_accuracy")
+        found = "" if accuracy is None else f"test accuracy {accuracy:.1%}, "
+        print_lines([f"{name}: {found}written to {path}"])
+
+
+def measured(model: "Model", task: "Task", data: str | None) -> "Model":
+    """The model with its accuracy and class means on the task; an older source becomes what it was pretrained on."""
+    from linft.pretraining import described
+
+    model.check_classes(task)
+    found = described(model, task, Recipe())
+    about: dict[str, Any] = {key: value for key, value in found.source.items() if key != "recipe"}  # not known here
+    about["data"] = data or about["data"]
+    same = model.source.get("data") == about["data"]
+    before = model.source if same else {"pretrained_on": dict(model.source)} if model.source else {}
+    return found.replace(source={**before, **about})
