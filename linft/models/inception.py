@@ -71,12 +71,6 @@ C: Branches = (
     (conv1x1(384), conv3x1(448), conv1x3(512), (conv1x3(256), conv3x1(256))),
     (avg_pool, conv1x1(256)),
 )
-STAGES: dict[str, tuple[Branches, ...]] = {
-    "stem": STEM,
-    "stage1": (A,) * 4,
-    "stage2": (REDUCTION_A, *(B,) * 7),
-    "stage3": (REDUCTION_B, *(C,) * 3),
-}
 
 
 class ConvNorm(nn.Module):
@@ -127,13 +121,17 @@ class Stage(nn.Module):
 
 
 class InceptionV4(nn.Module):
-    """A stem to 35×35 pixels, then blocks A at 35×35, B at 17×17 and C at 8×8; all widths scale with the first."""
+    """A stem, then blocks A at 35×35, B at 17×17 and C at 8×8; widths scale with the first."""
 
     num_classes: int
     width: int = 32
+    blocks: tuple[int, ...] = (4, 7, 3)
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
-        for name, blocks in STAGES.items():
-            x = Stage(blocks, self.width, name=name)(x, train)
+        a, b, c = self.blocks
+        x = Stage(STEM, self.width, name="stem")(x, train)
+        x = Stage((A,) * a, self.width, name="stage1")(x, train)
+        x = Stage((REDUCTION_A, *(B,) * b), self.width, name="stage2")(x, train)
+        x = Stage((REDUCTION_B, *(C,) * c), self.width, name="stage3")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
