@@ -11,15 +11,17 @@ def standardized(kernel: Float[Array, "h w i o"]) -> Float[Array, "h w i o"]:
     return (kernel - mean) * jax.lax.rsqrt(variance + 1e-8)
 
 
-class StandardizedConv(nn.Conv):
-    """A convolution of two axes by the standardized kernel, without bias, groups or dilation."""
+class StandardizedConv(nn.Module):
+    """A convolution of two axes by the standardized kernel, without bias."""
 
+    features: int
+    kernel_size: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
-        shape = (*self.kernel_size, inputs.shape[-1], self.features)  # pyright: ignore
-        kernel = standardized(self.param("kernel", self.kernel_init, shape, self.param_dtype))
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = standardized(self.param("kernel", nn.initializers.lecun_normal(), shape))
         layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(inputs, kernel, self.strides, self.padding, dimension_numbers=layout)
+        return jax.lax.conv_general_dilated(x, kernel, self.strides, self.padding, dimension_numbers=layout)

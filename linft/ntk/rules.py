@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.standardized_conv import StandardizedConv, standardized
+
 Gradients = dict[str, Float[Array, "b k size"]]
 
 
@@ -71,6 +73,15 @@ def _conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> G
         gradient = jnp.einsum("bptgi,kbpgo->bktigo", patches, delta_p)
     gradients = {"kernel": _flat(gradient)}
     return gradients | ({"bias": _bias(delta)} if "bias" in params else {})
+
+
+def _standardized_conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> Gradients:
+    """∂/∂W of the standardized kernel S(W) as of a plain one, then the vector-Jacobian product of S."""
+    plain = nn.Conv(module.features, module.kernel_size, module.strides, module.padding, use_bias=False)
+    gradient = _conv(plain, params, x, delta)["kernel"]
+    _, pull = jax.vjp(standardized, params["kernel"])
+    of_one = jax.vmap(jax.vmap(lambda g: pull(g.reshape(params["kernel"].shape))[0]))
+    return {"kernel": _flat(of_one(gradient))}
 
 
 def _patches(
@@ -138,6 +149,7 @@ def _generic(module: nn.Module, params: Mapping[str, Array], kept: Any, delta: A
 RULES = (
     Rule(lambda module: type(module) is nn.Dense, _input, _dense),
     Rule(_conv_is_plain, _input, _conv),
+    Rule(lambda module: type(module) is StandardizedConv, _input, _standardized_conv),
     Rule(_norm_is_plain, _normalized, _norm),
     Rule(lambda module: True, _call, _generic),
 )

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +22,11 @@ FORMAT = "linft-1"
 SOURCE = "source/"  # what is kept of the source's images, beside params/ and batch_stats/
 
 
-def save_model(model: Model, path: str | Path, dtype: Literal["float32", "float16"] = "float32") -> None:
+def save_model(model: Model, path: str | Path, dtype: str = "float32") -> None:
     """Write weights, batch statistics, class means and metadata to a file.
 
     Args:
-      dtype: float16 halves the file; it has 11 bits of precision and ends at 65504.
+      dtype: float32, or float16, which halves the file, has 11 bits of precision and ends at 65504.
 
     Raises:
       LinftError: the model is a user's own module, which a file of ours could not rebuild; a number
@@ -101,7 +101,10 @@ def preprocessing(meta: dict[str, Any]) -> Preprocessing:
 def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """What the metadata says, where this file is ours."""
     meta = metadata(tensors)
-    return None if meta is None else (meta["architecture"]["name"], meta["architecture"]["options"])
+    if meta is None:
+        return None
+    options = {key: tuple(v) if isinstance(v, list) else v for key, v in meta["architecture"]["options"].items()}
+    return meta["architecture"]["name"], options
 
 
 def about(tensors: Tensors) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""The layerwise kernel of every kind of registered network, narrow and on small images, is that of its Jacobian."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linft import trees
+from linft.base import Model
+from linft.models import create
+from linft.ntk.empirical import empirical_ntk
+from linft.ntk.layerwise import plan
+from linft.ntk.rules import RULES
+from linft.preprocess import Preprocessing
+
+CLASSES, EXAMPLES = 2, 3
+
+
+class Narrow(NamedTuple):
+    """A registered network, small enough for its whole Jacobian."""
+
+    name: str
+    options: dict[str, Any]
+    size: int = 32
+
+
+ONE_BLOCK = {"blocks": (1, 1, 1, 1), "width": 4}
+
+NETWORKS = {
+    "resnet, bottlenecks": Narrow("resnet50", ONE_BLOCK),
+    "wide resnet": Narrow("wide_resnet101_2", ONE_BLOCK),
+    "resnet v1": Narrow("resnet50_v1", ONE_BLOCK),
+    "resnet v2": Narrow("resnetv2_50", ONE_BLOCK),
+    "bit": Narrow("resnetv2_50x1_bit", ONE_BLOCK | {"groups": 2}),
+    "wide resnet for small images": Narrow("wrn16_4", {"blocks": 1, "factor": 2, "width": 4}, 16),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request, x64) -> tuple[Model, jax.Array]:
+    """In float64, all of its parameters and statistics moved at random, and images."""
+    name, options, size = NETWORKS[request.param]
+    model = create(name, CLASSES, jax.random.key(0), Preprocessing((size, size, 3)), **options)
+    rng = np.random.default_rng(0)
+
+    def moved(path: tuple, leaf: jax.Array) -> jax.Array:
+        value = leaf + 0.2 * rng.normal(size=leaf.shape)
+        return jnp.asarray(abs(value) + 0.1 if trees.path_of(path).endswith("/var") else value, "float64")
+
+    params, stats = jax.tree_util.tree_map_with_path(moved, (model.params, model.batch_stats))
+    images = jnp.asarray(rng.normal(size=(EXAMPLES, size, size, 3)))
+    return model.replace(params=params, batch_stats=stats), images
+
+
+def test_layerwise_is_the_explicit_kernel(network):
+    model, x = network
+    layers = plan(model, x)
+    assert not [layer.path for layer in layers if layer.rule is RULES[-1]], "the rule for any layer is a slow one"
+    labels = trees.labels(model.params, model.layer_groups)
+    jacobian = jax.jit(jax.jacrev(lambda params: model.apply(params, x)))(model.params)
+    expected = dict.fromkeys(model.layer_groups, 0.0)
+    for group, j in zip(jax.tree.leaves(labels), jax.tree.leaves(jacobian), strict=True):
+        flat = np.reshape(j, (EXAMPLES, CLASSES, -1))
+        expected[group] = expected[group] + np.einsum("ncp,mdp->ncmd", flat, flat)
+    kernel = empirical_ntk(model, x, outputs="full", engine="layerwise")
+    for group, block in kernel.blocks.items():
+        assert np.linalg.norm(expected[group]) > 0
+        np.testing.assert_allclose(block, expected[group], rtol=0, atol=1e-10 * np.linalg.norm(expected[group]))
