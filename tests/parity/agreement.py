@@ -119,7 +119,9 @@ def relative(got: Any, expected: np.ndarray) -> float:
 def statistics_error(original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
     """The largest relative error of a norm's batch mean or variance, as one step of training stores them.
 
-    Torch stores the unbiased variance, which is n/(n − 1) times that of the batch of n pixels.
+    Torch stores the unbiased variance, which is n/(n − 1) times that of the batch of n pixels. In
+    float64, because every norm divides by the deviation of a few pixels: layer by layer the round-off
+    grows, and of a hundred layers in float32 no digit would be left.
     """
     names = {layer: name for name, layer in original.named_modules() if isinstance(layer, BATCH_NORM)}
     if not names:
@@ -132,22 +134,30 @@ def statistics_error(original: torch.nn.Module, model: Model, x: torch.Tensor, d
 
     hooks = [layer.register_forward_pre_hook(count) for layer in names]
     with torch.no_grad():
-        original.train()(x)
+        original.double().train()(x.double())
     for hook in hooks:
         hook.remove()
     after = {key: value.clone() for key, value in original.eval().state_dict().items()}
+    original.float()
     original.load_state_dict(before)
     for layer, name in names.items():
         key, kept = f"{name}.running_var", 1 - layer.momentum
         after[key] = kept * before[key] + (after[key] - kept * before[key]) * (1 - 1 / pixels[layer])
     expected = loaded(after, directory).batch_stats
     train = jax.jit(model.forward_train, compiler_options=COMPILER)
-    _, got = train(model.params, model.batch_stats, nhwc(x), jax.random.key(0))
+    with jax.enable_x64(True):
+        _, got = train(*in_double(model, x), jax.random.key(0))
 
     def error(got: Any, expected: Any, before: Any) -> float:
-        return float(jnp.abs(got - expected).max() / jnp.abs(expected - 0.9 * before).max())
+        got, expected, before = (np.asarray(value) for value in (got, expected, before))
+        return float(np.abs(got - expected).max() / np.abs(expected - 0.9 * before).max())
 
     return max(jax.tree.leaves(jax.tree.map(error, got, expected, model.batch_stats)))
+
+
+def in_double(model: Model, x: torch.Tensor) -> Any:
+    """Params, batch statistics and images in float64."""
+    return jax.tree.map(lambda v: jnp.asarray(v, "float64"), (model.params, model.batch_stats, nhwc(x)))
 
 
 def gradients_error(original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
@@ -171,8 +181,7 @@ def gradients_error(original: torch.nn.Module, model: Model, x: torch.Tensor, di
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels.numpy()[:, None], axis=1).mean()
 
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda v: jnp.asarray(v, "float64"), (model.params, model.batch_stats, nhwc(x)))
-        got = jax.tree.leaves(jax.jit(jax.grad(loss), compiler_options=COMPILER)(*exact))
+        got = jax.tree.leaves(jax.jit(jax.grad(loss), compiler_options=COMPILER)(*in_double(model, x)))
     floor = 1e-4 * np.sqrt(sum(np.linalg.norm(g) ** 2 for g in expected))
     errors = [
         np.linalg.norm(np.asarray(g) - h) / max(np.linalg.norm(h), floor) for g, h in zip(got, expected, strict=True)

@@ -40,6 +40,14 @@ def residual(block: type, layers: tuple[int, ...], **options) -> partial:
     return partial(torchvision.models.ResNet, block=block, layers=layers, **options)
 
 
+def narrowed(module: Callable[..., torch.nn.Module], by: int, num_classes: int) -> torch.nn.Module:
+    """A network that has no narrow form, with the first channels of every layer (the image's three are kept)."""
+    network = module(num_classes=by * num_classes)
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data[tuple(slice(n if n == 3 else n // by) for n in tensor.shape[:2])]
+    return network
+
+
 BASIC, BOTTLENECK = torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck
 
 
@@ -59,6 +67,12 @@ SMALL: dict[str, Peer] = {
     "wide resnet": small(residual(BOTTLENECK, (1, 1, 1, 1), width_per_group=128), 64, 75),
     "resnetv2": small(narrow_v2(**BATCH_NORM), 64, 75),
     "bit": small(narrow_v2(**BIT), 64, 75),
+    "densenet": small(
+        torchvision.models.DenseNet, 64, 75, growth_rate=4, block_config=(1, 2, 1, 1), num_init_features=12, bn_size=3
+    ),
+    "mobilenet_v1": small(partial(timm.models.efficientnet._gen_mobilenet_v1, "mobilenetv1_100", 0.25), 64, 75),
+    "inception_v4": small(partial(narrowed, timm.models.inception_v4, 8), 79, 107),
+    "alexnet": small(partial(narrowed, torchvision.models.alexnet, 16), 95, 127),
 }
 
 FULL: dict[str, Peer] = {
@@ -71,4 +85,12 @@ FULL: dict[str, Peer] = {
         f"timm {name}": own_size(getattr(timm.models, name))
         for name in ("resnetv2_50", "resnetv2_101", "resnetv2_50x1_bit", "resnetv2_101x1_bit")
     },
+    **{
+        f"{package.__name__} {name}": own_size(getattr(package.models, name))
+        for package in (timm, torchvision)
+        for name in ("densenet121", "densenet169")
+    },
+    "timm mobilenetv1_100": own_size(timm.models.mobilenetv1_100),
+    "timm inception_v4": own_size(timm.models.inception_v4, 299, 203),
+    "torchvision alexnet": own_size(torchvision.models.alexnet),
 }
