@@ -23,7 +23,7 @@ class Compare:
     """
 
     model: str = "resnet14-cifar10"
-    """A shipped model's name or the path of a .safetensors file."""
+    """A shipped model's name, hf:OWNER/NAME, or the path of a file of weights."""
     task: str = "digits"
     """digits, npz:PATH, folder:PATH or tfds:NAME."""
     output: Path = Path("comparison")

@@ -54,7 +54,7 @@ class ZooAdd:
 
 
 def measured(model: "Model", task: "Task", data: str | None) -> "Model":
-    """The model with its accuracy and class means on the task; an older source becomes what it was pretrained on."""
+    """The model with its accuracy and class means on the task; an older source is kept as its pretraining."""
     from linft.pretraining import described
 
     model.check_classes(task)
@@ -62,5 +62,5 @@ def measured(model: "Model", task: "Task", data: str | None) -> "Model":
     about: dict[str, Any] = {key: value for key, value in found.source.items() if key != "recipe"}  # not known here
     about["data"] = data or about["data"]
     same = model.source.get("data") == about["data"]
-    before = model.source if same else {"pretrained_on": dict(model.source)} if model.source else {}
+    before = model.source if same else {"pretraining": dict(model.source)} if model.source else {}
     return found.replace(source={**before, **about})

@@ -43,7 +43,7 @@ def test_compare_writes_everything_and_says_what_it_found(model_file, tmp_path, 
 BAD = {
     "unknown model": (["--model", "resnet9000"], "no model 'resnet9000'"),
     "missing file": (["--model", "nowhere/model.safetensors"], "no model 'nowhere/model.safetensors'"),
-    "pickle": (["--model", "model.pth"], "is a pickle"),
+    "pickle": (["--model", "model.pkl"], "is a pickle"),
     "unknown task": (["--task", "digitz"], "no task 'digitz'"),
     "missing npz": (["--task", "npz:nowhere.npz"], "nowhere.npz"),
     "too few images": (["--train-images", "99999"], "there are 1347"),
@@ -58,6 +58,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(case, model_file, tmp_path, monkeypatch, capsys):
     arguments, message = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pkl").touch()
     defaults = ["--model", model_file, "--train-images", "12", "--test-images", "10", "--output", tmp_path / "out"]
     with pytest.raises(SystemExit) as stopped:
         call(monkeypatch, "compare", *defaults, *arguments)

@@ -92,7 +92,7 @@ def test_add_measures_on_the_task(call, zoo, tmp_path):
     assert f"test accuracy {accuracy:.1%}" in said
     assert model.source["data"] == "few"
     assert len(model.source["class_names"]) == 10
-    assert model.source["pretrained_on"]["data"] == "birds"
+    assert model.source["pretraining"]["data"] == "birds"
     assert "recipe" not in model.source
     features = np.asarray(model.features(model.params, model.preprocess(digits.x_train)))
     means, counts = model.class_means
