@@ -1,6 +1,7 @@
 """Torch's own files, .pth and .pt: read where torch is installed, and never by running what is in them."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,10 @@ def torch_file(path: Path) -> Tensors:
             "install torch, which reads the tensors alone, or convert it to safetensors"
         ) from None
     try:
-        # Files of torch before 1.6 are no zip archives, and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+            # Files of torch before 1.6 are no zip archives, and cannot be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise LinftError(
             f"{path} is a pickle, and loading one can run any code: it holds more than tensors; "
