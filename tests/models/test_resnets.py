@@ -10,13 +10,22 @@ from linft.errors import LinftError
 from linft.models import ARCHITECTURES, create, registry
 from linft.preprocess import Preprocessing
 
-# Parameters as torchvision counts them (1000 classes), and as He and others 2016 for option A (10 classes).
+# Parameters as torchvision and timm count them (1000 classes), and as He and others 2016 for option A and Zagoruyko
+# and Komodakis 2016, who round to 36.5 M and 8.9 M (10 classes).
 COUNTS = {
     "resnet18": (1000, 11_689_512),
     "resnet34": (1000, 21_797_672),
     "resnet50": (1000, 25_557_032),
     "resnet101": (1000, 44_549_160),
     "resnet152": (1000, 60_192_808),
+    "wide_resnet101_2": (1000, 126_886_696),
+    "resnet50_v1": (1000, 25_557_032),
+    "resnetv2_50": (1000, 25_549_352),
+    "resnetv2_101": (1000, 44_541_480),
+    "resnetv2_50x1_bit": (1000, 25_549_352),
+    "resnetv2_101x1_bit": (1000, 44_541_480),
+    "wrn28_10": (10, 36_479_194),
+    "wrn40_4": (10, 8_949_210),
     "cifar_resnet20": (10, 269_722),
     "cifar_resnet32": (10, 464_154),
     "cifar_resnet44": (10, 658_586),
@@ -48,6 +57,10 @@ def test_layer_groups_are_a_partition(name):
 SIZES = {
     "resnet18": ([(56, 64), (56, 64), (28, 128), (14, 256), (7, 512)], [28, 28]),
     "resnet50": ([(56, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], [56, 28, 28]),  # V1.5: not [28, 28, 28]
+    "resnet50_v1": ([(56, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], [28, 28, 28]),
+    "resnetv2_50": ([(56, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], [56, 28, 28]),
+    "resnetv2_50x1_bit": ([(56, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], [56, 28, 28]),
+    "wrn16_4": ([(32, 16), (32, 64), (16, 128), (8, 256)], [16, 16]),
     "cifar_resnet20": ([(32, 16), (32, 16), (16, 32), (8, 64)], [16, 16]),
 }
 

@@ -15,7 +15,6 @@ import torch
 from peers import Peer
 from safetensors.numpy import save_file
 
-import linft
 from linft import trees
 from linft.base import Model
 
@@ -38,15 +37,15 @@ class Agreement(NamedTuple):
 
 
 def compare(peer: Peer, directory: Path) -> Agreement:
-    """The errors of the network that `load_model` makes of the original's state dict."""
+    """The errors of the network that linft makes of the original's state dict."""
     torch.manual_seed(0)
     original = randomised(peer.build(), images(peer.size))
-    model = loaded(original.state_dict(), directory)
+    model = loaded(peer, original.state_dict(), directory)
     x, second = images(peer.size), images(peer.second)
     return Agreement(
         *(max(errors) for errors in zip(*(output_errors(original, model, x) for x in (x, second)), strict=True)),
-        statistics=statistics_error(original, model, x, directory),
-        gradients=gradients_error(original, model, x, directory),
+        statistics=statistics_error(peer, original, model, x, directory),
+        gradients=gradients_error(peer, original, model, x, directory),
         parameters=trees.count(model.params),
     )
 
@@ -90,11 +89,11 @@ def randomised(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
     return module.eval()
 
 
-def loaded(state: dict[str, torch.Tensor], directory: Path) -> Model:
-    """What `load_model` makes of a state dict."""
+def loaded(peer: Peer, state: dict[str, torch.Tensor], directory: Path) -> Model:
+    """What linft makes of a state dict."""
     arrays = {key: np.ascontiguousarray(value.numpy(force=True)) for key, value in state.items()}
     save_file(arrays, directory / "state.safetensors")
-    return linft.load_model(directory / "state.safetensors")
+    return peer.load(directory / "state.safetensors")
 
 
 def output_errors(original: torch.nn.Module, model: Model, x: torch.Tensor) -> tuple[float, float]:
@@ -116,7 +115,7 @@ def relative(got: Any, expected: np.ndarray) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected - expected.mean(0)).max())
 
 
-def statistics_error(original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
+def statistics_error(peer: Peer, original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
     """The largest relative error of a norm's batch mean or variance, as one step of training stores them.
 
     Torch stores the unbiased variance, which is n/(n − 1) times that of the batch of n pixels. In
@@ -143,7 +142,7 @@ def statistics_error(original: torch.nn.Module, model: Model, x: torch.Tensor, d
     for layer, name in names.items():
         key, kept = f"{name}.running_var", 1 - layer.momentum
         after[key] = kept * before[key] + (after[key] - kept * before[key]) * (1 - 1 / pixels[layer])
-    expected = loaded(after, directory).batch_stats
+    expected = loaded(peer, after, directory).batch_stats
     train = jax.jit(model.forward_train, compiler_options=COMPILER)
     with jax.enable_x64(True):
         _, got = train(*in_double(model, x), jax.random.key(0))
@@ -160,7 +159,7 @@ def in_double(model: Model, x: torch.Tensor) -> Any:
     return jax.tree.map(lambda v: jnp.asarray(v, "float64"), (model.params, model.batch_stats, nhwc(x)))
 
 
-def gradients_error(original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
+def gradients_error(peer: Peer, original: torch.nn.Module, model: Model, x: torch.Tensor, directory: Path) -> float:
     """The largest ‖g − g'‖ / ‖g'‖ of an array of parameters, g being gradients of the cross-entropy.
 
     In evaluation mode, where the loss is a well-conditioned function of the weights: in training mode
@@ -174,7 +173,9 @@ def gradients_error(original: torch.nn.Module, model: Model, x: torch.Tensor, di
     torch.nn.functional.cross_entropy(original(x.double()), labels).backward()
     gradients = {name: parameter.grad.float() for name, parameter in original.named_parameters()}
     original.float()
-    expected = [np.asarray(g) for g in jax.tree.leaves(loaded(original.state_dict() | gradients, directory).params)]
+    expected = [
+        np.asarray(g) for g in jax.tree.leaves(loaded(peer, original.state_dict() | gradients, directory).params)
+    ]
 
     def loss(params: Any, batch_stats: Any, x: Any) -> Any:
         logits, _ = model.forward(params, batch_stats, x)

@@ -34,7 +34,7 @@ def line(name: str, peer: Peer) -> tuple[str, bool]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         found = compare(peer, Path(directory))
-    errors = " | ".join(f"{error:.0e}" for error in found[:4])
+    errors = " | ".join(f"{error:.0e}" if error else "none" for error in found[:4])  # none: no batch norm
     seconds = time.perf_counter() - start
     agrees = all(error < limit for error, limit in zip(found[:4], LIMITS, strict=False))
     row = f"| {name} | {found.parameters:,} | {peer.size}, {peer.second} | {errors} | {seconds:.0f} |"

@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import wide_resnet
+
+import linft
+from linft.base import Model
 
 # torchvision's Python part asks for two operators of its compiled part, which not every build of torch can load.
 OPERATORS = torch.library.Library("torchvision", "DEF")
@@ -23,6 +28,8 @@ class Peer(NamedTuple):
     """Height and width of the input."""
     second: int
     """Another size that it must work at; odd where it can be, since padding shows there."""
+    load: Callable[[Path], Model] = linft.load_model
+    """From its state dict in a file to the network of ours."""
 
 
 def small(module: Callable[..., torch.nn.Module], size: int, second: int, **options) -> Peer:
@@ -67,6 +74,7 @@ SMALL: dict[str, Peer] = {
     "wide resnet": small(residual(BOTTLENECK, (1, 1, 1, 1), width_per_group=128), 64, 75),
     "resnetv2": small(narrow_v2(**BATCH_NORM), 64, 75),
     "bit": small(narrow_v2(**BIT), 64, 75),
+    "wide resnet for small images": Peer(partial(wide_resnet.WideResNet, 1, 2, 5), 32, 25, wide_resnet.load),
     "densenet": small(
         torchvision.models.DenseNet, 64, 75, growth_rate=4, block_config=(1, 2, 1, 1), num_init_features=12, bn_size=3
     ),
@@ -84,6 +92,12 @@ FULL: dict[str, Peer] = {
     **{
         f"timm {name}": own_size(getattr(timm.models, name))
         for name in ("resnetv2_50", "resnetv2_101", "resnetv2_50x1_bit", "resnetv2_101x1_bit")
+    },
+    **{
+        f"wrn{6 * blocks + 4}_{factor}": Peer(
+            partial(wide_resnet.WideResNet, blocks, factor, 10), 32, 25, wide_resnet.load
+        )
+        for blocks, factor in ((2, 4), (4, 10), (6, 4))
     },
     **{
         f"{package.__name__} {name}": own_size(getattr(package.models, name))
