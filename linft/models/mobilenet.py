@@ -46,14 +46,15 @@ class Stage(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-    """Five stages of 1, 2, 2, 6 and 2 blocks; the width doubles with every stage (32 is the multiplier 1.0)."""
+    """Five stages; the width doubles with every one, and a first width of 32 is the multiplier 1.0."""
 
     num_classes: int
     width: int = 32
+    blocks: tuple[int, ...] = (1, 2, 2, 6, 2)
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         x = Stem(self.width, name="stem")(x, train)
-        for i, blocks in enumerate((1, 2, 2, 6, 2)):
+        for i, blocks in enumerate(self.blocks):
             x = Stage(blocks, self.width * 2 ** (i + 1), 1 if i == 0 else 2, name=f"stage{i + 1}")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))

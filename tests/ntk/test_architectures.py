@@ -34,6 +34,10 @@ NETWORKS = {
     "resnet v2": Narrow("resnetv2_50", TWO_STAGES),
     "bit": Narrow("resnetv2_50x1_bit", TWO_STAGES | {"groups": 2}),
     "wide resnet for small images": Narrow("wrn16_4", {"blocks": 1, "factor": 2, "width": 4}, 16),
+    "densenet": Narrow("densenet121", {"layers": (2, 0, 0, 0), "growth": 8, "width": 8, "bottleneck": 2}),
+    "mobilenet v1": Narrow("mobilenet_v1", {"blocks": (1, 2), "width": 2}),
+    "inception v4": Narrow("inception_v4", {"blocks": (0, 0, 1), "width": 1}, 75),
+    "alexnet": Narrow("alexnet", {"width": 1}, 63),
 }
 
 
