@@ -74,7 +74,7 @@ class Recipe:
     """Cross-entropy in nats, or half the squared distance from the one-hot labels."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Frozen statistics, or statistics of the batch with running averages."""
-    augmentation: Literal["none", "flip", "crop_flip"] = "none"
+    augmentation: Literal["none", "flip", "crop", "crop_flip"] = "none"
     """Random changes to the training images."""
     shuffle: bool = True
     """A new order of the training images every epoch."""

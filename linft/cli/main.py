@@ -7,13 +7,15 @@ from types import FrameType
 import tyro
 
 from linft.cli.compare import Compare
+from linft.cli.pretrain import Pretrain
+from linft.cli.pretrain_domains import PretrainDomains
 from linft.cli.zoo_add import ZooAdd
 from linft.cli.zoo_import import ZooImport
 from linft.cli.zoo_list import ZooList
 from linft.cli.zoo_show import ZooShow
 from linft.errors import LinftError
 
-COMMANDS = {"compare": Compare}
+COMMANDS = {"compare": Compare, "pretrain": Pretrain, "pretrain-domains": PretrainDomains}
 GROUPS = {
     "zoo": (
         "Pretrained models in a directory, with what is known of them.",

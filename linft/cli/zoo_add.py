@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from linft.recipe import Recipe
-
 if TYPE_CHECKING:
     from linft.base import Model
     from linft.task import Task
@@ -44,7 +42,7 @@ class ZooAdd:
         name = self.name or model.name
         path = (path_of if self.overwrite else unused)(self.zoo, name)
         if self.task is not None:
-            model = measured(model, linft.load_task(self.task, download=self.download), self.data)
+            model = on_task(model, linft.load_task(self.task, download=self.download), self.data)
         elif self.data is not None:
             model = model.replace(source={**model.source, "data": self.data})
         linft.save_model(model.replace(name=name), path, self.dtype)
@@ -53,14 +51,13 @@ class ZooAdd:
         print_lines([f"{name}: {found}written to {path}"])
 
 
-def measured(model: "Model", task: "Task", data: str | None) -> "Model":
+def on_task(model: "Model", task: "Task", data: str | None) -> "Model":
     """The model with its accuracy and class means on the task; an older source is kept as its pretraining."""
-    from linft.pretraining import described
+    from linft.pretraining import measured
 
     model.check_classes(task)
-    found = described(model, task, Recipe())
-    about: dict[str, Any] = {key: value for key, value in found.source.items() if key != "recipe"}  # not known here
-    about["data"] = data or about["data"]
+    found = measured(model, task)
+    about: dict[str, Any] = {**found.source, "data": data or task.name}
     same = model.source.get("data") == about["data"]
     before = model.source if same else {"pretraining": dict(model.source)} if model.source else {}
     return found.replace(source={**before, **about})

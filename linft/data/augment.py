@@ -15,15 +15,25 @@ def flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
     return jnp.asarray(dm_pix.random_flip_left_right(key, image))
 
 
-def crop_flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
-    """Pad by an eighth of the side with black, cut a random window of the old size, maybe mirror."""
-    cut, mirror = jax.random.split(key)
+def crop(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
+    """Pad by an eighth of the side with black and cut a random window of the old size."""
     pad = image.shape[0] // 8
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return flip(mirror, jnp.asarray(dm_pix.random_crop(cut, padded, image.shape)))
+    return jnp.asarray(dm_pix.random_crop(key, padded, image.shape))
 
 
-AUGMENTATIONS: dict[str, Callable] = {"none": lambda key, image: image, "flip": flip, "crop_flip": crop_flip}
+def crop_flip(key: Array, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
+    """A crop, then a flip."""
+    cut, mirror = jax.random.split(key)
+    return flip(mirror, crop(cut, image))
+
+
+AUGMENTATIONS: dict[str, Callable] = {
+    "none": lambda key, image: image,
+    "flip": flip,
+    "crop": crop,
+    "crop_flip": crop_flip,
+}
 
 
 def augment(name: str, key: Array, images: UInt8[Array, "n h w c"]) -> UInt8[Array, "n h w c"]:

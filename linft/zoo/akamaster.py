@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from linft.preprocess import Preprocessing
 from linft.zoo.importer import Importer, torch_layout, torch_path
 from linft.zoo.tensors import Tensors
 
@@ -25,8 +26,12 @@ def module(name: str) -> str:
 
 
 def about(tensors: Tensors) -> dict[str, Any]:
-    """Where the weights come from."""
-    return {"source": {"data": "cifar10", "class_names": CIFAR10, "from": "akamaster/pytorch_resnet_cifar10"}}
+    """Where the weights come from, and how their images were standardised."""
+    preprocessing = Preprocessing((32, 32, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return {
+        "preprocessing": preprocessing,
+        "source": {"data": "cifar10", "class_names": CIFAR10, "from": "akamaster/pytorch_resnet_cifar10"},
+    }
 
 
 AKAMASTER = Importer(architecture, torch_path(module), torch_layout, about)

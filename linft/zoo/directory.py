@@ -109,5 +109,5 @@ def unused(zoo: Path, name: str) -> Path:
     """The file of a name that must not be there yet."""
     path = path_of(zoo, name)
     if path.exists():
-        raise LinftError(f"{path} exists already; choose another --name, or pass --overwrite")
+        raise LinftError(f"{path} exists already; choose another --name, or delete it first")
     return path

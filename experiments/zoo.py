@@ -1,0 +1,191 @@
+"""Train the zoo that the package ships: two networks, eight sources, two starts; and multi-domain experts.
+
+    python experiments/zoo.py --data ../shared/data
+
+Deshpande and others 2021, Tables 1 and 2, at 32×32. Single-domain: every source is learnt from random
+weights and from the CIFAR-10 expert. Multi-domain: one ResNet on all eight sources with shared weights,
+with batch norms of each domain, and with adapters; and one with batch norms on five sources only.
+`linft pretrain` and `linft pretrain-domains` train into `--work`; what is there already is skipped, so an
+interrupted call goes on. Then the single-domain experts and the domains of the five-source network that
+beat ridge regression on 16×16 pixels in balanced accuracy go to the package's zoo, in half precision.
+
+Expected: the tables in experiments/zoo/tables.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import balanced_accuracy_score
+
+import linft
+from linft.cli.pretrain import Pretrain
+from linft.cli.pretrain_domains import PretrainDomains
+from linft.preprocess import Preprocessing
+from linft.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source data set."""
+
+    file: str
+    citation: str
+    augmentation: str = "crop"
+    steps: int = 900
+    """From random weights; half as many from the CIFAR-10 expert."""
+
+
+SOURCES = {
+    "cifar10": Source("cifar10_32", "Krizhevsky 2009", "crop_flip"),
+    "gtsrb": Source("gtsrb_32", "Stallkamp and others 2012", steps=1800),
+    "ucmerced16": Source("ucmerced16_32", "Yang and Newsam 2010", "crop_flip"),
+    "sign_digits": Source("sign_digits_32", "Mavi 2020, arXiv:2011.08927", "crop_flip"),
+    "mnist": Source("mnist_28", "LeCun and others 1998"),
+    "omniglot": Source("omniglot_small_32", "Lake, Salakhutdinov and Tenenbaum 2015", steps=1800),
+    "imagenet_coarse": Source("imagenet_sample_coarse_32", "Russakovsky and others 2015", "crop_flip"),
+    "fashion": Source("fashion_mnist_sprite_28", "Xiao, Rasul and Vollgraf 2017", "crop_flip"),
+}
+NO_TARGETS = ("cifar10", "gtsrb", "mnist", "omniglot", "imagenet_coarse")  # the others serve as target tasks
+
+BASE = Recipe(
+    learning_rate=0.05, schedule="cosine", warmup_steps=50, weight_decay=5e-4, batch_size=32, batch_norm="train"
+)
+DOMAINS = BASE.replace(batch_size=16, steps=900, augmentation="crop")
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture, and how it learns CIFAR-10."""
+
+    architecture: str
+    options: dict[str, int]
+    cifar10: Recipe
+
+
+NETWORKS = {
+    "resnet14": Network(
+        "cifar_resnet14", {}, BASE.replace(learning_rate=0.1, warmup_steps=125, batch_size=128, epochs=40)
+    ),
+    "densenet22": Network(
+        "cifar_densenet22", {"growth": 6, "width": 12}, BASE.replace(learning_rate=0.1, batch_size=64, epochs=12)
+    ),
+}
+SHARINGS = {"shared8": ("shared", tuple(SOURCES)), "multibn8": ("multi-bn", tuple(SOURCES)),
+            "adapter8": ("adapter", tuple(SOURCES)), "multibn5": ("multi-bn", NO_TARGETS)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where things are."""
+
+    data: Path
+    """Directory of the .npz files."""
+    work: Path = Path("build/zoo")
+    """Where every expert is trained."""
+    zoo: Path = Path("linft/zoo/weights")
+    """Where those that beat the floor go."""
+    tables: Path = Path("experiments/zoo/tables.md")
+    """Where their accuracies go."""
+
+    def task(self, source: str) -> str:
+        return f"npz:{self.data / SOURCES[source].file}.npz"
+
+    def trained(self, name: str) -> Path:
+        return self.work / f"{name}.safetensors"
+
+
+def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
+    """Names made and the command that makes them; a network's CIFAR-10 expert first."""
+    for network, row in NETWORKS.items():
+        for source, about in SOURCES.items():
+            name, first = f"{network}-{source}", f"{network}-cifar10"
+            recipe = row.cifar10 if source == "cifar10" else BASE.replace(steps=about.steps)
+            recipe = recipe.replace(augmentation=about.augmentation)
+            to_here = Pretrain(config.task(source), zoo=config.work, data=source, citation=about.citation)
+            yield [name], replace(to_here, model=row.architecture, options=row.options, name=name, recipe=recipe)
+            if source != "cifar10":
+                name, init = f"{first}-{source}", str(config.trained(first))
+                again = recipe.replace(learning_rate=0.02, steps=about.steps // 2)
+                yield [name], replace(to_here, init=init, name=name, recipe=again)
+
+
+def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:
+    """The same for the multi-domain experts."""
+    for name, (sharing, sources) in SHARINGS.items():
+        tasks = tuple(config.task(source) for source in sources)
+        init = str(config.trained("resnet14-cifar10"))
+        command = PretrainDomains(tasks, sharing, init=init, zoo=config.work, name=name, data=sources, recipe=DOMAINS)
+        yield [f"{name}-{source}" for source in sources], command
+
+
+def floor(task: linft.Task) -> float:
+    """Balanced test accuracy of ridge regression on 16×16 pixels, the best of five strengths."""
+    pixels = Preprocessing((16, 16, 3))
+    train, test = (pixels.resize(images).reshape(len(images), -1) / 255 for images in (task.x_train, task.x_test))
+    fits = (RidgeClassifier(alpha=alpha).fit(train, task.y_train) for alpha in (0.1, 1.0, 10.0, 100.0, 1000.0))
+    return max(float(balanced_accuracy_score(task.y_test, fit.predict(test))) for fit in fits)
+
+
+def publish(config: Config, names: list[str], floors: dict[str, float]) -> list[str]:
+    """Write those that beat the floor of their source to the zoo; a line on each that does not."""
+    left_out = []
+    for name in names:
+        model = linft.load_model(config.trained(name))
+        reached, needed = model.source["balanced_accuracy"], floors[model.source["data"]]
+        if reached > needed:
+            linft.save_model(model, config.zoo / f"{name}.safetensors", dtype="float16")
+        else:
+            left_out.append(f"{name} is left out: its balanced accuracy {reached:.1%} is below the floor {needed:.1%}.")
+    return left_out
+
+
+def table(config: Config, rows: dict[str, str], corner: str) -> list[str]:
+    """Test accuracy and balanced accuracy in per cent; `rows` gives the names of models with {} for the source."""
+    lines = [f"| {corner} | {' | '.join(SOURCES)} |", "|" + " --- |" * (len(SOURCES) + 1)]
+    for title, pattern in rows.items():
+        paths = [config.trained(pattern.format(source)) for source in SOURCES]
+        sources = [linft.load_model(path).source if path.exists() else None for path in paths]
+        cells = ["–" if s is None else f"{s['test_accuracy']:.1%} ({s['balanced_accuracy']:.1%})" for s in sources]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(config: Config) -> None:
+    for names, command in [*singles(config), *multi(config)]:
+        if not all(config.trained(name).exists() for name in names):
+            command()
+    floors = {source: floor(linft.load_task(config.task(source))) for source in SOURCES}
+    shipped = [name for names, _ in singles(config) for name in names]
+    shipped += [f"multibn5-{source}" for source in NO_TARGETS]
+    left_out = publish(config, shipped, floors)
+    starts = {}
+    for network in NETWORKS:
+        starts[f"{network}, from random weights"] = f"{network}-{{}}"
+        starts[f"{network}, from CIFAR-10"] = f"{network}-cifar10-{{}}"
+    one = table(config, starts, "single-domain expert")
+    sharings = {"single domain, from CIFAR-10": "resnet14-cifar10-{}"} | {name: f"{name}-{{}}" for name in SHARINGS}
+    two = table(config, sharings, "ResNet-14")
+    lines = [
+        "# Experts of the shipped zoo",
+        "",
+        "Test accuracy (balanced over classes), as `python experiments/zoo.py --data ../shared/data` gives it.",
+        "",
+        *one,
+        f"| ridge on pixels (balanced) | {' | '.join(f'{f:.1%}' for f in floors.values())} |",
+        "",
+        "Multi-domain experts, one network on all sources but for the last row:",
+        "",
+        *two,
+        "",
+        *(left_out or ["Every expert beats the floor."]),
+    ]
+    config.tables.parent.mkdir(parents=True, exist_ok=True)
+    config.tables.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(shipped) - len(left_out)} models in {config.zoo}, tables in {config.tables}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,89 @@
+"""`linft pretrain-domains`: train one network on several source tasks, and put every domain into a zoo."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from linft.errors import LinftError
+from linft.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class PretrainDomains:
+    """Train one network on several tasks at once; every domain becomes a model of its own in a zoo.
+
+    A step takes the batch size of every task. `shared` has all weights in common, `multi-bn` batch
+    norms for each task, `adapter` also a 1×1 convolution beside each larger one, folded in at the end.
+    """
+
+    tasks: tuple[str, ...]
+    """Source tasks: digits, npz:PATH, folder:PATH or tfds:NAME."""
+    sharing: Literal["shared", "multi-bn", "adapter"] = "multi-bn"
+    """What the domains have in common."""
+    model: str | None = None
+    """Architecture to start at random weights."""
+    init: str | None = None
+    """A model to start from instead: a shipped one's name or a file."""
+    options: dict[str, int] = field(default_factory=dict)
+    """Options of the architecture, such as `growth 6 width 12`."""
+    zoo: Path = Path("zoo")
+    """Directory that the models are written to."""
+    name: str | None = None
+    """First part of the models' names; by default from the start and the sharing."""
+    data: tuple[str, ...] = ()
+    """Names of the source data sets; the tasks' by default."""
+    download: bool = False
+    """Let tfds:NAME download what is not on disk."""
+    recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(
+        learning_rate=0.05,
+        schedule="cosine",
+        warmup_steps=50,
+        weight_decay=5e-4,
+        batch_size=16,
+        steps=900,
+        batch_norm="train",
+        augmentation="crop",
+    )
+
+    def __call__(self) -> None:
+        """Train, measure every domain, write its model."""
+        from rich.console import Console
+
+        import linft
+        from linft.cli.progress import bars
+        from linft.multidomain import train_domains
+        from linft.pretraining import measured, settings, start
+        from linft.zoo.directory import unused
+
+        if (self.model is None) == (self.init is None):
+            raise LinftError("give either --model (an architecture, at random weights) or --init (a model)")
+        console = Console()
+        tasks = [linft.load_task(name, download=self.download) for name in self.tasks]
+        data = self.data or tuple(task.name for task in tasks)
+        if len(data) != len(tasks) or len(set(data)) < len(data):
+            raise LinftError(f"{len(tasks)} tasks need as many different names; --data gives {', '.join(data)}")
+        first = self.name or f"{self.model or Path(str(self.init)).stem}-{self.sharing}"
+        paths = [unused(self.zoo, f"{first}-{name}") for name in data]
+        model = start(tasks[0], self.model, self.init, self.options, self.recipe.seed)
+        with bars(console) as progress:
+            domains = train_domains(
+                model, tasks, self.recipe, self.sharing, lambda step, steps: progress(first, step, steps)
+            )
+        for domain, task, name, path in zip(domains, tasks, data, paths, strict=True):
+            expert = measured(domain, task)
+            source = {
+                **expert.source,
+                "data": name,
+                "init": self.init and model.name,
+                "sharing": self.sharing,
+                "domains": list(data),
+                "recipe": settings(self.recipe),
+            }
+            linft.save_model(expert.replace(name=path.stem, source=source), path)
+            console.print(
+                f"{path.stem}: test accuracy {source['test_accuracy']:.1%}, "
+                f"balanced {source['balanced_accuracy']:.1%}; {path}",
+                soft_wrap=True,
+            )
