@@ -1,7 +1,9 @@
 """`make parity`: every architecture at its own size against its original; a line for each, and docs/parity.md."""
 
 import argparse
+import contextlib
 import platform
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -47,15 +49,20 @@ def main() -> None:
     names = parser.parse_args().names
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     machine = f"`make parity` on {platform.machine()}, Python {platform.python_version()}, {versions}.\n"
-    print(machine, COLUMNS, sep="\n", flush=True)
-    rows, disagree = [], []
-    for name in names or FULL:
-        row, agrees = line(name, (SMALL | FULL)[name])
-        print(row, flush=True)
-        rows.append(row)
-        disagree += [] if agrees else [name]
-    if not names:
-        LOG.write_text("\n".join((HEADER + machine, COLUMNS, *rows)) + "\n")
+    disagree = []
+    with contextlib.ExitStack() as stack:
+        outputs = [sys.stdout] if names else [sys.stdout, stack.enter_context(LOG.open("w"))]
+
+        def tell(text: str) -> None:
+            for output in outputs:
+                print(text, file=output, flush=True)  # at once: a run that is stopped leaves what it has found
+
+        tell(HEADER + machine)
+        tell(COLUMNS)
+        for name in names or FULL:
+            row, agrees = line(name, (SMALL | FULL)[name])
+            tell(row)
+            disagree += [] if agrees else [name]
     if disagree:
         raise SystemExit("these do not agree: " + ", ".join(disagree))
 

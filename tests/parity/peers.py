@@ -85,10 +85,11 @@ SMALL: dict[str, Peer] = {
 
 FULL: dict[str, Peer] = {
     **{
-        f"{package.__name__} {name}": own_size(getattr(package.models, name))
-        for package in (timm, torchvision)
+        f"torchvision {name}": own_size(getattr(torchvision.models, name))
         for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet101_2")
     },
+    # timm's have the same keys and layers: two of them show it.
+    **{f"timm {name}": own_size(getattr(timm.models, name)) for name in ("resnet18", "resnet50")},
     **{
         f"timm {name}": own_size(getattr(timm.models, name))
         for name in ("resnetv2_50", "resnetv2_101", "resnetv2_50x1_bit", "resnetv2_101x1_bit")
