@@ -63,7 +63,9 @@ class PretrainDomains:
         tasks = [linft.load_task(name, download=self.download) for name in self.tasks]
         data = self.data or tuple(task.name for task in tasks)
         if len(data) != len(tasks) or len(set(data)) < len(data):
-            raise LinftError(f"{len(tasks)} tasks need as many different names; --data gives {', '.join(data)}")
+            raise LinftError(
+                f"{len(tasks)} tasks need as many different names; they are {', '.join(data)}; give --data"
+            )
         first = self.name or f"{self.model or Path(str(self.init)).stem}-{self.sharing}"
         paths = [unused(self.zoo, f"{first}-{name}") for name in data]
         model = start(tasks[0], self.model, self.init, self.options, self.recipe.seed)

@@ -86,6 +86,14 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
+def network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """The linen module of a row, with options."""
+    try:
+        return architecture(name).build(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise LinftError(f"{name} cannot be built with the options {options} ({error})") from None
+
+
 def build(
     arch: str,
     /,
@@ -97,7 +105,7 @@ def build(
 ) -> Model:
     """A Model of a registered architecture around given variables."""
     row, options = architecture(arch), options or {}
-    module = row.build(num_classes=num_classes, **options)
+    module = network(arch, num_classes, options)
     return wrap(
         module,
         variables,
@@ -112,7 +120,7 @@ def build(
 def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """The variables' shapes and types, without computing them."""
     row = architecture(name)
-    module = row.build(num_classes=num_classes, **(options or {}))
+    module = network(name, num_classes, options or {})
     x = jnp.zeros((1, *row.preprocessing.input_size))
     return jax.eval_shape(module.init, jax.random.key(0), x)
 
@@ -129,7 +137,7 @@ def create(
       ['stem', 'stage1', 'stage2', 'stage3', 'head']
     """
     row = architecture(name)
-    module = row.build(num_classes=num_classes, **options)
+    module = network(name, num_classes, options)
     size = preprocessing.input_size if preprocessing else row.preprocessing.input_size
     # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
     compiler = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
