@@ -57,7 +57,7 @@ def test_names(model, tmp_path):
     assert existing(tmp_path, "a") == path_of(tmp_path, "a")
     with pytest.raises(LinftError, match=r"no model 'b' in .*; it holds a"):
         existing(tmp_path, "b")
-    with pytest.raises(LinftError, match=r"a.safetensors exists already; choose another --name, or pass --overwrite"):
+    with pytest.raises(LinftError, match=r"a.safetensors exists already; choose another --name, or delete it first"):
         unused(tmp_path, "a")
     for name in ("", "../a", ".a", "x\\a"):
         with pytest.raises(LinftError, match="cannot be a model's name in a zoo"):
