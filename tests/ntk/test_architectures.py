@@ -1,4 +1,4 @@
-"""The layerwise kernel of every kind of registered network, narrow and on small images, is that of its Jacobian."""
+"""The layerwise kernel of every kind of registered network, narrow and on small images, is that of its Jacobian, and neural-tangents'."""
 
 from typing import Any, NamedTuple
 
@@ -68,6 +68,9 @@ def test_layerwise_is_the_explicit_kernel(network):
     for group, j in zip(jax.tree.leaves(labels), jax.tree.leaves(jacobian), strict=True):
         flat = np.reshape(j, (EXAMPLES, CLASSES, -1))
         expected[group] = expected[group] + np.einsum("ncp,mdp->ncmd", flat, flat)
+    whole = {"all": tuple(model.params)}
+    peer = empirical_ntk(model, x, outputs="full", engine="neural-tangents", groups=whole).total()
+    np.testing.assert_allclose(peer, sum(expected.values()), rtol=0, atol=1e-10 * np.linalg.norm(peer))
     kernel = empirical_ntk(model, x, outputs="full", engine="layerwise")
     for group, block in kernel.blocks.items():
         assert np.linalg.norm(expected[group]) > 0
