@@ -63,18 +63,24 @@ class Network:
     architecture: str
     options: dict[str, int]
     cifar10: Recipe
+    again: float
+    """Learning rate from the CIFAR-10 expert."""
     share: float = 1.0
     """Of the steps that a source takes."""
 
 
 NETWORKS = {
     "resnet14": Network(
-        "cifar_resnet14", {}, BASE.replace(learning_rate=0.1, warmup_steps=125, batch_size=128, epochs=40)
+        "cifar_resnet14",
+        {},
+        BASE.replace(learning_rate=0.1, warmup_steps=125, batch_size=128, epochs=40),
+        again=0.02,
     ),
     "densenet22": Network(  # a step takes twice the time
         "cifar_densenet22",
         {"growth": 6, "width": 12},
         BASE.replace(learning_rate=0.1, batch_size=64, epochs=12),
+        again=0.05,
         share=2 / 3,
     ),
 }
@@ -114,7 +120,7 @@ def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
             yield [name], replace(to_here, model=row.architecture, options=row.options, name=name, recipe=recipe)
             if source != "cifar10":
                 name, init = f"{first}-{source}", str(config.trained(first))
-                again = recipe.replace(learning_rate=0.02, steps=steps // 2)
+                again = recipe.replace(learning_rate=row.again, steps=steps // 2)
                 yield [name], replace(to_here, init=init, name=name, recipe=again)
 
 
