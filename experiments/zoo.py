@@ -53,7 +53,7 @@ NO_TARGETS = ("cifar10", "gtsrb", "mnist", "omniglot", "imagenet_coarse")  # the
 BASE = Recipe(
     learning_rate=0.05, schedule="cosine", warmup_steps=50, weight_decay=5e-4, batch_size=32, batch_norm="train"
 )
-DOMAINS = BASE.replace(batch_size=16, steps=600, augmentation="crop")
+DOMAINS = BASE.replace(batch_size=16, augmentation="crop")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,12 @@ NETWORKS = {
         share=2 / 3,
     ),
 }
-SHARINGS = {"shared8": ("shared", tuple(SOURCES)), "multibn8": ("multi-bn", tuple(SOURCES)),
-            "adapter8": ("adapter", tuple(SOURCES)), "multibn5": ("multi-bn", NO_TARGETS)}  # fmt: skip
+SHARINGS = {  # what the domains share, which they are, steps
+    "shared8": ("shared", tuple(SOURCES), 600),
+    "multibn8": ("multi-bn", tuple(SOURCES), 600),
+    "adapter8": ("adapter", tuple(SOURCES), 600),
+    "multibn5": ("multi-bn", NO_TARGETS, 1200),
+}
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,11 @@ def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
 
 def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:
     """The same for the multi-domain experts."""
-    for name, (sharing, sources) in SHARINGS.items():
+    for name, (sharing, sources, steps) in SHARINGS.items():
         tasks = tuple(config.task(source) for source in sources)
         init = str(config.trained("resnet14-cifar10"))
-        command = PretrainDomains(tasks, sharing, init=init, zoo=config.work, name=name, data=sources, recipe=DOMAINS)
+        recipe = DOMAINS.replace(steps=steps)
+        command = PretrainDomains(tasks, sharing, init=init, zoo=config.work, name=name, data=sources, recipe=recipe)
         yield [f"{name}-{source}" for source in sources], command
 
 
