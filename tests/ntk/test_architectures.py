@@ -1,4 +1,6 @@
-"""The layerwise kernel of every kind of registered network, narrow and on small images, is that of its Jacobian, and neural-tangents'."""
+"""The layerwise kernel of every kind of registered network, narrow and on small images: that of its Jacobian, and of
+neural-tangents.
+"""
 
 from typing import Any, NamedTuple
 
