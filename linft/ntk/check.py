@@ -4,7 +4,7 @@ It catches what no rule saw: a raw parameter, a tied weight, a layer that a rule
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ def check(
     v = _probe(len(x1), len(cotangents), full, 0, x1.dtype)
     w = v if x2 is None else _probe(len(x2), len(cotangents), full, 1, x1.dtype)
     dot, square1, square2 = (dict.fromkeys(kernel.blocks, 0.0) for _ in range(3))
+    pairs = tuple(labels.items())
     for k in directions:
         left = _gradient(
             model, x1, v if full else v[:, k : k + 1], cotangents if full else cotangents[k : k + 1], batch_size
@@ -54,10 +55,9 @@ def check(
                 model, x2, w if full else w[:, k : k + 1], cotangents if full else cotangents[k : k + 1], batch_size
             )
         )
-        for path, group in labels.items():
-            dot[group] += float(jnp.vdot(left[path], right[path]))
-            square1[group] += float(jnp.vdot(left[path], left[path]))
-            square2[group] += float(jnp.vdot(right[path], right[path]))
+        for sums, a, b in ((dot, left, right), (square1, left, left), (square2, right, right)):
+            for group, value in jax.device_get(_dots(a, b, pairs)).items():
+                sums[group] += float(value)
     whole = (sum(square1.values()) * sum(square2.values())) ** 0.5
     for group, theta in kernel.blocks.items():
         if full:
@@ -70,6 +70,16 @@ def check(
                 f"the layerwise kernel of {group} fails its self-check (vᵀΘw = {got:.6g}, by backward passes "
                 f'{dot[group]:.6g}); a layer is used in a way that no rule covers: pass engine="neural-tangents"'
             )
+
+
+@partial(jax.jit, static_argnums=2)
+def _dots(left: dict[str, Array], right: dict[str, Array], labels: tuple[tuple[str, str], ...]) -> dict[str, Array]:
+    """⟨left, right⟩ of every group; one program, where one for each shape would take long to compile."""
+    dots: dict[str, Array] = {}
+    for path, group in labels:
+        part = jnp.vdot(left[path], right[path])
+        dots[group] = dots[group] + part if group in dots else part
+    return dots
 
 
 def _probe(n: int, k: int, full: bool, seed: int, dtype: np.dtype) -> Float[Array, "n k"]:

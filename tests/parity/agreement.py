@@ -44,8 +44,8 @@ def compare(peer: Peer, directory: Path) -> Agreement:
     x, second = images(peer.size), images(peer.second)
     return Agreement(
         *(max(errors) for errors in zip(*(output_errors(original, model, x) for x in (x, second)), strict=True)),
-        statistics=statistics_error(peer, original, model, x, directory),
-        gradients=gradients_error(peer, original, model, x, directory),
+        statistics=statistics_error(peer, original, model, second, directory),
+        gradients=gradients_error(peer, original, model, second, directory),
         parameters=trees.count(model.params),
     )
 

@@ -18,9 +18,9 @@ HEADER = """# Parity with the originals
 
 Every architecture at random weights and random batch-norm statistics, written as a state dict by timm or torchvision
 (the wide ResNets for 32×32 by a module of the tests) and read by linft, on a CPU. Errors are relative and the largest
-of their kind. Logits and features in evaluation mode at both sizes, in float32, must agree to 1e-4. In float64, where
-round-off does not grow from layer to layer, the batch statistics after one step in training mode and the gradient of
-the cross-entropy with respect to every array of parameters must agree to 1e-3.
+of their kind. Logits and features in evaluation mode at both sizes, in float32, must agree to 1e-4. At the second size,
+in float64, where round-off does not grow from layer to layer, the batch statistics after one step in training mode and
+the gradient of the cross-entropy with respect to every array of parameters must agree to 1e-3.
 
 """
 COLUMNS = (

@@ -37,7 +37,7 @@ def small(module: Callable[..., torch.nn.Module], size: int, second: int, **opti
     return Peer(partial(module, num_classes=5, **options), size, second)
 
 
-def own_size(module: Callable[..., torch.nn.Module], size: int = 224, second: int = 171, **options) -> Peer:
+def own_size(module: Callable[..., torch.nn.Module], size: int = 224, second: int = 107, **options) -> Peer:
     """An architecture as published."""
     return Peer(partial(module, **options), size, second)
 
@@ -106,6 +106,6 @@ FULL: dict[str, Peer] = {
         for name in ("densenet121", "densenet169")
     },
     "timm mobilenetv1_100": own_size(timm.models.mobilenetv1_100),
-    "timm inception_v4": own_size(timm.models.inception_v4, 299, 203),
+    "timm inception_v4": own_size(timm.models.inception_v4, 299, 139),
     "torchvision alexnet": own_size(torchvision.models.alexnet),
 }
