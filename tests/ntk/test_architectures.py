@@ -1,6 +1,4 @@
-"""The layerwise kernel of every kind of registered network, narrow and on small images: that of its Jacobian, and of
-neural-tangents.
-"""
+"""Narrow networks of every kind: the layerwise kernel is that of the Jacobian, and of neural-tangents."""
 
 from typing import Any, NamedTuple
 
