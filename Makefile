@@ -1,6 +1,6 @@
 # `make demo` on a fresh machine with Python 3.11 or later: makes .venv, installs, compares, writes demo/.
 
-.PHONY: demo test lint types doctest notebook versions parity clean
+.PHONY: demo test slow lint types doctest notebook versions parity clean
 .DEFAULT_GOAL := demo
 
 bin := .venv/bin
@@ -11,6 +11,10 @@ demo: $(installed)
 
 test: $(installed)
 	$(bin)/pytest tests -m "not slow"
+
+# The tests of minutes: the accuracy of every shipped model.
+slow: $(installed)
+	$(bin)/pytest tests -m slow
 
 lint: $(installed)
 	$(bin)/ruff check
