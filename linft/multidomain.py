@@ -45,6 +45,15 @@ def train_domains(
     Raises:
       LinftError: fewer than two tasks; a recipe without a number of steps, with frozen batch norm or
         with other decay for vectors; a training that diverged.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(20, 10)
+      >>> negative = task.replace(x_train=255 - task.x_train)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+      >>> recipe = linft.Recipe(steps=1, batch_size=5, batch_norm="train")
+      >>> [domain.num_classes for domain in train_domains(model, [task, negative], recipe)]
+      [10, 10]
     """
     if len(tasks) < 2:
         raise LinftError("training on many domains needs two tasks or more")

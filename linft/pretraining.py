@@ -31,6 +31,14 @@ def pretrain(model: Model, task: Task, recipe: Recipe, progress: Progress | None
 
     Raises:
       LinftError: the training diverged.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(20, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+      >>> expert = pretrain(model, task, linft.Recipe(steps=1, batch_size=5, batch_norm="train"))
+      >>> expert.source["train_images"], expert.class_means.means.shape
+      (20, (10, 8))
     """
     steps = recipe.num_steps(len(task.y_train))
     trajectory = finetune(model, task, record_every=max(1, steps // 4), progress=progress)(recipe)
