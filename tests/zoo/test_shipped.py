@@ -18,6 +18,7 @@ FILES = {
     "imagenet_coarse": "imagenet_sample_coarse_32",
     "fashion": "fashion_mnist_sprite_28",
 }
+LEFT_OUT = {"densenet22-gtsrb"}  # below the floor: experiments/zoo/tables.md
 QUICK = ("resnet14-fashion", "densenet22-cifar10-sign_digits", "multibn5-imagenet_coarse")
 EVERY = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
@@ -27,7 +28,7 @@ def test_two_networks_on_eight_sources_from_two_starts_in_twelve_megabytes():
     assert names == set(EVERY)
     wanted = {f"{network}-{source}" for network in ("resnet14", "densenet22") for source in FILES}
     wanted |= {name.replace("-", "-cifar10-") for name in wanted if not name.endswith("cifar10")}
-    assert wanted - names == set(), "see experiments/zoo/tables.md for those that are left out"
+    assert wanted - names == LEFT_OUT
     assert {name for name in names - wanted if name.startswith("multibn5-")} == names - wanted
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 12e6
 
@@ -53,7 +54,7 @@ def test_the_recorded_accuracy_is_that_of_the_shipped_weights(shared, name):
     found = measured(model, load_task(f"npz:{shared / 'data' / FILES[model.source['data']]}.npz"))
     images = found.source["test_images"]
     for key in ("test_accuracy", "balanced_accuracy"):  # half precision may move an image or two
-        assert found.source[key] == pytest.approx(model.source[key], abs=max(0.003, 2.5 / images) * 4)
+        assert found.source[key] == pytest.approx(model.source[key], abs=max(0.003, 2.5 / images))
     scale = np.abs(found.class_means.means).max()
     np.testing.assert_allclose(model.class_means.means, found.class_means.means, atol=5e-3 * scale)
     np.testing.assert_array_equal(model.class_means.counts, found.class_means.counts)
