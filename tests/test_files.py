@@ -1,6 +1,8 @@
 """A file is there whole or not at all."""
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -39,17 +41,20 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
         pytest.fail("the block ran")
 
 
-@pytest.fixture
-def full_disk():
-    """Files may not grow past 100 bytes."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files may not grow past 100 bytes: only here, since the log of the tests may be a file too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(full_disk, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     path = tmp_path / "note.txt"
-    with pytest.raises(LinftError, match=r"cannot write .*note.txt \(File too large\)"), whole(path) as partial:
+    too_large = pytest.raises(LinftError, match=r"cannot write .*note.txt \(File too large\)")
+    with too_large, full_disk(), whole(path) as partial:
         partial.write_text("x" * 1000)
     assert not list(tmp_path.iterdir())

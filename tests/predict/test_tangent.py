@@ -58,8 +58,9 @@ def test_its_file_keeps_every_bit(tangent, tmp_path, outputs):
 
 
 def test_refuses_files(tangent, tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(LinftError, match=r"cannot write .* free some space or choose another directory"):
-        save(tmp_path / "missing" / "tangent.safetensors", tangent)
+        save(tmp_path / "file" / "tangent.safetensors", tangent)
     (tmp_path / "broken.safetensors").write_bytes(b"not a tangent")
     with pytest.raises(LinftError, match=r"is not a readable tangent file .* delete it to compute it again"):
         load(tmp_path / "broken.safetensors")
