@@ -42,7 +42,7 @@ BAD = [
     ({"steps": 1, "epochs": 1}, "give steps or epochs, not both"),
     ({"loss": "hinge"}, "loss is 'hinge'; choose among cross_entropy, squared_error"),
     ({"batch_norm": "none"}, "batch_norm is 'none'; choose among frozen, train"),
-    ({"augmentation": "mixup"}, "augmentation is 'mixup'; choose among none, flip, crop_flip"),
+    ({"augmentation": "mixup"}, "augmentation is 'mixup'; choose among none, flip, crop, crop_flip"),
     ({"seed": -1}, "seed is -1; it must be 0 or more"),
 ]
 
