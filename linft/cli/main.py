@@ -37,7 +37,7 @@ def main() -> None:
     except MemoryError:
         _leave("out of memory; use fewer images or a smaller batch size")
     except KeyboardInterrupt:
-        _leave("interrupted; what is finished is kept, and the same command goes on from there")
+        _leave("interrupted; what is finished is kept, and the same command goes on from what is on disk")
 
 
 def _application() -> tyro.extras.SubcommandApp:
