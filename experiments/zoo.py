@@ -137,7 +137,8 @@ def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:
         init = str(config.trained("resnet14-cifar10"))
         recipe = DOMAINS.replace(steps=steps)
         command = PretrainDomains(tasks, sharing, init=init, zoo=config.work, name=name, data=sources, recipe=recipe)
-        yield [f"{name}-{source}" for source in sources], command
+        cited = replace(command, citations=tuple(SOURCES[source].citation for source in sources))
+        yield [f"{name}-{source}" for source in sources], cited
 
 
 def floor(task: linft.Task) -> float:

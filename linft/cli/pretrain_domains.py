@@ -34,6 +34,8 @@ class PretrainDomains:
     """First part of the models' names; by default from the start and the sharing."""
     data: tuple[str, ...] = ()
     """Names of the source data sets; the tasks' by default."""
+    citations: tuple[str, ...] = ()
+    """Whom to cite for each task's data, in the same order."""
     download: bool = False
     """Let tfds:NAME download what is not on disk."""
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(
@@ -66,6 +68,9 @@ class PretrainDomains:
             raise LinftError(
                 f"{len(tasks)} tasks need as many different names; they are {', '.join(data)}; give --data"
             )
+        citations = self.citations or ("",) * len(tasks)
+        if len(citations) != len(tasks):
+            raise LinftError(f"{len(tasks)} tasks need as many --citations, or none; {len(citations)} are given")
         first = self.name or f"{self.model or Path(str(self.init)).stem}-{self.sharing}"
         paths = [unused(self.zoo, f"{first}-{name}") for name in data]
         model = start(tasks[0], self.model, self.init, self.options, self.recipe.seed)
@@ -73,7 +78,7 @@ class PretrainDomains:
             domains = train_domains(
                 model, tasks, self.recipe, self.sharing, lambda step, steps: progress(first, step, steps)
             )
-        for domain, task, name, path in zip(domains, tasks, data, paths, strict=True):
+        for domain, task, name, citation, path in zip(domains, tasks, data, citations, paths, strict=True):
             expert = measured(domain, task)
             source = {
                 **expert.source,
@@ -81,6 +86,7 @@ class PretrainDomains:
                 "init": self.init and model.name,
                 "sharing": self.sharing,
                 "domains": list(data),
+                "citation": citation,
                 "recipe": settings(self.recipe),
             }
             linft.save_model(expert.replace(name=path.stem, source=source), path)

@@ -41,7 +41,7 @@ def test_what_selection_needs_is_known(name):
     assert model.class_means.counts.sum() == model.source["train_images"]
     assert np.isfinite(model.class_means.means).all() and (model.class_means.counts > 0).all()
     assert model.source["recipe"]["batch_norm"] == "train"
-    assert model.source.get("citation") or model.source["sharing"] == "multi-bn"
+    assert model.source["citation"]
     if "-cifar10-" in name:
         assert model.source["init"] == name.rpartition("-")[0]
 
