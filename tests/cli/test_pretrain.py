@@ -111,3 +111,5 @@ def test_refusals(refused, data, tmp_path):
     twice = (f"npz:{data}/positive.npz",) * 2
     said = refused("pretrain-domains", "--tasks", *twice, *model, "--zoo", tmp_path)
     assert "2 tasks need as many different names; they are positive, positive; give --data" in said
+    said = refused("pretrain-domains", "--tasks", *twice, "--data", "a", "b", "--citations", "c", *model)
+    assert "2 tasks need as many --citations, or none; 1 are given" in said
