@@ -125,14 +125,15 @@ class Model:
         elif init == "probe":
             if task is None or task.num_classes != classes:
                 raise LinftError('with_head(init="probe") needs the task, with as many classes as the head')
-            features = self._features_of(task.x_train)
+            features = self.features_of(task.x_train)
             kernel, bias = _ridge(features, jnp.asarray(task.y_train), classes, ridge)
         else:
             raise LinftError(f"head init is {init!r}; choose among normal, zeros, probe")
         head = {"kernel": kernel, "bias": jnp.zeros(classes, old.dtype) if bias is None else bias}
         return self.replace(params=trees.put(self.params, self.head, head))
 
-    def _features_of(self, images: Images, batch: int = 250) -> Float[Array, "n d"]:
+    def features_of(self, images: Images, batch: int = 250) -> Float[Array, "n d"]:
+        """Features of any number of images as they come, a batch at a time."""
         features = jax.jit(self.features)
         parts = (images[i : i + batch] for i in range(0, len(images), batch))
         return jnp.concatenate([features(self.params, self.preprocess(part)) for part in parts])

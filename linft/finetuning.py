@@ -14,7 +14,7 @@ from linft.base import Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.errors import LinftError
 from linft.recipe import Recipe
 from linft.task import Task
-from linft.training import STEPS_PER_CALL, State, training
+from linft.training import State, steps_per_call, training
 from linft.trees import Groups, Tree
 
 EVAL_BATCH = 250
@@ -95,7 +95,7 @@ def finetune(model: Model, task: Task, *, record_every: int | None = None, progr
         diverged_at, done = None, 0
         for step in steps:
             while done < step:
-                several = 1 if jax.default_backend() == "cpu" else min(STEPS_PER_CALL, step - done)
+                several = min(steps_per_call(), step - done)
                 state = advance(state, batches[done : done + several], numbers, key, train, y_train)
                 done += several
             row = measure(state, recipe)

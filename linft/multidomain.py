@@ -6,7 +6,6 @@ parallel to every larger convolution (Rebuffi and others 2017), which folds into
 W ∗ x + A_d x = (W + A_d δ_centre) ∗ x. So a domain of any variant is a plain model of the same architecture.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,9 +18,10 @@ from jaxtyping import Array, Int
 from linft import optim, trees
 from linft.base import Model
 from linft.errors import LinftError
+from linft.models import norm
 from linft.recipe import Recipe
 from linft.task import Task
-from linft.training import STEPS_PER_CALL, State, training
+from linft.training import State, steps_per_call, training
 from linft.trees import Tree
 
 Sharing = Literal["shared", "multi-bn", "adapter"]
@@ -70,12 +70,12 @@ def train_domains(
     numbers = optim.settings(recipe, tuple(joint.layer_groups), len(images))
     begin, advance = training(joint, optim.structure(recipe), joint.layer_groups)
     state, key = begin(numbers), jax.random.key(recipe.seed)
-    each = 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
+    each = steps_per_call()
     for done in range(0, len(batches), each):
         state = advance(state, batches[done : done + each], numbers, key, images, labels)
         if progress is not None:
             progress(min(done + each, len(batches)), len(batches))
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+    if not bool(trees.finite(state.params)):
         raise LinftError("the training diverged; use a smaller learning rate")
     return [_domain(model, state, d, offsets, sharing) for d in range(len(tasks))]
 
@@ -131,8 +131,8 @@ def _joint(model: Model, offsets: Int[np.ndarray, "d1"], sharing: Sharing) -> Mo
 
 def _is_own(path: tuple) -> bool:
     """Whether a domain has this parameter for itself: those of norms, and adapters."""
-    *_, layer, name = ("", *trees.path_of(path).split("/"))
-    return name == ADAPTER or re.search(r"(^|_)norm\d*$", layer) is not None
+    layer, _, name = trees.path_of(path).rpartition("/")
+    return name == ADAPTER or norm.NAME.search(layer) is not None
 
 
 def _with_adapters(params: Tree) -> Tree:

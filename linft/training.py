@@ -16,7 +16,10 @@ from linft.optim import Settings
 from linft.recipe import Recipe
 from linft.trees import Groups, Tree
 
-STEPS_PER_CALL = 16  # on an accelerator; on CPU, XLA runs convolutions inside a scan 20 to 40 times slower
+
+def steps_per_call() -> int:
+    """Several on an accelerator; one on CPU, where XLA runs convolutions inside a scan 20 to 40 times slower."""
+    return 1 if jax.default_backend() == "cpu" else 16
 
 
 class State(NamedTuple):

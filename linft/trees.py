@@ -126,3 +126,9 @@ def pytree(cls: Class) -> Class:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
     return cls
+
+
+@jax.jit
+def finite(tree: Tree) -> jax.Array:
+    """Whether every number of a tree is finite; one program, where one for each shape would take long to compile."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -1,6 +1,11 @@
 """Batch norm as torch has it."""
 
+import re
+
 import flax.linen as nn
+
+NAME = re.compile(r"(^|[/_])norm\d*$")
+"""What the path of every norm ends with, and of no other layer."""
 
 
 class Norm(nn.BatchNorm):

@@ -226,14 +226,8 @@ def _check_images(model: Model, x: Array) -> None:
     if not bool(jnp.isfinite(x).all()):
         bad = int(jnp.argmax(~jnp.isfinite(x).all((1, 2, 3))))
         raise LinftError(f"image {bad} has values that are not finite")
-    if not bool(_finite(model.params)):
+    if not bool(trees.finite(model.params)):
         raise LinftError(f"the weights of {model.name} are not all finite")
-
-
-@jax.jit
-def _finite(params: trees.Tree) -> Array:
-    """Whether every weight is finite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _check_memory(

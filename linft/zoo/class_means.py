@@ -1,6 +1,5 @@
 """What a zoo keeps of the source images: the mean features of every class."""
 
-import jax
 import numpy as np
 
 from linft.base import ClassMeans, Model
@@ -20,11 +19,8 @@ def class_means(model: Model, task: Task, batch: int = 250) -> ClassMeans:
       >>> means.shape, int(counts.sum())
       ((10, 16), 40)
     """
-    features = jax.jit(lambda x: model.features(model.params, x))
-    sums: np.ndarray | float = 0.0
-    for start in range(0, len(task.y_train), batch):
-        part = slice(start, start + batch)
-        members = np.eye(task.num_classes)[:, task.y_train[part]]  # [classes n], 1 where an image is of a class
-        sums = sums + members @ np.asarray(features(model.preprocess(task.x_train[part])), np.float64)
+    features = np.asarray(model.features_of(task.x_train, batch), np.float64)
+    sums = np.zeros((task.num_classes, features.shape[1]))
+    np.add.at(sums, task.y_train, features)
     counts = np.bincount(task.y_train, minlength=task.num_classes)
     return ClassMeans((sums / counts[:, None]).astype(np.float32), counts.astype(np.int32))

@@ -1,6 +1,5 @@
 """What an importer is: a family of files, told by its keys, and where each of its arrays goes in a model."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +10,9 @@ import numpy as np
 from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
-from linft.models import registry
+from linft.models import norm, registry
 from linft.zoo.tensors import Tensors
 
-NORM = re.compile(r"(^|[/_])norm\d*$")
 NORM_LEAVES = {
     "weight": "params/{}/scale",
     "bias": "params/{}/bias",
@@ -44,7 +42,7 @@ def torch_path(module: Callable[[str], str]) -> Callable[[str], str | None]:
         if leaf == "num_batches_tracked":
             return None
         ours = module(name)
-        if NORM.search(ours):
+        if norm.NAME.search(ours):
             return NORM_LEAVES.get(leaf, "params/{}/" + leaf).format(ours)
         return f"params/{ours}/{'kernel' if leaf == 'weight' else leaf}"
 
