@@ -12,10 +12,11 @@ ROOT = Path(linft.__file__).parent
 # A part is a module of the package or a whole subpackage, whose modules may import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("recipe", "trees", "preprocess", "task", "files", "_compat"),
-    ("base",),
-    ("losses", "optim", "models", "data", "linearization"),
-    ("ntk", "training"),
+    ("recipe", "trees", "preprocess", "task", "files", "interruption", "_compat"),
+    ("base", "recipes"),
+    ("losses", "optim", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),
+    ("ntk", "delta", "batch_norm", "reinitialization"),
+    ("training",),
     ("zoo", "finetuning", "multidomain", "predict", "scores"),
     ("agreement", "attribution", "pretraining", "spectrum", "store"),
     ("comparison", "sweep", "select", "advise"),
