@@ -26,11 +26,13 @@ class Settings(NamedTuple):
     """Factor on the learning rate, for each group."""
     decays: dict[str, Any]
     """Decay strength, for each group."""
+    pulls: dict[str, Any]
+    """What decay pulls a group towards: this multiple of its pretrained weights, 0 (L2) or 1 (L2-SP)."""
 
 
 def groups_for(recipe: Recipe, groups: Groups) -> dict[str, tuple[str, ...]]:
     """The groups that the recipe needs: layer groups, split into kernels and vectors where only kernels decay."""
-    split = recipe.weight_decay > 0 and not recipe.decay_vectors
+    split = recipe.decays and not recipe.decay_vectors
     return trees.split_vectors(groups) if split else dict(groups)
 
 
@@ -38,38 +40,108 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
     """The numbers of a recipe for n training images, group by group."""
     layer_groups = tuple(dict.fromkeys(trees.layer_group(g) for g in groups))
     recipe.check_groups(layer_groups)
-    if recipe.weight_decay > 0 and not recipe.decay_vectors and not any(g.endswith(trees.VECTORS) for g in groups):
+    if recipe.decays and not recipe.decay_vectors and not any(g.endswith(trees.VECTORS) for g in groups):
         raise LinftError(
             "decay_vectors=False needs groups split into kernels and vectors; "
             "build the tangent with groups=trees.split_vectors(model.layer_groups)"
         )
 
-    def decay(group: str) -> float:
+    def decay(group: str) -> tuple[float, float]:
         exempt = group.endswith(trees.VECTORS) and not recipe.decay_vectors
-        return 0.0 if exempt else recipe.decay(trees.layer_group(group))
+        return (0.0, 0.0) if exempt else recipe.decay(trees.layer_group(group))
 
     return Settings(
         rates=jnp.asarray(recipe.rates(n)),
         momentum=jnp.asarray(recipe.momentum),
         multipliers={g: jnp.asarray(recipe.multiplier(trees.layer_group(g))) for g in groups},
-        decays={g: jnp.asarray(decay(g)) for g in groups},
+        decays={g: jnp.asarray(decay(g)[0]) for g in groups},
+        pulls={g: jnp.asarray(decay(g)[1]) for g in groups},
     )
 
 
-def decay_towards(reference: Tree, strengths: dict[str, Any], labels: Tree) -> optax.GradientTransformation:
-    """Add λ_g (w_g − w̄_g) to the gradient of every group g: L2 for w̄ = 0, L2-SP for the pretrained weights.
+def decay_towards(
+    start: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree
+) -> optax.GradientTransformation:
+    """Add λ_g (w_g − p_g w0_g) to the gradient of every group g: L2 where p_g is 0, L2-SP where it is 1.
 
     Coupled weight decay, as torch's `weight_decay` and `optax.add_decayed_weights`; L2-SP is Li,
-    Grandvalet and Davoine 2018, used in Li and others 2020 (section 3.5).
+    Grandvalet and Davoine 2018 with α = λ_g on transferred groups and β = λ_g, p_g = 0 on new ones
+    (Li and others 2020, section 3.4; Plested and others 2021, section 4.5). For any pytree.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> w0, labels = {"stem": jnp.array(1.0), "head": jnp.array(2.0)}, {"stem": "stem", "head": "head"}
+      >>> alpha_beta, pulls = {"stem": 0.5, "head": 0.1}, {"stem": 1.0, "head": 0.0}
+      >>> decay = decay_towards(w0, alpha_beta, pulls, labels)
+      >>> updates, _ = decay.update({"stem": jnp.zeros(()), "head": jnp.zeros(())}, decay.init(w0), w0)
+      >>> float(updates["stem"]), round(float(updates["head"]), 3)
+      (0.0, 0.2)
     """
 
     def add_decay(updates, params):
-        def add(label, update, value, ref):
-            return update + jnp.asarray(strengths[label], update.dtype) * (value - ref)
-
-        return trees.map_by_label(add, labels, updates, params, reference)
+        pull = _decay(start, strengths, pulls, labels, params)
+        return jax.tree.map(jnp.add, updates, pull)
 
     return optax.stateless(add_decay)
+
+
+def _decay(start: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree, params: Tree) -> Tree:
+    """λ_g (w_g − p_g w0_g)."""
+
+    def of_leaf(label, value, at_start):
+        strength, pull = (jnp.asarray(number[label], value.dtype) for number in (strengths, pulls))
+        return strength * (value - pull * at_start)
+
+    return trees.map_by_label(of_leaf, labels, params, start)
+
+
+class Velocity(NamedTuple):
+    """State of `decoupled_momentum`."""
+
+    velocity: Tree
+    step: Any
+
+
+def decoupled_momentum(
+    recipe: Recipe, numbers: Settings, labels: Tree, start: Tree
+) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
+    """Momentum with the rate inside the velocity and decay outside it (Li and others 2020, eq. 1 and 2).
+
+    As `Recipe` states it, with group multipliers μ_g on every rate. Under Nesterov momentum the
+    parameters are the point φ_t = w_t − m v_t where the gradient is taken, as torch's are, so
+
+        φ_{t+1} = φ_t + m v_t − (1 + m) v_{t+1} − η_t μ_g λ_g (φ_t + m v_t − p_g w0_g)
+
+    and w_t = φ_t + m v_t.
+    """
+    m, ahead = numbers.momentum, numbers.momentum if recipe.nesterov else 0.0
+
+    def init(params: Tree) -> Velocity:
+        return Velocity(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
+
+    def update(gradients, state, params):
+        rate = _rate(numbers, state.step)
+
+        def scaled(label, x):
+            return jnp.asarray(rate * numbers.multipliers[label], x.dtype) * x
+
+        def combine(g, v):
+            return jnp.asarray(m, v.dtype) * v + g
+
+        before = jax.tree.map(lambda v: jnp.asarray(ahead, v.dtype) * v, state.velocity)
+        velocity = jax.tree.map(combine, trees.map_by_label(scaled, labels, gradients), state.velocity)
+        weights = jax.tree.map(jnp.add, params, before)
+        decay = trees.map_by_label(scaled, labels, _decay(start, numbers.decays, numbers.pulls, labels, weights))
+        updates = jax.tree.map(
+            lambda b, v, d: b - (1 + jnp.asarray(ahead, v.dtype)) * v - d, before, velocity, decay
+        )
+        return updates, Velocity(velocity, state.step + 1)
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore
+
+
+def _rate(numbers: Settings, step: Any) -> jax.Array:
+    return numbers.rates[jnp.minimum(step, numbers.rates.shape[0] - 1)]
 
 
 def scale_by_group(multipliers: dict[str, Any], labels: Tree) -> optax.GradientTransformation:
@@ -82,30 +154,29 @@ def scale_by_group(multipliers: dict[str, Any], labels: Tree) -> optax.GradientT
     return optax.stateless(scale)
 
 
-def transform(recipe: Recipe, numbers: Settings, labels: Tree, reference: Tree) -> optax.GradientTransformation:
+def transform(recipe: Recipe, numbers: Settings, labels: Tree, start: Tree) -> optax.GradientTransformation:
     """The optax chain of a recipe: clip, decay, momentum (or Adam), group multipliers, learning rate.
 
     Args:
-      recipe: its optimizer, Nesterov and clipping choices; all numbers come from `numbers`.
+      recipe: its optimizer, convention, Nesterov and clipping choices; all numbers come from `numbers`.
       numbers: learning rates, momentum, multipliers and decays, from `settings`.
       labels: group name of every leaf, or of every subtree.
-      reference: what decay pulls towards, shaped like what is trained.
+      start: the pretrained weights, shaped like what is trained.
     """
-
-    def rate(count: Any) -> jax.Array:
-        return numbers.rates[jnp.minimum(count, numbers.rates.shape[0] - 1)]
-
+    clip = [] if recipe.clip_norm is None else [optax.clip_by_global_norm(recipe.clip_norm)]
+    if recipe.optimizer == "sgd" and recipe.convention == "decoupled":
+        return optax.chain(*clip, decoupled_momentum(recipe, numbers, labels, start))
     rule = (
         optax.scale_by_adam(b1=0.9, b2=0.999)
         if recipe.optimizer == "adam"
         else optax.trace(decay=numbers.momentum, nesterov=recipe.nesterov)
     )
     return optax.chain(
-        *([] if recipe.clip_norm is None else [optax.clip_by_global_norm(recipe.clip_norm)]),
-        decay_towards(reference, numbers.decays, labels),
+        *clip,
+        decay_towards(start, numbers.decays, numbers.pulls, labels),
         rule,
         scale_by_group(numbers.multipliers, labels),
-        optax.scale_by_learning_rate(rate),
+        optax.scale_by_learning_rate(lambda step: _rate(numbers, step)),
     )
 
 
@@ -118,8 +189,11 @@ def structure(recipe: Recipe) -> Recipe:
         optimizer=recipe.optimizer,
         clip_norm=recipe.clip_norm,
         nesterov=recipe.nesterov,
-        decay_towards=recipe.decay_towards,
+        convention=recipe.convention,
         loss=recipe.loss,
         batch_norm=recipe.batch_norm,
+        bn_batch_size=recipe.bn_batch_size,
         augmentation=recipe.augmentation,
+        mixup=recipe.mixup,
+        delta=recipe.delta,
     )

@@ -14,19 +14,40 @@ import numpy as np
 from linft.errors import LinftError
 
 Loss = Literal["cross_entropy", "squared_error"]
+Augmentation = Literal[
+    "none",
+    "flip",
+    "crop",
+    "crop_flip",
+    "resized_crop",
+    "short_side_crop",
+    "li2020_resized_crop",
+    "li2020_crop",
+    "li2020_flip",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One fine-tuning run: optimizer, schedule, decay, layers, minibatches, loss.
 
-    Groups are named by shell patterns over the model's layer groups (`"stage*"`). Weight decay is
-    coupled, as in torch and optax: with momentum m, rate η_t and decay λ towards a reference w̄,
+    Groups are named by shell patterns over the model's layer groups (`"stage*"`). With momentum m,
+    rate η_t and decay λ towards a reference w̄, the coupled convention is that of torch and optax:
 
         g_t = ∂L/∂w + λ (w_t − w̄)
         v_t = m v_{t−1} + g_t
         w_{t+1} = w_t − η_t v_t                  (heavy ball)
         w_{t+1} = w_t − η_t (g_t + m v_t)        (Nesterov)
+
+    and the decoupled one that of Li and others 2020 (eq. 1 and 2, whose signs are read so that v
+    descends, and whose η in eq. 2 is read as η_t): the rate is inside the velocity, which so keeps
+    the old rate's pace after a drop, and decay passes by gradient and velocity.
+
+        v_{t+1} = m v_t + η_t ∂L/∂w(w_t)                      (heavy ball)
+        v_{t+1} = m v_t + η_t ∂L/∂w(w_t − m v_t)              (Nesterov)
+        w_{t+1} = w_t − v_{t+1} − η_t λ (w_t − w̄)
+
+    Without decay and at a constant rate the two are the same.
 
     Example:
       >>> recipe = Recipe(learning_rate=0.1, batch_size=4, steps=3)
@@ -52,12 +73,16 @@ class Recipe:
     """For the step schedule: the factor of each drop."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0, under any schedule."""
+    convention: Literal["coupled", "decoupled"] = "coupled"
+    """How rate, velocity and decay meet: as in torch, or as in Li and others 2020."""
     weight_decay: float = 0.0
-    """Decay strength λ."""
-    decay_towards: Literal["zero", "pretrained"] = "zero"
-    """Where decay pulls: to zero (L2) or to the pretrained weights (L2-SP)."""
+    """Decay strength λ towards zero (L2; β of L2-SP)."""
     decay_groups: tuple[str, ...] = ("*",)
     """Layer groups that decay."""
+    l2sp: float = 0.0
+    """Decay strength α towards the pretrained weights (L2-SP), instead of λ, on `l2sp_groups`."""
+    l2sp_groups: tuple[str, ...] = ("*",)
+    """Layer groups that L2-SP holds; name transferred ones, since it pulls any other to its random start."""
     decay_vectors: bool = True
     """Whether norm parameters and biases decay too, as in torch."""
     rate_multipliers: tuple[tuple[str, float], ...] = ()
@@ -72,10 +97,16 @@ class Recipe:
     """Number of passes over the training images. Give this or steps."""
     loss: Loss = "cross_entropy"
     """Cross-entropy in nats, or half the squared distance from the one-hot labels."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Frozen statistics, or statistics of the batch with running averages."""
-    augmentation: Literal["none", "flip", "crop", "crop_flip"] = "none"
+    batch_norm: Literal["frozen", "train", "reestimated"] = "frozen"
+    """Frozen statistics, those of the batch with running averages, or the task's, then frozen."""
+    bn_batch_size: int | None = None
+    """In training mode, statistics over parts of so many images of a batch; None: over the whole batch."""
+    augmentation: Augmentation = "none"
     """Random changes to the training images."""
+    mixup: float = 0.0
+    """α of mixup: images and labels in pairs, weighted by a draw from Beta(α, α); 0 is none."""
+    delta: float = 0.0
+    """Strength of DELTA, the penalty on moved feature maps (real runs only)."""
     shuffle: bool = True
     """A new order of the training images every epoch."""
     seed: int = 0
@@ -87,9 +118,12 @@ class Recipe:
             f"learning_rate is {self.learning_rate}; it must be above 0",
         )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1)")
+        for name in ("weight_decay", "l2sp", "mixup", "delta"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")
         _require(
-            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
-            f"weight_decay is {self.weight_decay}; it must be 0 or more",
+            self.bn_batch_size is None or self.bn_batch_size >= 2,
+            f"bn_batch_size is {self.bn_batch_size}; it must be 2 or more, or None for the whole batch",
         )
         _require(
             self.batch_size is None or self.batch_size >= 1,
@@ -132,20 +166,22 @@ class Recipe:
             raise LinftError("give steps or epochs")
         return round(self.epochs * (n // self.batch_size_for(n)))
 
-    def batches(self, n: int) -> np.ndarray:
-        """Indices of the training images of every step, [steps, batch]: the only source of order.
+    def epoch(self, n: int, epoch: int) -> np.ndarray:
+        """Indices of the training images of one epoch's steps, [steps an epoch, batch].
 
-        Every epoch goes through the n images once, in a fresh order drawn from (seed, epoch) if
-        `shuffle`, else in the order given. A last batch that would be short is left out: its
-        images wait for the next epoch.
+        All n images once, in a fresh order drawn from (seed, epoch) if `shuffle`, else in the order
+        given. A last batch that would be short is left out: its images wait for the next epoch.
         """
-        batch, steps = self.batch_size_for(n), self.num_steps(n)
-        per_epoch = n // batch
-        epochs = []
-        for epoch in range(math.ceil(steps / per_epoch)):
-            order = np.random.default_rng([self.seed, epoch]).permutation(n) if self.shuffle else np.arange(n)
-            epochs.append(order[: per_epoch * batch].reshape(per_epoch, batch))
-        return np.concatenate(epochs)[:steps] if epochs else np.zeros((0, batch), np.int64)
+        batch = self.batch_size_for(n)
+        order = np.random.default_rng([self.seed, epoch]).permutation(n) if self.shuffle else np.arange(n)
+        return order[: n // batch * batch].reshape(-1, batch)
+
+    def batches(self, n: int) -> np.ndarray:
+        """Indices of the training images of every step, [steps, batch]: epoch after epoch."""
+        steps = self.num_steps(n)
+        per_epoch = n // self.batch_size_for(n)
+        epochs = [self.epoch(n, epoch) for epoch in range(math.ceil(steps / per_epoch))]
+        return np.concatenate(epochs)[:steps] if epochs else np.zeros((0, self.batch_size_for(n)), np.int64)
 
     def rates(self, n: int) -> np.ndarray:
         """Learning rate η_t of every step, [steps], before group multipliers."""
@@ -168,13 +204,20 @@ class Recipe:
         factors = [factor for pattern, factor in self.rate_multipliers if fnmatchcase(group, pattern)]
         return factors[-1] if factors else 1.0
 
-    def decay(self, group: str) -> float:
-        """Decay strength λ of one layer group."""
-        return self.weight_decay if _matches(group, self.decay_groups) else 0.0
+    def decay(self, group: str) -> tuple[float, float]:
+        """Decay strength of one layer group, and its reference: 0 for zero, 1 for the pretrained weights."""
+        if self.l2sp > 0 and _matches(group, self.l2sp_groups):
+            return self.l2sp, 1.0
+        return (self.weight_decay if _matches(group, self.decay_groups) else 0.0), 0.0
+
+    @property
+    def decays(self) -> bool:
+        """Whether anything decays."""
+        return self.weight_decay > 0 or self.l2sp > 0
 
     def check_groups(self, groups: tuple[str, ...]) -> None:
         """Refuse a pattern that names no layer group, which would otherwise silently do nothing."""
-        patterns = [*self.decay_groups, *self.frozen_groups, *(p for p, _ in self.rate_multipliers)]
+        patterns = [*self.decay_groups, *self.l2sp_groups, *self.frozen_groups, *(p for p, _ in self.rate_multipliers)]
         for pattern in patterns:
             _require(
                 any(fnmatchcase(group, pattern) for group in groups),
