@@ -29,7 +29,7 @@ class Task:
 
     name: str
     x_train: Any
-    """uint8 images [n h w c], or a list of [h w c] where sizes differ."""
+    """uint8 images [n h w c], a list of [h w c] where sizes differ, or a sequence that reads each when asked."""
     y_train: Int[np.ndarray, "n"]
     x_test: Any
     y_test: Int[np.ndarray, "m"]
@@ -47,6 +47,9 @@ class Task:
         class_names: Sequence[str] | None = None,
     ) -> Self:
         """A task from uint8 images ([n h w], [n h w 1], [n h w 3], or a list) and integer labels.
+
+        Images may also be another sequence of [h w c] with a method `take`, such as `LazyImages`; of
+        those only the first is looked at here.
 
         Without a test part, a quarter of the images of each class, drawn with seed 0, becomes one.
 
@@ -111,7 +114,9 @@ class Task:
 
 
 def _take(images: Any, keep: Int[np.ndarray, "k"]) -> Any:
-    return images[keep] if isinstance(images, np.ndarray) else [images[i] for i in keep]
+    if isinstance(images, list):
+        return [images[i] for i in keep]
+    return images[keep] if isinstance(images, np.ndarray) else images.take(keep)
 
 
 def _pick(labels: Int[np.ndarray, "n"], counts: Sequence[int], seed: int) -> Int[np.ndarray, "k"]:
@@ -134,6 +139,9 @@ def _images(images: Any, name: str) -> Any:
     if isinstance(images, list | tuple):
         images = [_images(np.asarray(image)[None], name)[0] for image in images]
         return np.stack(images) if len({image.shape for image in images}) == 1 else images
+    if isinstance(images, Sequence):  # which reads its images when they are asked for
+        _images(images[0][None], name)
+        return images
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise LinftError(f"{name} is {images.dtype}; images must be uint8, from 0 to 255")

@@ -1,13 +1,16 @@
 """`folder:PATH`: a folder of images with a subfolder for each class, with or without a test part."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image, ImageOps
 
+from linft.data.lazy import IN_MEMORY, LazyImages
 from linft.errors import LinftError
 from linft.task import Task
 
@@ -20,11 +23,13 @@ def load(path: str) -> Task:
 
     `val`, `valid` or `validation` stands for a missing `test`; without any of them the source rule
     of `Task.from_arrays` applies. Classes are the subfolders' names, sorted; other files than images
-    and hidden ones are passed over. All images are held in memory.
+    and hidden ones are passed over. Up to `IN_MEMORY` images are held in memory; more stay in their
+    files as `LazyImages`.
 
     Raises:
       LinftError: a missing folder, no class subfolders or one only, a class without images, a test
-        part with other classes, or an image that Pillow cannot read as 8 bits a channel.
+        part with other classes, or an image that Pillow cannot read as 8 bits a channel (when that
+        image is reached, where they stay in their files).
 
     Example:
       >>> import tempfile
@@ -45,11 +50,13 @@ def load(path: str) -> Task:
     names = _classes(train)
     if len(names) < 2:
         raise LinftError(f"{train} has one class subfolder only, {names[0]!r}; a task needs two classes or more")
-    parts = _part(train, names)
+    parts = [_files(train, names)]
     if test is not None:
         _same_classes(names, _classes(test), test)
-        parts += _part(test, names)
-    return Task.from_arrays(*parts, name=root.resolve().name, class_names=names)
+        parts.append(_files(test, names))
+    images = _in_memory if sum(len(files.names) for files, _ in parts) <= IN_MEMORY else _lazy
+    arrays = [array for files, labels in parts for array in (images(files), labels)]
+    return Task.from_arrays(*arrays, name=root.resolve().name, class_names=names)
 
 
 def _classes(part: Path) -> list[str]:
@@ -66,17 +73,41 @@ def _same_classes(train: Sequence[str], test: Sequence[str], part: Path) -> None
         raise LinftError(f"{part} lacks the class {', '.join(absent[:8])} of the training part")
 
 
-def _part(part: Path, names: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images and labels of one part, class by class and sorted by file name within a class."""
+@dataclass(frozen=True, eq=False)
+class Files:
+    """The image files of a part: called with a number, it reads that one."""
+
+    folder: str
+    names: Shaped[np.ndarray, "n"] = field(repr=False)
+    """CLASS/FILE in the file system's encoding, as one array: a million of them pickle in an instant."""
+
+    def __call__(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        return _read(Path(self.folder, os.fsdecode(self.names[number])))
+
+
+def _files(part: Path, classes: Sequence[str]) -> tuple[Files, Int[np.ndarray, "n"]]:
+    """Files and labels of one part, class by class and sorted by file name within a class."""
     files, labels = [], []
-    for label, name in enumerate(names):
-        found = sorted(f for f in (part / name).iterdir() if f.suffix.lower() in SUFFIXES and f.name[0] != ".")
+    for label, name in enumerate(classes):
+        found = sorted(file for file in os.listdir(part / name) if _is_image(file))
         if not found:
             raise LinftError(f"{part / name} has no images ({', '.join(sorted(SUFFIXES))}); add some or remove it")
-        files += found
+        files += [os.fsencode(f"{name}/{file}") for file in found]
         labels += [label] * len(found)
+    return Files(str(part), np.array(files)), np.array(labels)
+
+
+def _is_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in SUFFIXES and file[0] != "."
+
+
+def _in_memory(files: Files) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        return list(pool.map(_read, files)), np.array(labels)
+        return list(pool.map(files, range(len(files.names))))
+
+
+def _lazy(files: Files) -> LazyImages:
+    return LazyImages(files, np.arange(len(files.names)))
 
 
 def _read(file: Path) -> UInt8[np.ndarray, "h w 3"]:

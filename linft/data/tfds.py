@@ -1,11 +1,15 @@
 """`tfds:NAME` or `tfds:/dir/NAME/1.0.0`: data sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
 import os
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
+from linft.data.lazy import IN_MEMORY, LazyImages
 from linft.errors import LinftError
 from linft.task import Task
 
@@ -13,11 +17,12 @@ PREPARED = "dataset_info.json"  # the file that makes a folder a prepared data s
 
 
 def load(name: str) -> Task:
-    """Read the features `image` and `label` of a prepared data set into memory.
+    """Read the features `image` and `label` of a prepared data set.
 
     Trains on `train` and tests on `test`, or on `validation` where there is no `test` or it has no
     labels (they are −1 there); without both the source rule of `Task.from_arrays` applies. A name is
-    looked for in TFDS_DATA_DIR.
+    looked for in TFDS_DATA_DIR. Up to `IN_MEMORY` images are held in memory; more stay in their
+    records as `LazyImages`, and only the labels are read, which takes one pass over the records.
 
     Raises:
       LinftError: an unknown name, a data set that is not prepared or not as ArrayRecord, no training
@@ -38,10 +43,12 @@ def load(name: str) -> Task:
         )
     if "train" not in splits:
         raise LinftError(f"the TFDS data set {name} has no split train, only {', '.join(splits)}")
-    sources = [_source(builder, split) for split in ("test", "validation") if split in splits]
-    labelled = [source for source in sources if source[0]["label"] >= 0]
-    parts = _arrays(_source(builder, "train")) + (_arrays(labelled[0]) if labelled else ())
-    return Task.from_arrays(*parts, name=builder.info.name, class_names=features["label"].names)
+    tests = [split for split in ("test", "validation") if split in splits]
+    labelled = [split for split in tests if _source(builder, split)[0]["label"] >= 0]
+    parts = ["train", *labelled[:1]]
+    arrays = _in_memory if sum(splits[part].num_examples for part in parts) <= IN_MEMORY else _lazy
+    both = [array for part in parts for array in arrays(builder, part)]
+    return Task.from_arrays(*both, name=builder.info.name, class_names=features["label"].names)
 
 
 def download(name: str) -> None:
@@ -70,9 +77,9 @@ def _builder(name: str, **options: Any) -> Any:
         raise LinftError(f"cannot open the TFDS data set {name!r}: {_first_line(error)}") from None
 
 
-def _source(builder: Any, split: str) -> Any:
+def _source(builder: Any, split: str, decoders: Any = None) -> Any:
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError:
         raise LinftError(
             f"the TFDS data set {builder.info.name} in {builder.data_dir} is prepared as "
@@ -81,9 +88,41 @@ def _source(builder: Any, split: str) -> Any:
         ) from None
 
 
-def _arrays(source: Any) -> tuple[list[np.ndarray], np.ndarray]:
+def _in_memory(builder: Any, split: str) -> tuple[list[np.ndarray], Int[np.ndarray, "n"]]:
+    source = _source(builder, split)
     images, labels = zip(*((example["image"], example["label"]) for example in source), strict=True)
     return list(images), np.array(labels)
+
+
+def _lazy(builder: Any, split: str) -> tuple[LazyImages, Int[np.ndarray, "n"]]:
+    import tensorflow_datasets as tfds
+
+    source = _source(builder, split, {"image": tfds.decode.SkipDecoding()})
+    labels = np.array([example["label"] for example in source])
+    return LazyImages(Records(str(builder.data_dir), split), np.arange(len(labels))), labels
+
+
+@dataclass(frozen=True)
+class Records:
+    """The images of a split: called with a number, it reads that one."""
+
+    directory: str
+    """Of the prepared version, from which every process opens the data set for itself."""
+    split: str
+
+    def __call__(self, number: int) -> UInt8[np.ndarray, "_ _ _"]:
+        try:
+            return _open(self.directory, self.split)[number]["image"]
+        except Exception as error:  # the reader's and the decoders' errors have no common kind
+            raise LinftError(
+                f"cannot read image {number} of the split {self.split} in {self.directory} "
+                f"({_first_line(error)}); prepare the data set anew"
+            ) from None
+
+
+@lru_cache(maxsize=4)
+def _open(directory: str, split: str) -> Any:
+    return _source(_builder(directory), split)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,180 @@
+"""Minibatches of images that are too many for memory: read and resized ahead of the step that needs them."""
+
+import atexit
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from multiprocessing import parent_process
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import Int, UInt8
+
+from linft.errors import LinftError
+from linft.recipe import Recipe
+
+Prepared = tuple[UInt8[np.ndarray, "side side c"], tuple[int, int]]  # an image, and the height and width it fills
+
+
+# Not by shared memory: a container's /dev/shm is small, a full one kills the worker without a word,
+# and an array that is still in use at the end leaves its segment behind.
+_BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+
+
+class Batch(NamedTuple):
+    """The images of one step, or this host's share of them."""
+
+    index: Int[np.ndarray, "b"]
+    """Number of every image in the training part."""
+    images: UInt8[np.ndarray, "b side side c"]
+    sizes: Int[np.ndarray, "b 2"]
+    """Height and width that each image fills, from the corner at the origin."""
+    labels: Int[np.ndarray, "b"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The images of a step of a recipe on n training images: row `step` of `recipe.batches(n)`.
+
+    Epochs are computed when reached, so that an order of any length takes the memory of two.
+
+    Example:
+      >>> recipe = Recipe(batch_size=4, epochs=3)
+      >>> Order(recipe, 10)(5).tolist() == recipe.batches(10)[5].tolist()
+      True
+    """
+
+    recipe: Recipe
+    n: int
+
+    def __call__(self, step: int) -> Int[np.ndarray, "b"]:
+        epoch, step = divmod(step, self.n // self.recipe.batch_size_for(self.n))
+        return _epoch(self.recipe, self.n, epoch)[step]
+
+
+@lru_cache(maxsize=2)  # threads read ahead across the border of two epochs
+def _epoch(recipe: Recipe, n: int, epoch: int) -> Int[np.ndarray, "steps b"]:
+    return recipe.epoch(n, epoch)
+
+
+def stream(
+    images: Sequence[UInt8[np.ndarray, "_ _ _"]] | UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, "n"],
+    order: Callable[[int], Int[np.ndarray, "b"]],
+    steps: range,
+    prepare: Callable[[UInt8[np.ndarray, "_ _ _"]], Prepared],
+    *,
+    workers: int = 0,
+    threads: int = 4,
+    rows: slice = slice(None),
+) -> Iterator[Batch]:
+    """The batches of these steps, images prepared by threads here or, with `workers`, in as many processes.
+
+    `order(step)` and `rows` alone say which images a batch holds: never the workers or threads. So a
+    run goes on from step k with `steps=range(k, …)`, with as many workers as it likes, and each of
+    several hosts takes its `rows` of every batch. Up to `threads` batches are held ready in every
+    process. `images` and `prepare` must be picklable where there are workers.
+
+    Raises:
+      LinftError: an image that cannot be read, when its batch is reached, or a worker that died.
+
+    Example:
+      >>> from linft.data.load import load_task
+      >>> task, recipe = load_task("digits"), Recipe(batch_size=4, steps=3)
+      >>> order = Order(recipe, len(task.y_train))
+      >>> batches = stream(task.x_train, task.y_train, order, range(1, 3), lambda image: (image, image.shape[:2]))
+      >>> [batch.labels.tolist() for batch in batches] == task.y_train[recipe.batches(1347)][1:].tolist()
+      True
+    """
+    if not steps:
+        return
+    places = _Places(order, steps, rows)
+    pipeline = (
+        grain.MapDataset.source(places)
+        .map(_Prepare(images, prepare))
+        .batch(places.batch)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+        .mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _begin_worker)
+    )
+    batches = iter(grain.experimental.WithOptionsIterDataset(pipeline, _BY_PIPE))
+    atexit.register(batches.close)  # for a stream that is still open when the interpreter ends
+    try:
+        with _starting_workers() if workers else nullcontext():
+            first = next(batches)
+        for index, prepared, sizes in chain([first], batches):
+            yield Batch(index, prepared, sizes, labels[index].astype(np.int32))
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise LinftError(
+            f"a process that reads images died ({str(error).split('.')[0]}); memory may be full: "
+            "use fewer workers or smaller batches"
+        ) from None
+    finally:
+        batches.close()
+        atexit.unregister(batches.close)
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Number of the image at every place of a stream: row after row of step after step."""
+
+    order: Callable[[int], Int[np.ndarray, "b"]]
+    steps: range
+    rows: slice
+
+    @cached_property
+    def batch(self) -> int:
+        return len(self.order(self.steps[0])[self.rows])
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.batch
+
+    def __getitem__(self, index: int) -> int:
+        step, row = divmod(index, self.batch)
+        return int(self.order(self.steps[step])[self.rows][row])
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepare:
+    images: Any
+    prepare: Callable
+
+    def __call__(self, number: int) -> tuple[np.int32, np.ndarray, np.ndarray]:
+        image, size = self.prepare(self.images[number])
+        return np.int32(number), image, np.array(size, np.int32)
+
+
+@contextmanager
+def _starting_workers() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM, and for good from the processes started meanwhile: their parent ends them."""
+    flags.FLAGS.mark_as_parsed()  # grain asks for a flag of its own, which no command line of ours has
+    gc.collect()  # an earlier stream's semaphores, which Python 3.13.0 cannot let go of while it makes new ones
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(worker: int, workers: int) -> None:
+    """Leave the accelerator to the parent, and do not outlive it."""
+    jax.config.update("jax_platforms", "cpu")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
