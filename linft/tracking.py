@@ -188,7 +188,7 @@ class _WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 SINKS: dict[str, Callable[[Path, int | None, dict[str, Any]], Sink]] = {
