@@ -220,6 +220,8 @@ class Trajectory:
     test_accuracy: Float[np.ndarray, "t"]
     distance: dict[str, Float[np.ndarray, "t"]]
     """‖w_g − w0_g‖ of every group."""
+    norm: dict[str, Float[np.ndarray, "t"]]
+    """‖w_g‖ of every group: what weight decay shrinks, and with it the effective rate's denominator."""
     seconds: float
     """Wall time of the run, compilation included."""
     diverged_at: int | None = None

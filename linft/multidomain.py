@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from linft import optim, trees
 from linft.base import Model
+from linft.data.stream import Batch
 from linft.errors import LinftError
 from linft.models import norm
 from linft.recipe import Recipe
@@ -64,15 +65,17 @@ def train_domains(
         )
     offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
     joint = _joint(model.with_head(int(offsets[-1]), jax.random.key(recipe.seed)), offsets, sharing)
-    images = jnp.asarray(np.concatenate([model.preprocessing.resize(task.x_train) for task in tasks]))
-    labels = jnp.asarray(np.concatenate([t.y_train + o for t, o in zip(tasks, offsets[:-1], strict=True)]))
+    images = np.concatenate([model.preprocessing.resize(task.x_train) for task in tasks])
+    labels = np.concatenate([t.y_train + o for t, o in zip(tasks, offsets[:-1], strict=True)])
+    held = jax.tree.map(jnp.asarray, Batch(np.arange(len(images)), images, None, labels))
     batches = _balanced(tasks, recipe)
     numbers = optim.settings(recipe, tuple(joint.layer_groups), len(images))
     begin, advance = training(joint, optim.structure(recipe), joint.layer_groups)
-    state, key = begin(numbers), jax.random.key(recipe.seed)
+    state, seed = begin(numbers), np.uint32(recipe.seed)
     each = steps_per_call()
     for done in range(0, len(batches), each):
-        state = advance(state, batches[done : done + each], numbers, key, images, labels)
+        batch = Batch(batches[done : done + each], None, None, None)
+        state, _ = advance(state, batch, numbers, joint.params, seed, held)
         if progress is not None:
             progress(min(done + each, len(batches)), len(batches))
     if not bool(trees.finite(state.params)):

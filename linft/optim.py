@@ -132,9 +132,7 @@ def decoupled_momentum(
         velocity = jax.tree.map(combine, trees.map_by_label(scaled, labels, gradients), state.velocity)
         weights = jax.tree.map(jnp.add, params, before)
         decay = trees.map_by_label(scaled, labels, _decay(start, numbers.decays, numbers.pulls, labels, weights))
-        updates = jax.tree.map(
-            lambda b, v, d: b - (1 + jnp.asarray(ahead, v.dtype)) * v - d, before, velocity, decay
-        )
+        updates = jax.tree.map(lambda b, v, d: b - (1 + jnp.asarray(ahead, v.dtype)) * v - d, before, velocity, decay)
         return updates, Velocity(velocity, state.step + 1)
 
     return optax.GradientTransformation(init, update)  # pyright: ignore

@@ -21,6 +21,7 @@ Augmentation = Literal[
     "crop_flip",
     "resized_crop",
     "short_side_crop",
+    "short_side_crop_flip",
     "li2020_resized_crop",
     "li2020_crop",
     "li2020_flip",
@@ -135,7 +136,7 @@ class Recipe:
         _require(all(0 <= f <= 1 for f in self.drop_at), f"drop_at is {self.drop_at}; give fractions of the run")
         _require(self.drop_factor >= 0, f"drop_factor is {self.drop_factor}; it must be 0 or more")
         _require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be above 0")
-        _require(self.seed >= 0, f"seed is {self.seed}; it must be 0 or more")
+        _require(0 <= self.seed < 2**31, f"seed is {self.seed}; it must lie in [0, 2³¹)")
         _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}; it must be 0 or more")
         _require(all(f >= 0 for _, f in self.rate_multipliers), "rate multipliers must be 0 or more")
         for field in dataclasses.fields(self):

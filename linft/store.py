@@ -21,6 +21,7 @@ from linft.recipe import Recipe
 from linft.task import Task
 
 CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
+LENGTHS = ("distance", "norm")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Store:
         """A trajectory as the result file holds it."""
         return {
             **{name: getattr(run, name).tolist() for name in CURVES},
-            "distance": {g: d.tolist() for g, d in run.distance.items()},
+            **{name: {g: d.tolist() for g, d in getattr(run, name).items()} for name in LENGTHS},
             "seconds": run.seconds,
             "diverged_at": run.diverged_at,
             "note": run.note,
@@ -111,9 +112,9 @@ class Store:
 
 def _from_json(found: dict[str, Any]) -> Trajectory:
     curves = {name: np.array(found[name]) for name in CURVES}
-    distance = {g: np.array(d) for g, d in found["distance"].items()}
+    lengths = {name: {g: np.array(d) for g, d in found[name].items()} for name in LENGTHS}
     rest = {name: found[name] for name in ("seconds", "diverged_at", "note")}
-    return Trajectory(**curves, distance=distance, **rest)
+    return Trajectory(**curves, **lengths, **rest)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -117,11 +117,22 @@ def test_records_every_so_many_steps(model, digits, every, steps, expected):
     told = []
     run = linft.finetune(model, digits, record_every=every, progress=lambda *values: told.append(values))
     trajectory = run(RECIPE.replace(steps=steps))
-    assert trajectory.steps.tolist() == expected == [step for step, _, _ in told]
-    assert [total for _, total, _ in told] == [steps] * len(expected)
-    np.testing.assert_array_equal([loss for _, _, loss in told], trajectory.train_loss)
+    assert trajectory.steps.tolist() == expected
+    assert [told_step for told_step, _, _ in told] == list(range(1, steps + 1))
+    assert [total for _, total, _ in told] == [steps] * steps
     assert all(len(getattr(trajectory, name)) == len(expected) for name in CURVES)
-    assert all(len(distance) == len(expected) for distance in trajectory.distance.values())
+    assert all(len(length) == len(expected) for by in (trajectory.distance, trajectory.norm) for length in by.values())
+
+
+def test_distances_and_norms_are_those_of_the_weights(model, trained):
+    for group in model.layer_groups:
+        before, after = (
+            np.concatenate([x.ravel() for x in jax.tree.leaves(m.params[group])]) for m in (model, trained.model)
+        )
+        np.testing.assert_allclose(trained.distance[group][[0, -1]], [0, np.linalg.norm(after - before)], rtol=1e-6)
+        np.testing.assert_allclose(
+            trained.norm[group][[0, -1]], [np.linalg.norm(before), np.linalg.norm(after)], rtol=1e-6
+        )
 
 
 def test_a_diverging_run_is_cut_and_marked(run):

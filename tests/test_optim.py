@@ -23,7 +23,7 @@ RECIPES = {
     "heavy_ball": DECAYED.replace(nesterov=False),
     "plain": DECAYED.replace(nesterov=False, momentum=0.0),
     "groups": DECAYED.replace(rate_multipliers=(("offset", 0.5),), decay_groups=("weights",)),
-    "pretrained": DECAYED.replace(decay_towards="pretrained"),
+    "pretrained": DECAYED.replace(weight_decay=0.0, l2sp=0.05),
     "adam": DECAYED.replace(optimizer="adam", learning_rate=0.05),
 }
 
@@ -32,8 +32,7 @@ def train(recipe, params, gradient, groups=GROUPS, n=60):
     """Params before the first step and after each."""
     groups = optim.groups_for(recipe, groups)
     labels = trees.labels(params, groups)
-    reference = params if recipe.decay_towards == "pretrained" else jax.tree.map(jnp.zeros_like, params)
-    chain = optim.transform(recipe, optim.settings(recipe, tuple(groups), n), labels, reference)
+    chain = optim.transform(recipe, optim.settings(recipe, tuple(groups), n), labels, params)
 
     @jax.jit
     def step(params, state):
@@ -87,8 +86,61 @@ def test_vectors_may_be_spared_from_decay():
 
 
 def test_decay_towards_the_pretrained_weights_leaves_them_alone():
-    recipe = SHORT.replace(weight_decay=0.5, decay_towards="pretrained")
+    recipe = SHORT.replace(weight_decay=0.5, l2sp=0.5)
     jax.tree.map(np.testing.assert_array_equal, train(recipe, START, nothing)[-1], START)
+
+
+def test_l2_sp_holds_transferred_groups_and_decays_new_ones():
+    recipe = SHORT.replace(l2sp=0.5, l2sp_groups=("weights",), weight_decay=0.1, momentum=0.0, steps=1)
+    last = train(recipe, START, nothing)[-1]
+    np.testing.assert_array_equal(last["dense"]["kernel"], START["dense"]["kernel"])
+    np.testing.assert_allclose(last["dense"]["bias"], 1 - 0.1 * 0.1, rtol=1e-6)
+
+
+def decoupled(recipe, w, gradient, strength, pull, steps, n=60):
+    """Equations 1 and 2 of Li and others 2020 as they stand, in w itself: the gradient is taken ahead of w."""
+    start, v, at = w, 0 * w, []
+    for rate in recipe.rates(n):
+        ahead = w - recipe.momentum * v if recipe.nesterov else w
+        at.append(ahead)
+        v = recipe.momentum * v + rate * gradient(ahead)
+        w = w - v - rate * strength * (w - pull * start)
+    return np.array([*at, w - recipe.momentum * v if recipe.nesterov else w])
+
+
+DECOUPLED = DECAYED.replace(convention="decoupled", learning_rate=0.05)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("decay", [{"weight_decay": 0.1}, {"l2sp": 0.1}, {"weight_decay": 0.0}])
+def test_decoupled_convention_is_that_of_the_paper(x64, nesterov, decay):
+    recipe = DECOUPLED.replace(nesterov=nesterov, **{"weight_decay": 0.0, **decay})
+    a = np.random.default_rng(0).normal(size=(6, 4))
+    hessian, w = a.T @ a, np.arange(1.0, 5.0)
+
+    def gradient(params):
+        return {"dense": {"kernel": jnp.asarray(hessian) @ params["dense"]["kernel"], "bias": jnp.zeros(1)}}
+
+    start = {"dense": {"kernel": jnp.asarray(w), "bias": jnp.zeros(1)}}
+    got = np.stack([p["dense"]["kernel"] for p in train(recipe, start, gradient)])
+    expected = decoupled(recipe, w, lambda at: hessian @ at, *recipe.decay("weights"), steps=30)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_conventions_agree_until_the_rate_drops_and_without_decay(x64):
+    start = jax.tree.map(lambda w: w.astype(float), START)
+
+    def weights(**changes):
+        return np.stack(
+            [p["dense"]["kernel"] for p in train(DECAYED.replace(weight_decay=0.0, **changes), start, cubic)]
+        )
+
+    def cubic(params):
+        return jax.tree.map(lambda w: 0.1 * w**3, params)
+
+    coupled, apart = weights(), weights(convention="decoupled")
+    np.testing.assert_allclose(apart[:16], coupled[:16], rtol=1e-12)  # the rate drops after 15 steps
+    assert (abs(apart[17:] - coupled[17:]) > 1e-3).all()
 
 
 def test_the_gradient_is_clipped_to_its_norm():

@@ -34,16 +34,20 @@ BAD = [
     ({"drop_factor": -1.0}, "drop_factor is -1.0"),
     ({"warmup_steps": -1}, "warmup_steps is -1"),
     ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must be 0 or more"),
-    ({"decay_towards": "one"}, "decay_towards is 'one'; choose among zero, pretrained"),
+    ({"l2sp": math.inf}, "l2sp is inf; it must be 0 or more"),
+    ({"mixup": -1.0}, "mixup is -1.0; it must be 0 or more"),
+    ({"delta": -1.0}, "delta is -1.0; it must be 0 or more"),
+    ({"bn_batch_size": 1}, "bn_batch_size is 1; it must be 2 or more, or None"),
+    ({"convention": "torch"}, "convention is 'torch'; choose among coupled, decoupled"),
     ({"rate_multipliers": (("head", -1.0),)}, "rate multipliers must be 0 or more"),
     ({"batch_size": 0}, "batch_size is 0; it must be 1 or more, or None"),
     ({"steps": -1}, "steps is -1"),
     ({"epochs": -0.5}, "epochs is -0.5"),
     ({"steps": 1, "epochs": 1}, "give steps or epochs, not both"),
     ({"loss": "hinge"}, "loss is 'hinge'; choose among cross_entropy, squared_error"),
-    ({"batch_norm": "none"}, "batch_norm is 'none'; choose among frozen, train"),
+    ({"batch_norm": "none"}, "batch_norm is 'none'; choose among frozen, train, reestimated"),
     ({"augmentation": "mixup"}, "augmentation is 'mixup'; choose among none, flip, crop, crop_flip"),
-    ({"seed": -1}, "seed is -1; it must be 0 or more"),
+    ({"seed": -1}, r"seed is -1; it must lie in \[0, 2³¹\)"),
 ]
 
 
@@ -119,7 +123,9 @@ def test_settings_of_a_group():
     )  # fmt: skip
     groups = ("stem", "stage1", "head")
     assert [recipe.multiplier(g) for g in groups] == [0.0, 0.5, 10.0]
-    assert [recipe.decay(g) for g in groups] == [0.0, 0.1, 0.0]
+    assert [recipe.decay(g) for g in groups] == [(0.0, 0.0), (0.1, 0.0), (0.0, 0.0)]
+    held = recipe.replace(l2sp=0.3, l2sp_groups=("stem",))
+    assert [held.decay(g) for g in groups] == [(0.3, 1.0), (0.1, 0.0), (0.0, 0.0)]
     recipe.check_groups(groups)
     with pytest.raises(LinftError, match=r"no layer group matches 'stage\*'; this model has stem, head"):
         recipe.check_groups(("stem", "head"))

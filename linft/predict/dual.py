@@ -48,6 +48,9 @@ def why_not(recipe: Recipe) -> str | None:
     reasons = {
         "batch norm in training mode changes the network as it trains": recipe.batch_norm == "train",
         "augmented images are not the images of the kernel": recipe.augmentation != "none",
+        "re-estimated batch norm is not the kernel's": recipe.batch_norm == "reestimated",
+        "mixed images are not the images of the kernel": recipe.mixup > 0,
+        "DELTA's penalty is not linear in the features": recipe.delta > 0,
         "clipping is not linear in the gradient": recipe.clip_norm is not None,
         "Adam is not linear in the gradient": recipe.optimizer == "adam",
     }
@@ -56,7 +59,14 @@ def why_not(recipe: Recipe) -> str | None:
 
 def nearest(recipe: Recipe) -> tuple[Recipe, str]:
     """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing)."""
-    changes = {"batch_norm": "frozen", "augmentation": "none", "clip_norm": None, "optimizer": "sgd"}
+    changes = {
+        "batch_norm": "frozen",
+        "augmentation": "none",
+        "mixup": 0.0,
+        "delta": 0.0,
+        "clip_norm": None,
+        "optimizer": "sgd",
+    }
     dropped = {name: getattr(recipe, name) for name, value in changes.items() if getattr(recipe, name) != value}
     note = "dropped: " + ", ".join(f"{name}={value}" for name, value in dropped.items()) if dropped else ""
     return recipe.replace(**changes), note
@@ -155,16 +165,21 @@ def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
     weighted kernel Σ μ_g Θ_g. Otherwise groups of equal multiplier and decay in every recipe are one.
     """
     groups = tuple(settings[0].multipliers)
-    keys = {g: tuple((float(s.multipliers[g]), float(s.decays[g])) for s in settings) for g in groups}
-    undecayed = all(decay == 0 for key in keys.values() for _, decay in key)
+    keys = {
+        g: tuple((float(s.multipliers[g]), float(s.decays[g]), float(s.pulls[g])) for s in settings) for g in groups
+    }
+    undecayed = all(decay == 0 for key in keys.values() for _, decay, _ in key)
     if undecayed and all(len(set(key)) == 1 for key in keys.values()):
         bundles = {"all": {g: keys[g][0][0] for g in groups}}
-        stacked = [s._replace(multipliers={"all": jnp.ones(())}, decays={"all": jnp.zeros(())}) for s in settings]
+        one, none = {"all": jnp.ones(())}, {"all": jnp.zeros(())}
+        stacked = [s._replace(multipliers=one, decays=none, pulls=none) for s in settings]
     else:
         firsts = {key: g for g, key in reversed(keys.items())}
         bundles = {first: {g: 1.0 for g in groups if keys[g] == key} for key, first in firsts.items()}
         stacked = [
-            s._replace(multipliers={b: s.multipliers[b] for b in bundles}, decays={b: s.decays[b] for b in bundles})
+            s._replace(
+                **{name: {b: getattr(s, name)[b] for b in bundles} for name in ("multipliers", "decays", "pulls")}
+            )
             for s in settings
         ]
     return bundles, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *stacked)
@@ -192,9 +207,7 @@ def _replay(
     n, c = tangent.logits_train.shape
     dtype = tangent.logits_train.dtype
     start = {b: Coordinates(jnp.zeros((n, c), dtype), jnp.ones((), dtype)) for b in bundles}
-    pull = 1.0 if structure.decay_towards == "pretrained" else 0.0
-    reference = {b: Coordinates(jnp.zeros((n, c), dtype), jnp.full((), pull, dtype)) for b in bundles}
-    optimizer = optim.transform(structure, numbers, {b: b for b in bundles}, reference)
+    optimizer = optim.transform(structure, numbers, {b: b for b in bundles}, start)
     from_weights = {
         b: (_summed(tangent.weights_train, members), _summed(tangent.weights_test, members))
         for b, members in bundles.items()
@@ -213,7 +226,7 @@ def _replay(
             test_loss=losses.mean_loss(structure.loss, on_test, tangent.labels_test),
             train_accuracy=losses.accuracy(on_train, tangent.labels_train),
             test_accuracy=losses.accuracy(on_test, tangent.labels_test),
-            distance={g: distance(tangent, g, weight, at[b]) for b, w in bundles.items() for g, weight in w.items()},
+            **lengths(tangent, {g: (weight, at[b]) for b, w in bundles.items() for g, weight in w.items()}),
         )
 
     def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, dict[str, Any]]:
@@ -245,16 +258,17 @@ def _summed(by_group: Mapping[str, Array], weights: Mapping[str, float]) -> Arra
     return sum(by_group[g] for g in weights)  # pyright: ignore
 
 
-def distance(tangent: Tangent, group: str, weight: float, at: Coordinates) -> Array:
-    """‖w_g − w0_g‖."""
-    alpha, pulled = weight * at.alpha, at.gamma - 1
-    own = apply(operator(tangent.kernel_train, tangent, {group: 1.0}), alpha)
-    squared = (
-        jnp.vdot(alpha, own)
-        + 2 * pulled * jnp.vdot(tangent.weights_train[group], alpha)
-        + pulled**2 * tangent.squared_norms[group]
-    )
-    return jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a distance of zero below it
+def lengths(tangent: Tangent, at: Mapping[str, tuple[float, Coordinates]]) -> dict[str, dict[str, Array]]:
+    """‖w_g − w0_g‖ and ‖w_g‖ of every group at α_g = μ_g α, γ_g."""
+    distance, norm = {}, {}
+    for group, (weight, where) in at.items():
+        alpha, gamma = weight * where.alpha, where.gamma
+        quadratic = jnp.vdot(alpha, apply(operator(tangent.kernel_train, tangent, {group: 1.0}), alpha))
+        mixed = 2 * jnp.vdot(tangent.weights_train[group], alpha)
+        for values, scale in ((distance, gamma - 1), (norm, gamma)):
+            squared = quadratic + scale * mixed + scale**2 * tangent.squared_norms[group]
+            values[group] = jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a length of zero below it
+    return {"distance": distance, "norm": norm}
 
 
 def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:
@@ -265,8 +279,7 @@ def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float)
         raise LinftError("the loss is not finite before the first step; check the model's weights")
     return Trajectory(
         steps=at[:keep],
-        **{k: np.asarray(v)[:keep] for k, v in values.items() if k != "distance"},  # pyright: ignore
-        distance={g: np.asarray(v)[:keep] for g, v in values["distance"].items()},
+        **jax.tree.map(lambda v: np.asarray(v)[:keep], values),
         seconds=seconds,
         diverged_at=int(at[keep]) if diverged.any() else None,
     )

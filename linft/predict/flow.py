@@ -22,7 +22,7 @@ from linft.task import Task
 
 def why_not(recipe: Recipe) -> str | None:
     """Why gradient flow does not predict this recipe; None where it does."""
-    decay = "weight decay has no closed flow here" if recipe.weight_decay > 0 else None
+    decay = "weight decay has no closed flow here" if recipe.decays else None
     return "; ".join(filter(None, (why_no_kernel(recipe), decay))) or None
 
 
@@ -60,7 +60,7 @@ def gradient_flow(
         times = np.concatenate([[0.0], np.cumsum(recipe.rates(n))])[at] / (1 - recipe.momentum)
         solve = _closed_form if recipe.loss == "squared_error" else _ode
         on_train, on_test = solve(tangent, weights, recipe, jnp.asarray(times, tangent.logits_train.dtype))
-        values: dict[str, Any] = {"distance": {}}
+        values: dict[str, Any] = {"distance": {}, "norm": {}}
         for part, logits, labels in (("train", on_train, tangent.labels_train), ("test", on_test, tangent.labels_test)):
             values[f"{part}_loss"] = np.array([losses.mean_loss(recipe.loss, f, labels) for f in logits])
             values[f"{part}_accuracy"] = np.array([losses.accuracy(f, labels) for f in logits])

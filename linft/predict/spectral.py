@@ -8,6 +8,7 @@ recursion's roots coincide (critical damping) and eigen-roots would fail. On the
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from linft import losses, optim
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
-from linft.predict.dual import Coordinates, as_tangent, distance, trajectory
+from linft.predict.dual import Coordinates, as_tangent, lengths, trajectory
 from linft.predict.dual import why_not as why_no_kernel
 from linft.predict.operator import dense, operator
 from linft.recipe import Recipe
@@ -27,6 +28,7 @@ def why_not(recipe: Recipe, n: int) -> str | None:
     reasons = {
         "the loss is not squared error": recipe.loss != "squared_error",
         f"the batch is not all {n} images": recipe.batch_size_for(n) < n,
+        "decay is decoupled": recipe.convention == "decoupled" and recipe.decays,
         "the learning rate is not constant": recipe.schedule != "constant" or recipe.warmup_steps > 0,
     }
     own = (reason for reason, holds in reasons.items() if holds)
@@ -67,7 +69,7 @@ def spectral(
         begin = time.perf_counter()
         if reason := why_not(recipe, n):
             raise LinftError(f"no closed form for this recipe: {reason}; use predict.dual")
-        weights, decay = _weights(tangent, recipe, n)
+        weights, *decay = _weights(tangent, recipe, n)
         key = tuple(weights.items())
         if key not in decompositions:
             decompositions[key] = _decompose(tangent, weights)
@@ -78,17 +80,17 @@ def spectral(
     return OneByOne(run)
 
 
-def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], float]:
-    """Multipliers of the groups that train, and their common decay."""
+def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], float, float]:
+    """Multipliers of the groups that train, their common decay, and what it pulls them towards."""
     numbers = optim.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
-    pairs = {(weights[g], float(numbers.decays[g])) for g in weights if weights[g] > 0}
-    decays = {decay for _, decay in pairs}
-    if decays - {0.0} and len(pairs) > 1:
+    kinds = {(weights[g], float(numbers.decays[g]), float(numbers.pulls[g])) for g in weights if weights[g] > 0}
+    if any(decay > 0 for _, decay, _ in kinds) and len(kinds) > 1:
         raise LinftError(
             "no closed form for this recipe: groups differ in rate or decay while some decay; use predict.dual"
         )
-    return weights, max(decays, default=0.0)
+    _, decay, pull = next(iter(kinds), (1.0, 0.0, 0.0))
+    return weights, decay, pull
 
 
 def _decompose(tangent: Tangent, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -102,14 +104,14 @@ def _evaluate(
     tangent: Tangent,
     recipe: Recipe,
     weights: dict[str, float],
-    decay: float,
+    decay_and_pull: list[float],
     decomposition: tuple[np.ndarray, np.ndarray],
     at: np.ndarray,
 ) -> dict[str, Any]:
     n, c = tangent.logits_train.shape
     values, vectors = decomposition
     trained = [g for g, weight in weights.items() if weight > 0]
-    common = weights[trained[0]] if decay > 0 else 1.0  # with decay, the one multiplier belongs to the rate
+    common = weights[trained[0]] if decay_and_pull[0] > 0 else 1.0  # with decay, the one multiplier belongs to the rate
     residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
     w_train, w_test = (
         sum((weight > 0) * _host(by[g]) for g, weight in weights.items())
@@ -120,8 +122,7 @@ def _evaluate(
         vectors.T @ residual.reshape(-1),
         vectors.T @ np.reshape(w_train, -1),
         n,
-        decay,
-        0.0 if recipe.decay_towards == "zero" else 1.0,
+        *decay_and_pull,
         recipe.learning_rate * common,
         recipe,
         at,
@@ -131,7 +132,7 @@ def _evaluate(
     on_train = _host(dense(operator(tangent.kernel_train, tangent, weights))).reshape(n * c, -1) / common
     on_test = _host(dense(operator(tangent.kernel_test, tangent, weights))).reshape(-1, n * c) / common
     result: dict[str, Any] = {k: [] for k in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
-    moved: dict[str, list[float]] = {g: [] for g in weights}
+    rows = []
     for alpha, gamma in zip(alphas, gammas, strict=True):
         for part, block, start, pulled, labels in (
             ("train", on_train, tangent.logits_train, w_train, tangent.labels_train),
@@ -140,10 +141,12 @@ def _evaluate(
             logits = jnp.asarray(_host(start) + (block @ alpha.reshape(-1)).reshape(-1, c) + (gamma - 1) * pulled)
             result[f"{part}_loss"].append(losses.mean_loss(recipe.loss, logits, labels))
             result[f"{part}_accuracy"].append(losses.accuracy(logits, labels))
-        for g, weight in weights.items():
-            where = Coordinates(jnp.asarray(alpha), jnp.asarray(gamma if weight > 0 else 1.0))
-            moved[g].append(float(distance(tangent, g, weight / common, where)))
-    return {k: np.asarray(v) for k, v in result.items()} | {"distance": {g: np.asarray(d) for g, d in moved.items()}}
+        at_group = {
+            g: (weight / common, Coordinates(jnp.asarray(alpha), jnp.asarray(gamma if weight > 0 else 1.0)))
+            for g, weight in weights.items()
+        }
+        rows.append(lengths(tangent, at_group))
+    return {k: np.asarray(v) for k, v in result.items()} | jax.tree.map(lambda *v: np.array(v), *rows)
 
 
 def _host(x: Any) -> np.ndarray:

@@ -27,9 +27,14 @@ RECIPES = {
     "step after warm-up": CE.replace(schedule="step", warmup_steps=30, momentum=0.5),
     "in order": CE.replace(shuffle=False),
     "decay to zero": CE.replace(**DECAY),
-    "decay to the pretrained": SE.replace(**DECAY, decay_towards="pretrained", nesterov=False),
+    "decay to the pretrained": SE.replace(l2sp=0.1, nesterov=False),
+    "L2-SP below a new head": CE.replace(l2sp=0.2, l2sp_groups=("conv", "norm"), **DECAY),
+    "decoupled, step": CE.replace(convention="decoupled", schedule="step"),
+    "decoupled, decay to zero": SE.replace(convention="decoupled", schedule="step", **DECAY),
+    "decoupled, L2-SP, heavy ball": SE.replace(convention="decoupled", nesterov=False, schedule="step", l2sp=0.1),
+    "decoupled, group rates and decay": CE.replace(convention="decoupled", **RATES, **DECAY),
     "decay of kernels to zero": CE.replace(**DECAY, decay_vectors=False),
-    "decay of kernels to the pretrained": CE.replace(**DECAY, decay_vectors=False, decay_towards="pretrained"),
+    "decay of kernels to the pretrained": CE.replace(l2sp=0.1, decay_vectors=False),
     "decay of some groups": CE.replace(**DECAY, decay_groups=("conv", "h*")),
     "group rates": CE.replace(**RATES),
     "group rates and decay": SE.replace(**RATES, **DECAY, nesterov=False),
@@ -46,8 +51,9 @@ def sgd(explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
     one_hot = np.eye(f0.shape[1])[labels]
     squared = recipe.loss == "squared_error"
     multiplier = np.array([recipe.multiplier(g) for g in groups])
-    decay = np.array([recipe.decay(g) for g in groups]) * (recipe.decay_vectors | ~is_vector)
-    towards = 0 * w0 if recipe.decay_towards == "zero" else w0
+    decay, pull = np.array([recipe.decay(g) for g in groups]).T
+    decay, towards = decay * (recipe.decay_vectors | ~is_vector), pull * w0
+    apart, ahead = recipe.convention == "decoupled", recipe.momentum * recipe.nesterov
     w, velocity, rows = w0.copy(), 0 * w0, []
     for step, rate in enumerate([*recipe.rates(n), None]):
         f = f0 + jacobian @ (w - w0)
@@ -55,24 +61,35 @@ def sgd(explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
         if step in record:
             each = ((f - one_hot) ** 2).sum(1) / 2 if squared else -np.log((p * one_hot).sum(1))
             right = f.argmax(1) == labels
-            moved = {g: np.linalg.norm((w - w0)[groups == g]) for g in dict.fromkeys(groups)}
-            rows.append([each[:n].mean(), each[n:].mean(), right[:n].mean(), right[n:].mean(), *moved.values()])
+            lengths = {
+                f"{name} {g}": np.linalg.norm(of[groups == g])
+                for name, of in (("distance", w - w0), ("norm", w))
+                for g in dict.fromkeys(groups)
+            }
+            rows.append([each[:n].mean(), each[n:].mean(), right[:n].mean(), right[n:].mean(), *lengths.values()])
         if rate is None:
-            return dict(zip((*CURVES, *moved), np.transpose(rows), strict=True))
+            return dict(zip((*CURVES, *lengths), np.transpose(rows), strict=True))
         batch = recipe.batches(n)[step]
         residual = ((f if squared else p) - one_hot)[batch] / len(batch)
-        gradient = np.einsum("bc,bcp->p", residual, jacobian[batch]) + decay * (w - towards)
+        gradient = np.einsum("bc,bcp->p", residual, jacobian[batch])
+        if apart:  # w is where the gradient is taken, ahead of the paper's weights
+            behind = w + ahead * velocity
+            velocity = recipe.momentum * velocity + rate * multiplier * gradient
+            w = behind - velocity - rate * multiplier * decay * (behind - towards) - ahead * velocity
+            continue
+        gradient += decay * (w - towards)
         velocity = recipe.momentum * velocity + gradient
         update = gradient + recipe.momentum * velocity if recipe.nesterov else velocity
         w = w - rate * multiplier * update
 
 
 def values(trajectory: Trajectory) -> dict[str, np.ndarray]:
-    """Curves and distances by layer group; those of kernels and vectors add up as squares."""
+    """Curves, and distances and norms by layer group; those of kernels and vectors add up as squares."""
     squares: dict[str, np.ndarray] = {}
-    for name, distance in trajectory.distance.items():
-        group = trees.layer_group(name)
-        squares[group] = squares.get(group, 0) + distance**2
+    for kind in ("distance", "norm"):
+        for name, length in getattr(trajectory, kind).items():
+            group = f"{kind} {trees.layer_group(name)}"
+            squares[group] = squares.get(group, 0) + length**2
     return {name: getattr(trajectory, name) for name in CURVES} | {g: np.sqrt(s) for g, s in squares.items()}
 
 

@@ -22,8 +22,9 @@ RECIPES = {
     "no momentum, decay to zero": PLAIN.replace(**DECAY),
     "heavy ball, decay to zero": HEAVY.replace(**DECAY),
     "Nesterov, decay to zero": NESTEROV.replace(**DECAY),
-    "heavy ball, decay to the pretrained": HEAVY.replace(**DECAY, decay_towards="pretrained"),
-    "Nesterov, decay to the pretrained": NESTEROV.replace(**DECAY, decay_towards="pretrained"),
+    "heavy ball, decay to the pretrained": HEAVY.replace(l2sp=0.05),
+    "Nesterov, decay to the pretrained": NESTEROV.replace(l2sp=0.05),
+    "decoupled": NESTEROV.replace(convention="decoupled"),
     "group rates": NESTEROV.replace(**RATES),
     "one rate for all, and decay": HEAVY.replace(rate_multipliers=(("*", 0.5),), **DECAY),
     "frozen groups": NESTEROV.replace(frozen_groups=("conv", "norm")),
@@ -44,8 +45,9 @@ def assert_as_dual(tangent, recipe):
     assert got.diverged_at == expected.diverged_at
     for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-9, err_msg=name)
-    for group, distance in expected.distance.items():
-        np.testing.assert_allclose(got.distance[group], distance, rtol=1e-6, atol=1e-7, err_msg=group)
+    for kind in ("distance", "norm"):
+        for group, length in getattr(expected, kind).items():
+            np.testing.assert_allclose(getattr(got, kind)[group], length, rtol=1e-6, atol=1e-7, err_msg=group)
     return got
 
 

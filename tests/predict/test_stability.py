@@ -12,7 +12,7 @@ RULES = {
     "no momentum": {"momentum": 0.0, "nesterov": False},
     "heavy ball": {"nesterov": False},
     "Nesterov": {},
-    "Nesterov, decay": {"weight_decay": 1.0, "decay_towards": "pretrained"},
+    "Nesterov, decay": {"l2sp": 1.0},
     "heavy ball, group rates": {"nesterov": False, "rate_multipliers": (("conv", 0.2), ("head", 4.0))},
     "Nesterov, the first half twice as fast": {"schedule": "step", "drop_at": (0.5,), "drop_factor": 0.5},
 }

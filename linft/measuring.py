@@ -1,0 +1,94 @@
+"""What is recorded of a training state: losses and accuracies of both parts, and how far the weights are."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from linft import losses, parallel, trees
+from linft.base import Model
+from linft.data.lazy import LazyImages
+from linft.recipe import Recipe
+from linft.task import Task
+from linft.training import Execution, State
+from linft.trees import Tree
+
+BATCH = 250
+STREAMED_TRAIN = 10_000  # training images of a streamed task that its train curve is over
+
+Row = dict[str, Any]
+"""Values at one recorded step: numbers, and by group the distance moved and the norm of the weights."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of the input size on the device, or to be read; and their labels."""
+
+    images: Any
+    labels: Int[np.ndarray, "n"]
+
+
+def parts(model: Model, task: Task, execution: Execution, held: Array | None) -> tuple[Part, Part]:
+    """The training part, whose images the device may hold already, and the test part.
+
+    Of a training part that is streamed, as many images as `STREAMED_TRAIN`, drawn with seed 0.
+    """
+    x_train, y_train = task.x_train, task.y_train
+    if isinstance(x_train, LazyImages) and len(x_train) > STREAMED_TRAIN:
+        keep = np.sort(np.random.default_rng(0).permutation(len(x_train))[:STREAMED_TRAIN])
+        x_train, y_train = x_train.take(keep), y_train[keep]
+
+    def images(of_part: Any) -> Any:
+        if isinstance(of_part, LazyImages):
+            return of_part
+        return parallel.replicate(execution.mesh, model.preprocessing.resize(of_part))
+
+    train = images(x_train) if held is None else held
+    return Part(train, y_train), Part(images(task.x_test), task.y_test)
+
+
+def measuring(
+    model: Model, train: Part, test: Part, execution: Execution
+) -> tuple[Callable[[State, Recipe], Row], Callable[[State, Part], Float[np.ndarray, "n c"]]]:
+    """A function (state, recipe) -> row, and one (state, part) -> logits, of evaluation mode."""
+    groups = tuple(model.layer_groups)
+    group_labels = trees.labels(model.params, model.layer_groups)
+
+    @jax.jit
+    def logits_of(params: Tree, batch_stats: Tree, images: Array) -> Array:
+        images = parallel.constrain_rows(execution.mesh, images)
+        logits = model.forward(params, batch_stats, model.preprocessing.normalize(images))[0]
+        return parallel.everywhere(execution.mesh, logits)
+
+    @jax.jit
+    def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
+        moved = trees.subtract(params, start)
+        squares = {
+            "distance": trees.dots_by_group(moved, moved, group_labels, groups),
+            "norm": trees.dots_by_group(params, params, group_labels, groups),
+        }
+        return jax.tree.map(lambda x: parallel.everywhere(execution.mesh, jnp.sqrt(x)), squares)
+
+    def batches(images: Any) -> Iterator[Array]:
+        for i in range(0, len(images), BATCH):
+            rows = images[i : i + BATCH]
+            lazy = isinstance(rows, LazyImages)
+            yield parallel.replicate(execution.mesh, model.preprocessing.resize(rows)) if lazy else rows
+
+    def logits_on(state: State, part: Part) -> Float[np.ndarray, "n c"]:
+        computed = [logits_of(state.params, state.batch_stats, images) for images in batches(part.images)]
+        return np.concatenate([np.asarray(logits) for logits in computed])
+
+    def measure(state: State, recipe: Recipe) -> Row:
+        row: Row = {}
+        for name, part in (("train", train), ("test", test)):
+            logits, labels = jnp.asarray(logits_on(state, part)), jnp.asarray(part.labels)
+            row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
+            row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
+        return row | jax.tree.map(float, jax.device_get(lengths(state.params, model.params)))
+
+    return measure, logits_on
