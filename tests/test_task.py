@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from linft.data.lazy import LazyImages
 from linft.errors import LinftError
 from linft.task import Task
 
@@ -70,6 +71,34 @@ def test_without_a_test_part_a_quarter_of_each_class_becomes_one():
     assert np.bincount(task.y_train).tolist() == [45, 22, 8]
     assert np.bincount(task.y_test).tolist() == [15, 8, 2]
     assert sorted(numbers(task.x_train) + numbers(task.x_test)) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    "sample", [lambda t: t.few_shot(5), lambda t: t.subset(30, 10), lambda t: t.holdout(0.3), lambda t: t]
+)
+@pytest.mark.parametrize("with_test", [True, False])
+def test_images_that_stay_in_files_are_sampled_alike_and_unread(sample, with_test):
+    read = []
+
+    def from_file(number):
+        read.append(number)
+        return numbered(150)[number]
+
+    lazy = LazyImages(from_file, np.arange(150))
+    test = (numbered(50, 100), np.repeat([0, 1, 2], [30, 15, 5])) if with_test else ()
+    lazy_test = (lazy[100:], *test[1:]) if with_test else ()
+    held = sample(Task.from_arrays(numbered(100), LABELS, *test))
+    task = sample(Task.from_arrays(lazy[:100], LABELS, *lazy_test))
+    assert set(read) <= {0, 100}  # the first of each part, to see what images these are
+    assert isinstance(task.x_train, LazyImages) and isinstance(task.x_test, LazyImages)
+    assert numbers(task.x_train) == numbers(held.x_train)
+    assert numbers(task.x_test) == numbers(held.x_test)
+    np.testing.assert_array_equal(task.y_test, held.y_test)
+
+
+def test_refuses_images_in_files_that_are_not_uint8():
+    with pytest.raises(LinftError, match="x_train is float64; images must be uint8, from 0 to 255"):
+        Task.from_arrays(LazyImages(lambda i: X[i] / 255, np.arange(4)), Y)
 
 
 def test_images_of_different_sizes_are_sampled_as_a_list():

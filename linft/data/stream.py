@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from typing import Any, NamedTuple
 
 import grain
@@ -104,7 +104,7 @@ def stream(
         .map(_Prepare(images, prepare))
         .batch(places.batch)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-        .mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _begin_worker)
+        .mp_prefetch(grain.MultiprocessingOptions(num_workers=min(workers, len(steps))), _begin_worker)
     )
     batches = iter(grain.experimental.WithOptionsIterDataset(pipeline, _BY_PIPE))
     atexit.register(batches.close)  # for a stream that is still open when the interpreter ends
@@ -160,6 +160,7 @@ def _starting_workers() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM, and for good from the processes started meanwhile: their parent ends them."""
     flags.FLAGS.mark_as_parsed()  # grain asks for a flag of its own, which no command line of ours has
     gc.collect()  # an earlier stream's semaphores, which Python 3.13.0 cannot let go of while it makes new ones
+    resource_tracker.ensure_running()  # whose start would let the signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from linft.data import folder
+from linft.data import tfds as tfds_source
+from linft.data.lazy import LazyImages
 from linft.data.load import load_task
 from linft.errors import LinftError
 
@@ -230,6 +234,74 @@ def test_tfds_refuses_what_only_tensorflow_reads(prepared, tmp_path):
     (root / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(LinftError, match="is prepared as tfrecord, which only TensorFlow reads"):
         load_task(f"tfds:{root}")
+
+
+@pytest.fixture
+def few_fit(monkeypatch):
+    """Makes 4 images the most that a task holds in memory."""
+    monkeypatch.setattr(folder, "IN_MEMORY", 4)
+    monkeypatch.setattr(tfds_source, "IN_MEMORY", 4)
+
+
+def write_many(root):
+    for part, count in (("train", 5), ("test", 2)):
+        for k, name in enumerate(("a", "ä ö")):
+            for i in range(count):
+                write(root / part / name / f"{i} ü.png", SCANS[10 * k + i + 5 * (part == "test")][: 4 + i])
+
+
+MANY = {
+    "folder": ("folder:{root}", write_many),
+    "folder without a test part": ("folder:{root}/train", write_many),
+    "tfds": ("tfds:scanned_digits", lambda root: None),
+    "tfds without a test part": ("tfds:train_digits", lambda root: None),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_many_images_stay_in_their_files_and_are_the_same(case, tfds_dir, tmp_path, request):
+    name, make = MANY[case]
+    make(tmp_path)
+    held = load_task(name.format(root=tmp_path))
+    request.getfixturevalue("few_fit")
+    many = load_task(name.format(root=tmp_path))
+    tfds_source._open.cache_clear()
+    assert not isinstance(held.x_train, LazyImages)
+    for part in ("train", "test"):
+        images, same = getattr(many, f"x_{part}"), getattr(held, f"x_{part}")
+        assert isinstance(images, LazyImages) and len(images) == len(same) > 1
+        for image, other, copy in zip(images, same, pickle.loads(pickle.dumps(images)), strict=True):
+            np.testing.assert_array_equal(image, other)
+            np.testing.assert_array_equal(copy, other)
+        np.testing.assert_array_equal(getattr(many, f"y_{part}"), getattr(held, f"y_{part}"))
+    assert (many.name, many.class_names) == (held.name, held.class_names)
+
+
+def test_both_parts_count_towards_what_fits_in_memory(tmp_path, monkeypatch):
+    write_many(tmp_path)
+    for most, lazy in ((14, False), (13, True)):
+        monkeypatch.setattr(folder, "IN_MEMORY", most)
+        assert isinstance(load_task(f"folder:{tmp_path}").x_train, LazyImages) == lazy
+
+
+def test_an_unreadable_image_among_many_is_named_when_reached(tmp_path, few_fit):
+    write_many(tmp_path)
+    bad = tmp_path / "train" / "a" / "3 ü.png"
+    bad.write_bytes(bad.read_bytes()[:-30])
+    images = load_task(f"folder:{tmp_path}").x_train
+    assert images[2].shape == (6, 8, 3)
+    with pytest.raises(LinftError, match=r"3 ü.png is not a readable image .*; repair or remove it"):
+        images[3]
+
+
+def test_an_unreadable_record_among_many_is_named_when_reached(prepared, tmp_path, few_fit):
+    root = shutil.copytree(prepared / "scanned_digits" / "1.0.0", tmp_path / "1.0.0")
+    images = load_task(f"tfds:{root}").x_train
+    for records in root.glob("*train*array_record*"):
+        records.write_bytes(bytes(records.stat().st_size))
+    tfds_source._open.cache_clear()
+    with pytest.raises(LinftError, match=r"cannot read image 7 of the split train in .*; prepare the data set anew"):
+        images[7]
 
 
 def broken_image(root):
