@@ -85,3 +85,59 @@ def test_no_images_are_no_error():
 def test_refuses(settings, message):
     with pytest.raises(LinftError, match=message):
         Preprocessing(*settings)
+
+
+@pytest.mark.parametrize(
+    ("size", "input_size", "expected"),
+    [
+        ((300, 400), (224, 224), (256, 341)),  # 4/3 exactly, to the pixel
+        ((300, 330), (224, 224), (256, 281)),
+        ((900, 300), (224, 224), (341, 256)),  # cut
+        ((28, 28), (32, 32), (37, 37)),  # enlarged
+        ((32, 32), (32, 32), (37, 37)),
+        ((40, 40), (16, 24), (24, 27)),  # covers 18×27, and its 27 rows are cut to 4/3 of 18
+        ((20, 80), (16, 24), (18, 36)),
+    ],
+)
+def test_a_canvas_holds_the_image_at_eight_sevenths_of_the_input(size, input_size, expected):
+    preprocessing = Preprocessing((*input_size, 3))
+    squares, sizes = preprocessing.canvas([np.full((*size, 3), 200, np.uint8)])
+    height, width = expected
+    assert sizes.tolist() == [[height, width]] and squares.dtype == np.uint8
+    assert (squares[0, :height, :width] == 200).all()
+    assert not squares[0, height:].any() and not squares[0, :, width:].any()
+
+
+def test_pixels_on_a_canvas_are_resized_and_cut_about_the_centre():
+    ramp = np.broadcast_to(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (16, 60, 3))
+    squares, sizes = Preprocessing((14, 14, 3)).canvas([ramp])  # 16 rows already: only cut, to 21 columns
+    assert sizes.tolist() == [[16, 21]] and squares.shape == (1, 21, 21, 3)
+    left = round((60 - 21) / 2)
+    np.testing.assert_array_equal(squares[0, :16, :21], ramp[:, left : left + 21])
+
+
+def test_a_canvas_is_as_resize_at_seven_eighths_where_nothing_is_cut(grey):
+    preprocessing = Preprocessing((14, 14, 3), interpolation="bicubic")
+    squares, sizes = preprocessing.canvas(grey[..., 0])
+    np.testing.assert_array_equal(squares, Preprocessing((16, 16, 3), interpolation="bicubic").resize(grey))
+    assert sizes.tolist() == [[16, 16]] * 3
+
+
+def test_the_side_of_canvases_is_given_or_the_least_that_is_needed(grey):
+    preprocessing, wide = Preprocessing((14, 14, 1), (0.5,), (0.5,)), np.zeros((8, 30, 1), np.uint8)
+    assert preprocessing.canvas_side == 21
+    assert preprocessing.canvas(grey)[0].shape == (3, 16, 16, 1)
+    assert preprocessing.canvas([*grey, wide])[0].shape == (4, 21, 21, 1)
+    larger, sizes = preprocessing.canvas(grey, side=25)
+    np.testing.assert_array_equal(larger[:, :16, :16], preprocessing.canvas(grey)[0])
+    assert larger.shape == (3, 25, 25, 1) and not larger[:, 16:].any() and sizes.tolist() == [[16, 16]] * 3
+    square, size = preprocessing.canvas_one(grey[1], 25)
+    np.testing.assert_array_equal(square, larger[1])
+    assert size == (16, 16)
+    with pytest.raises(LinftError, match="an image of 16×21 does not fit on a canvas of side 20; use canvas_side"):
+        preprocessing.canvas([wide], side=20)
+
+
+def test_no_images_are_no_canvases():
+    squares, sizes = Preprocessing((14, 14, 3)).canvas([])
+    assert squares.shape == (0, 16, 16, 3) and sizes.shape == (0, 2)

@@ -1,6 +1,5 @@
 """Random changes to images on the device, under jit: a table of rows, each composed of single transforms."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -76,19 +75,17 @@ def random_window(key: Key[Array, ""], size: Int[Array, "2"]) -> tuple[Int[Array
     The area is uniform and the ratio log-uniform; of ten tries, the first that fits. Where none does, the
     largest central window of such a ratio, as in torchvision.
     """
-    area_key, ratio_key, corner_key = jax.random.split(key, 3)
-    area = jnp.prod(size) * jax.random.uniform(area_key, (TRIES,), minval=AREAS[0], maxval=AREAS[1])
-    ratio = jnp.exp(jax.random.uniform(ratio_key, (TRIES,), minval=math.log(RATIOS[0]), maxval=math.log(RATIOS[1])))
-    tries = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio], axis=-1))).astype(size.dtype)
-    fits = jnp.all((tries > 0) & (tries <= size[None, :]), axis=-1)
-    extent = tries[jnp.argmax(fits)]
-    corner = jax.random.randint(corner_key, (2,), 0, jnp.maximum(size - extent, 0) + 1, size.dtype)
+    area, ratio, *places = jax.random.uniform(key, (4, TRIES))
+    area = jnp.prod(size) * (AREAS[0] + (AREAS[1] - AREAS[0]) * area)
+    ratio = RATIOS[0] * (RATIOS[1] / RATIOS[0]) ** ratio
+    extents = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio], axis=1)))
+    corners = jnp.floor(jnp.stack(places, axis=1) * (size[None] - extents + 1))
 
-    height, width = size
-    largest = jnp.stack([jnp.round(width / RATIOS[0]), jnp.round(height * RATIOS[1])]).astype(size.dtype)
-    fallback = jnp.minimum(size, largest)
-    some = jnp.any(fits)
-    return jnp.where(some, corner, (size - fallback) // 2), jnp.where(some, extent, fallback)
+    last = jnp.minimum(size, jnp.round(jnp.stack([size[1] / RATIOS[0], size[0] * RATIOS[1]])))
+    extents = jnp.concatenate([extents, last[None]]).astype(size.dtype)
+    corners = jnp.concatenate([corners, jnp.floor((size - last) / 2)[None]]).astype(size.dtype)
+    first = jnp.argmax(jnp.all((extents > 0) & (extents <= size[None]), axis=1))  # the last always fits
+    return corners[first], extents[first]
 
 
 def resample(
@@ -169,7 +166,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 def augment(
     name: str,
     keys: Key[Array, "n"],
-    images: UInt8[Array, "n H W c"],
+    images: UInt8[Array | np.ndarray, "n H W c"],
     sizes: Int[Array | np.ndarray, "n 2"] | None,
     shape: tuple[int, int],
 ) -> UInt8[Array, "n h w c"]:
@@ -198,4 +195,4 @@ def augment(
     if row.canvas and (height < shape[0] or width < shape[1]):
         raise LinftError(f"{name} cannot cut {shape} from canvases of {(height, width)}; use Preprocessing.canvas")
     sizes = jnp.tile(jnp.array([[height, width]]), (len(images), 1)) if sizes is None else jnp.asarray(sizes)
-    return jax.vmap(partial(row, shape=shape))(keys, images, sizes)
+    return jax.vmap(partial(row, shape=shape))(keys, jnp.asarray(images), sizes)

@@ -31,7 +31,7 @@ def centre_crop(
 
 
 def ten_crops(
-    canvases: UInt8[Array, "n H W c"], sizes: Int[Array | np.ndarray, "n 2"], shape: tuple[int, int]
+    canvases: UInt8[Array | np.ndarray, "n H W c"], sizes: Int[Array | np.ndarray, "n 2"], shape: tuple[int, int]
 ) -> UInt8[Array, "n 10 h w c"]:
     """Top left, top right, bottom left, bottom right, centre; then their mirrors (Krizhevsky and others 2012, 4.1).
 
@@ -48,7 +48,7 @@ def ten_crops(
         corners = [far * jnp.array(share) for share in ((0, 0), (0, 1), (1, 0), (1, 1))]
         return jnp.stack([*(cut(canvas, corner, shape) for corner in corners), centre_crop(canvas, size, shape)])
 
-    upright = jax.vmap(five)(canvases, jnp.asarray(sizes))
+    upright = jax.vmap(five)(jnp.asarray(canvases), jnp.asarray(sizes))
     return jnp.concatenate([upright, jnp.flip(upright, axis=-2)], axis=1)
 
 

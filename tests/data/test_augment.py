@@ -1,18 +1,69 @@
-"""Augmentation mirrors and shifts images, each with a key of its own, and nothing else."""
+"""Augmentation: every image by its own key, exact windows, bounds of random windows, no black from the canvas."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
-from linft.data.augment import AUGMENTATIONS, augment
+from linft.data import augment as module
+from linft.data.augment import AUGMENTATIONS, adjust_colours, augment, random_window, resample
 from linft.errors import LinftError
+from linft.preprocess import Preprocessing
+
+SHAPE = (8, 8)
+
+compiled = jax.jit(augment, static_argnums=(0, 4))
+windows = jax.jit(jax.vmap(random_window, (0, None)))
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
 
 
 @pytest.fixture(scope="module")
 def images(digits):
     """256 copies of one digit of 8×8 pixels."""
     return jnp.repeat(jnp.asarray(digits.x_train[:1]), 256, axis=0)
+
+
+@pytest.fixture(scope="module")
+def sheet(digits):
+    """A colour picture of 16×24 pixels: six digits, another six upside down, and the first six's negatives."""
+    grey = np.concatenate([np.concatenate(list(row), axis=1) for row in digits.x_train[:6].reshape(2, 3, 8, 8)])
+    return np.stack([grey, grey[::-1], 255 - grey], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def canvases(digits):
+    """Canvases for an input of 8×8 of a square, a wide and a tall picture in colour, and their sizes."""
+    picture = np.repeat(digits.x_train[0], 3, axis=-1)
+    return Preprocessing((8, 8, 3)).canvas([picture, picture[2:], picture[:, 1:]])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_image_is_decided_by_its_key_alone(name, images, canvases):
+    x, sizes = (canvases[0][[0, 0, 1, 1, 2, 2]], canvases[1][[0, 0, 1, 1, 2, 2]])
+    if not AUGMENTATIONS[name].canvas:
+        x, sizes = images[:6], None
+    got = compiled(name, keys(6), x, sizes, SHAPE)
+    assert got.shape == (6, *SHAPE, x.shape[-1]) and got.dtype == np.uint8
+    order = np.array([4, 1, 5, 0, 0, 2])
+    again = compiled(name, keys(6)[order], x[order], None if sizes is None else sizes[order], SHAPE)
+    np.testing.assert_array_equal(again, got[order])
+    if name != "none":
+        others = compiled(name, keys(6, seed=1), x, sizes, SHAPE)
+        assert (others != got).any()
+
+
+def test_is_the_same_in_a_smaller_batch_and_without_jit(canvases):
+    squares, sizes = jnp.asarray(canvases[0]), jnp.asarray(canvases[1])
+    got = compiled(
+        "li2020_crop", keys(6)[jnp.array([0, 0, 1, 1, 2, 2])], *(a.repeat(2, axis=0) for a in (squares, sizes)), SHAPE
+    )
+    alone = augment("li2020_crop", keys(6)[:3], squares, sizes, SHAPE)
+    # Sums may be added in another order, so that a half rounds the other way.
+    assert np.abs(np.asarray(alone, int) - np.asarray(got[::2], int)).max() <= 1
 
 
 def possible(name, image):
@@ -24,19 +75,124 @@ def possible(name, image):
     return {w.tobytes() for window in windows for w in ([window, window[:, ::-1]] if mirrored else [window])}
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_gives_every_possible_outcome_and_no_other(images, name):
-    got = jax.jit(augment, static_argnums=0)(name, jax.random.key(0), images)
-    assert got.shape == images.shape and got.dtype == np.uint8
+@pytest.mark.parametrize("name", [name for name, row in AUGMENTATIONS.items() if not row.canvas])
+def test_gives_every_possible_outcome_and_no_other(name, images):
+    got = compiled(name, keys(256), images, None, SHAPE)
     assert {np.asarray(image).tobytes() for image in got} == possible(name, np.asarray(images[0]))
 
 
-def test_is_decided_by_the_key(images):
-    first, again, other = (augment("crop_flip", jax.random.key(seed), images) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
+def test_a_short_side_crop_is_any_window_of_the_image_and_no_other(canvases):
+    for canvas, (height, width) in zip(*canvases, strict=True):
+        many = np.repeat(canvas[None], 256, axis=0)
+        got = compiled("short_side_crop", keys(256), jnp.asarray(many), np.full((256, 2), (height, width)), SHAPE)
+        rows, columns = range(height - 7), range(width - 7)
+        possible = {canvas[y : y + 8, x : x + 8].tobytes() for y in rows for x in columns}
+        assert len(possible) > 3 and {np.asarray(image).tobytes() for image in got} == possible
 
 
-def test_refuses_an_unknown_name(images):
+def test_random_flip_is_the_centre_or_its_mirror(canvases):
+    canvas, (height, width) = canvases[0][1], canvases[1][1]
+    many = jnp.repeat(canvas[None], 32, axis=0)
+    got = compiled("li2020_flip", keys(32), many, np.full((32, 2), (height, width)), SHAPE)
+    top, left = round((height - 8) / 2), round((width - 8) / 2)
+    centre = canvas[top : top + 8, left : left + 8]
+    assert {np.asarray(image).tobytes() for image in got} == {centre.tobytes(), centre[:, ::-1].tobytes()}
+
+
+def test_mirror_twice_is_the_identity(images):
+    mirror = next(key for key in keys(8) if (module.flip(key, images[0]) != images[0]).any())
+    np.testing.assert_array_equal(module.flip(mirror, module.flip(mirror, images[0])), images[0])
+
+
+@pytest.mark.parametrize("size", [(256, 256), (256, 341), (341, 256), (37, 41), (9, 9)])
+def test_random_windows_keep_to_area_ratio_and_image(size):
+    corner, extent = map(np.asarray, windows(keys(2000), jnp.array(size)))
+    assert (corner >= 0).all() and (extent >= 1).all() and (corner + extent <= np.array(size)).all()
+    # Sides were rounded to whole pixels: some sides within half a pixel keep the bounds.
+    (low, high), full = (extent - 0.5, extent + 0.5), np.prod(size)
+    assert (high.prod(1) >= 0.08 * full).all() and (low.prod(1) <= full).all()
+    assert (high[:, 1] / low[:, 0] >= 3 / 4).all() and (low[:, 1] / high[:, 0] <= 4 / 3).all()
+    touched = [corner.min(0) == 0, (corner + extent).max(0) == np.array(size)]
+    assert np.all(touched)
+
+
+def test_random_windows_have_uniform_area_and_log_uniform_ratio():
+    extent = np.asarray(windows(keys(2000), jnp.array([1000, 1000]))[1])
+    area, ratio = extent.prod(1) / 1e6, extent[:, 1] / extent[:, 0]
+    small = area < 0.7  # of larger ones, the elongated do not fit and are drawn again
+    for quantile in (0.25, 0.5, 0.75):  # standard error about 0.013
+        assert abs(np.mean(area[small] < 0.08 + quantile * 0.62) - quantile) < 0.04
+        assert abs(np.mean(np.log(ratio[small]) < (2 * quantile - 1) * np.log(4 / 3)) - quantile) < 0.04
+
+
+def test_where_no_try_fits_the_window_is_the_largest_central_one():
+    corners, extents = windows(keys(2000), jnp.array([10, 1000]))
+    assert (corners == jnp.array([[0, (1000 - 13) // 2]])).all() and (extents == jnp.array([[10, 13]])).all()
+    corners, extents = windows(keys(2000), jnp.array([1000, 10]))
+    assert (corners == jnp.array([[(1000 - 13) // 2, 0]])).all() and (extents == jnp.array([[13, 10]])).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 24), (5, 9)])
+def test_a_resampled_window_is_cut_first_then_resized(sheet, shape):
+    boxes = np.array([(0, 0, 16, 24), (3, 5, 9, 7), (10, 17, 6, 7), (0, 0, 1, 1), (2, 1, 3, 20)])
+    canvas = jnp.zeros((30, 30, 3), jnp.uint8).at[:16, :24].set(sheet)
+    of_boxes = jax.jit(jax.vmap(lambda corner, extent: resample(canvas, corner, extent, shape)))
+    for (top, left, height, width), got in zip(
+        boxes, np.asarray(of_boxes(boxes[:, :2], boxes[:, 2:]), int), strict=True
+    ):
+        cut = np.ascontiguousarray(sheet[top : top + height, left : left + width])
+        pillows = np.asarray(Image.fromarray(cut).resize(shape[::-1], Image.Resampling.BILINEAR), int)
+        assert np.abs(got - pillows).max() <= 1  # Pillow rounds between its two passes
+        if (height, width) == (16, 24):
+            jaxs = np.round(np.asarray(jax.image.resize(cut.astype(np.float32), (*shape, 3), "linear")))
+            assert np.abs(got - jaxs).max() <= 1 and np.mean(got != jaxs) < 0.01  # a half may round the other way
+
+
+def test_no_black_leaks_in_from_the_canvas():
+    plain = [np.full((*size, 3), 250, np.uint8) for size in ((20, 31), (31, 20), (24, 24))]
+    canvases, sizes = Preprocessing((8, 8, 3)).canvas(plain * 40)
+    got = compiled("resized_crop", keys(120), canvases, sizes, SHAPE)
+    assert (canvases == 0).any() and (got == 250).all()
+
+
+def test_grey_in_one_channel_is_grey_in_three(images):
+    grey = images[:4].repeat(2, axis=1).repeat(2, axis=2)
+    one, three = (compiled("li2020_crop", keys(4), grey.repeat(c, axis=-1), None, SHAPE) for c in (1, 3))
+    # The three weights of the grey add up to 0.9999.
+    assert one.shape == (4, *SHAPE, 1) and np.abs(np.asarray(three, int) - np.asarray(one, int)).max() <= 1
+
+
+@pytest.mark.parametrize("order", [("Brightness", "Contrast", "Color"), ("Color", "Contrast", "Brightness")])
+@pytest.mark.parametrize("factors", [(0.7, 1, 1), (1, 0.6, 1), (1, 1.4, 1), (1, 1, 0.6), (1, 1, 1.3), (0.6, 0.8, 0.9)])
+def test_colours_are_adjusted_as_in_pillow(sheet, order, factors):
+    picture = sheet // 2 + 60  # so that nothing is clipped on the way
+    expected = Image.fromarray(picture)
+    by_name = dict(zip(("Brightness", "Contrast", "Color"), factors, strict=True))
+    for name in order:
+        expected = getattr(ImageEnhance, name)(expected).enhance(by_name[name])
+    got = adjust_colours(jnp.asarray(picture), *factors)
+    # Pillow rounds down after every one of the three, and the mean grey too.
+    assert np.abs(np.asarray(got, int) - np.asarray(expected, int)).max() <= 3
+    assert (picture != np.asarray(expected)).any()
+
+
+def test_colours_are_clipped():
+    ends = jnp.array([[[250, 250, 250], [5, 5, 5]]], jnp.uint8)
+    assert adjust_colours(ends, 1.4, 1.4, 1.0)[0, :, 0].tolist() == [255, 0]
+
+
+def test_colour_jitter_draws_its_factors_from_06_to_14():
+    flat = jnp.full((4, 4, 3), 100, jnp.uint8)  # only brightness changes it
+    got = np.asarray(jax.jit(jax.vmap(module.colour_jitter, (0, None)))(keys(500), flat), int)
+    assert np.ptp(got, axis=(1, 2, 3)).max() == 0
+    levels = got[:, 0, 0, 0]
+    assert 60 <= levels.min() < 64 and 136 < levels.max() <= 140
+
+
+def test_refuses(images):
     with pytest.raises(LinftError, match="no augmentation 'mixup'; choose among none, flip, crop, crop_flip"):
-        augment("mixup", jax.random.key(0), images)
+        augment("mixup", keys(2), images[:2], None, SHAPE)
+    with pytest.raises(LinftError, match=r"flip works on images of the input size \(9, 9\), not \(8, 8\)"):
+        augment("flip", keys(2), images[:2], None, (9, 9))
+    with pytest.raises(LinftError, match=r"resized_crop cannot cut \(9, 9\) from canvases of \(8, 8\)"):
+        augment("resized_crop", keys(2), images[:2], None, (9, 9))
