@@ -132,11 +132,18 @@ class Model:
         head = {"kernel": kernel, "bias": jnp.zeros(classes, old.dtype) if bias is None else bias}
         return self.replace(params=trees.put(self.params, self.head, head))
 
+    def logits_of(self, images: Images, batch: int = 250) -> Float[Array, "n c"]:
+        """Logits of any number of images as they come, a batch at a time."""
+        return self._of(self.apply, images, batch)
+
     def features_of(self, images: Images, batch: int = 250) -> Float[Array, "n d"]:
         """Features of any number of images as they come, a batch at a time."""
-        features = jax.jit(self.features)
+        return self._of(self.features, images, batch)
+
+    def _of(self, outputs: Callable, images: Images, batch: int) -> Array:
+        compiled = jax.jit(outputs)
         parts = (images[i : i + batch] for i in range(0, len(images), batch))
-        return jnp.concatenate([features(self.params, self.preprocess(part)) for part in parts])
+        return jnp.concatenate([compiled(self.params, self.preprocess(part)) for part in parts])
 
 
 def _ridge(features: Array, labels: Array, classes: int, ridge: float) -> tuple[Array, Array]:
@@ -230,6 +237,8 @@ class Trajectory:
     """What the run left out of the recipe, if anything."""
     model: Model | None = None
     """The fine-tuned model, where the run trains weights."""
+    best: Model | None = None
+    """The model at the recorded step of greatest test accuracy, where the run kept checkpoints."""
 
 
 @runtime_checkable

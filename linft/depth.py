@@ -30,13 +30,13 @@ class Depth:
     """Learning rate of the lowest groups; the recipe's if None."""
     low_groups: int = 0
     """How many groups are low."""
-    l2sp_groups: int | None = None
+    l2sp_lowest: int | None = None
     """How many of the lowest groups L2-SP holds; None: all that are not new."""
-    frozen_groups: int = 0
+    frozen_lowest: int = 0
     """How many of the lowest groups do not train."""
 
     def __post_init__(self):
-        for name in ("new_groups", "low_groups", "l2sp_groups", "frozen_groups"):
+        for name in ("new_groups", "low_groups", "l2sp_lowest", "frozen_lowest"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise LinftError(f"{name} is {value}; it must be 0 or more")
@@ -54,19 +54,19 @@ class Depth:
           LinftError: more groups are asked for than there are, or L2-SP is to hold new ones.
         """
         names = tuple(groups)
-        for name in ("new_groups", "low_groups", "l2sp_groups", "frozen_groups"):
+        for name in ("new_groups", "low_groups", "l2sp_lowest", "frozen_lowest"):
             if (getattr(self, name) or 0) > len(names):
                 raise LinftError(f"{name} is {getattr(self, name)}; the model has {len(names)}: {', '.join(names)}")
         transferred = len(names) - self.new_groups
-        held = transferred if self.l2sp_groups is None else self.l2sp_groups
+        held = transferred if self.l2sp_lowest is None else self.l2sp_lowest
         if held > transferred:
             raise LinftError(
-                f"l2sp_groups is {held}, but only {transferred} layer groups are pretrained; the others are new"
+                f"l2sp_lowest is {held}, but only {transferred} layer groups are pretrained; the others are new"
             )
         rates = [(name, self.low_rate) for name in names[: self.low_groups]] + [(names[-1], self.head_rate)]
         multipliers = tuple((name, rate / recipe.learning_rate) for name, rate in rates if rate is not None)
         return recipe.replace(
             rate_multipliers=multipliers + recipe.rate_multipliers,
-            frozen_groups=names[: self.frozen_groups] + recipe.frozen_groups,
+            frozen_groups=names[: self.frozen_lowest] + recipe.frozen_groups,
             l2sp_groups=names[:held] if recipe.l2sp > 0 else recipe.l2sp_groups,
         )

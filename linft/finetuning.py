@@ -91,6 +91,10 @@ def finetune(
             programs[key] = training(begun, key[0], groups, execution, penalty)
         return programs[key]
 
+    def trained(state: State) -> Model:
+        params, batch_stats = state[:2] if execution.mesh is None else jax.device_get(state[:2])
+        return model.replace(params=params, batch_stats=batch_stats, class_means=None)
+
     def run(recipe: Recipe) -> Trajectory:
         began = time.perf_counter()
         execution.check(recipe.batch_size_for(n))
@@ -161,13 +165,13 @@ def finetune(
                 checkpoints.wait()
             if requested() and done < end:
                 raise KeyboardInterrupt
-        if execution.mesh is not None:
-            state = jax.device_get(state)
+        best = None if checkpoints is None else checkpoints.best(state)
         return Trajectory(
             **_curves(rows),
             seconds=time.perf_counter() - began,
             diverged_at=diverged_at,
-            model=model.replace(params=state.params, batch_stats=state.batch_stats, class_means=None),
+            model=trained(state),
+            best=None if best is None else trained(best[1]),
         )
 
     return OneByOne(run)

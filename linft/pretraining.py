@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from sklearn.metrics import balanced_accuracy_score
 
 from linft.base import Model
@@ -48,9 +48,13 @@ def pretrain(model: Model, task: Task, recipe: Recipe, progress: Progress | None
     return model.replace(source={**model.source, "recipe": settings(recipe)})
 
 
-def measured(model: Model, task: Task) -> Model:
-    """The model with what a zoo keeps of the task it was trained on: classes, test accuracy, class-mean features."""
-    predicted = predictions(model, task.x_test)
+def measured(model: Model, task: Task, logits: Float[np.ndarray | Array, "m c"] | None = None) -> Model:
+    """The model with what a zoo keeps of the task it was trained on: classes, test accuracy, class-mean features.
+
+    Args:
+      logits: of the test images, where they are known.
+    """
+    predicted = np.argmax(model.logits_of(task.x_test) if logits is None else logits, axis=-1)
     source = {
         "data": task.name,
         "class_names": list(task.class_names),
@@ -65,10 +69,3 @@ def measured(model: Model, task: Task) -> Model:
 def settings(recipe: Recipe) -> dict[str, Any]:
     """What a recipe sets differently from the defaults, as metadata keeps it."""
     return {key: value for key, value in asdict(recipe).items() if value != getattr(Recipe(), key)}
-
-
-def predictions(model: Model, images: Any, batch: int = 250) -> np.ndarray:
-    """The most likely class of every image."""
-    apply = jax.jit(lambda x: jnp.argmax(model.apply(model.params, x), -1))
-    parts = (apply(model.preprocess(images[i : i + batch])) for i in range(0, len(images), batch))
-    return np.concatenate([np.asarray(part) for part in parts])

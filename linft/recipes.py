@@ -118,7 +118,7 @@ def plested2021_dtd(n: int) -> Named:
     """Plested and others 2021, Table 6, DTD: two new groups, L2-SP on the 14 lowest."""
     base = plested2021(n)
     recipe = base.recipe.replace(learning_rate=0.002, l2sp=0.001, weight_decay=0.001)
-    return replace(base, recipe=recipe, depth=Depth(new_groups=2, l2sp_groups=14))
+    return replace(base, recipe=recipe, depth=Depth(new_groups=2, l2sp_lowest=14))
 
 
 def l2sp2018(n: int) -> Named:

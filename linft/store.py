@@ -52,7 +52,7 @@ class Store:
             raise LinftError(f"cannot make the directory {path} ({error.strerror}); choose another") from None
         store = cls(path)
         if (path / "config.json").exists():
-            before = _read(path / "config.json")
+            before = read_json(path / "config.json")
             differing = [key for key in config if before.get(key) != config[key]]
             if differing:
                 raise LinftError(
@@ -79,7 +79,7 @@ class Store:
             return make()
         file = f"runs/{name}.json"
         if (self.directory / file).exists():
-            found = _read(self.directory / file)
+            found = read_json(self.directory / file)
             return _from_json(found["run"]), found["extra"]
         trajectory, extra = make()
         self.write(file, {"run": self.as_json(trajectory), "extra": extra})
@@ -117,7 +117,7 @@ def _from_json(found: dict[str, Any]) -> Trajectory:
     return Trajectory(**curves, **lengths, **rest)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

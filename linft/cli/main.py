@@ -2,11 +2,15 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import tyro
 
 from linft.cli.compare import Compare
+from linft.cli.data_list import DataList
+from linft.cli.data_prepare import DataPrepare
+from linft.cli.finetune import Finetune
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
 from linft.cli.zoo_add import ZooAdd
@@ -15,8 +19,12 @@ from linft.cli.zoo_list import ZooList
 from linft.cli.zoo_show import ZooShow
 from linft.errors import LinftError
 
-COMMANDS = {"compare": Compare, "pretrain": Pretrain, "pretrain-domains": PretrainDomains}
+COMMANDS = {"compare": Compare, "finetune": Finetune, "pretrain": Pretrain, "pretrain-domains": PretrainDomains}
 GROUPS = {
+    "data": (
+        "Data sets of the papers: what they are, and which are on disk.",
+        {"list": DataList, "prepare": DataPrepare},
+    ),
     "zoo": (
         "Pretrained models in a directory, with what is known of them.",
         {"list": ZooList, "show": ZooShow, "import": ZooImport, "add": ZooAdd},
@@ -28,16 +36,24 @@ def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command = _application().cli(
-            prog="linft", description="Foretell how a pretrained network fine-tunes, then check it."
-        )
-        command()
+        _command(sys.argv[1:])()
     except LinftError as error:
         _leave(str(error))
     except MemoryError:
         _leave("out of memory; use fewer images or a smaller batch size")
     except KeyboardInterrupt:
-        _leave("interrupted; what is finished is kept, and the same command goes on from what is on disk")
+        _leave(
+            "interrupted; what is finished is kept, and the same command goes on from it, finetune with --resume auto"
+        )
+
+
+def _command(arguments: list[str]) -> Callable[[], None]:
+    """The command that the arguments ask for."""
+    if arguments[:1] == ["finetune"]:  # its defaults depend on its arguments
+        return Finetune.parse(arguments[1:], "linft finetune")
+    return _application().cli(
+        args=arguments, prog="linft", description="Foretell how a pretrained network fine-tunes, then check it."
+    )
 
 
 def _application() -> tyro.extras.SubcommandApp:
