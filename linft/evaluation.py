@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from linft import losses
 from linft.errors import LinftError
 from linft.recipe import Loss
 
@@ -39,7 +37,7 @@ def evaluate(
         raise LinftError(f"the logits of {wrong} of {len(outputs)} images are not finite; lower the learning rate")
     metrics = evaluate_probabilities(softmax(outputs, axis=1), labels)
     # From the logits, since a probability may underflow to zero.
-    return metrics | {"loss": float(losses.mean_loss(loss, jnp.asarray(logits), jnp.asarray(labels)))}
+    return metrics | {"loss": _mean_loss(loss, outputs, np.asarray(labels))}
 
 
 def evaluate_probabilities(
@@ -82,6 +80,13 @@ def evaluate_probabilities(
         "calibration_error": _calibration_error(predicted.max(axis=1), best == truth),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def _mean_loss(loss: Loss, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The loss of `linft.losses`, in double precision."""
+    if loss == "cross_entropy":
+        return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+    return float(0.5 * ((logits - np.eye(logits.shape[1])[labels]) ** 2).sum(axis=1).mean())
 
 
 def _top(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 import linft
+from linft import losses
 from linft.errors import LinftError
 from linft.evaluation import evaluate, evaluate_probabilities
 
@@ -102,8 +103,11 @@ def test_certain_and_wrong_has_a_finite_loss():
     assert metrics["calibration_error"] == pytest.approx((1 + (1 - 1 / (1 + np.exp(-1)))) / 2)
 
 
-def test_squared_error():
-    assert evaluate(np.zeros((2, 3)), np.array([0, 2]), "squared_error")["loss"] == 0.5
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_loss_is_that_of_training(outputs, loss):
+    logits, labels = outputs
+    trained = losses.mean_loss(loss, jnp.asarray(logits), jnp.asarray(labels))
+    assert evaluate(logits, labels, loss)["loss"] == pytest.approx(float(trained), rel=1e-5)
 
 
 BAD = {
