@@ -7,13 +7,14 @@ evaluations tell the momentum m and the batch's own statistics, of any module.
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from linft.base import Model
 from linft.errors import LinftError
@@ -21,6 +22,7 @@ from linft.preprocess import Images
 from linft.trees import Tree
 
 TrainingMode = Callable[[Tree, Tree, Array, Array], tuple[Array, Tree]]
+Normalize = Callable[[Array], Array]
 
 
 def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
@@ -53,16 +55,19 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
         raise LinftError(f"{model.name} has no batch norm, so no statistics to re-estimate")
     if len(images) == 0 or batch < 1:
         raise LinftError(f"{len(images)} images in batches of {batch}: both must be 1 or more")
-    of_batch = jax.jit(lambda *args: _of_batch(train, *args))
+    resized = model.preprocessing.resize(images)
     cuts = np.linspace(0, len(images), math.ceil(len(images) / batch) + 1).round().astype(int)
-    parts, sizes = [], np.diff(cuts)
+    parts = []
     for i, j in itertools.pairwise(cuts):
-        momentum, statistics = of_batch(model.params, model.batch_stats, model.preprocess(images[i:j]))
+        some = _of_batch(train, model.preprocessing.normalize, model.params, model.batch_stats, resized[i:j])
+        momentum, statistics = jax.device_get(some)
         if max(float(m.max()) for m in jax.tree.leaves(momentum)) > 1 - 1e-5:
             raise LinftError(f"a norm of {model.name} has momentum 1, so that it takes no statistics of a batch")
         parts.append(statistics)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    return model.replace(batch_stats=_pooled(stacked, jnp.asarray(sizes / len(images)), model.name), class_means=None)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float64), *parts)
+    pooled = _pooled(stacked, np.diff(cuts) / len(images), model.name)
+    batch_stats = jax.tree.map(lambda old, new: jnp.asarray(new.astype(old.dtype)), model.batch_stats, pooled)
+    return model.replace(batch_stats=batch_stats, class_means=None)
 
 
 def over_parts(model: Model, size: int | None) -> Model:
@@ -109,8 +114,10 @@ def _training_mode(model: Model) -> TrainingMode:
     return model.forward_train
 
 
-def _of_batch(train: TrainingMode, params: Tree, batch_stats: Tree, x: Array) -> tuple[Tree, Tree]:
+@partial(jax.jit, static_argnums=(0, 1))
+def _of_batch(train: TrainingMode, normalize: Normalize, params: Tree, batch_stats: Tree, images: Array) -> Any:
     """Momentum and the batch's own statistics, leaf by leaf."""
+    x = normalize(images)
 
     def updated(old: Tree) -> Tree:
         with nn.intercept_methods(_without_dropout):
@@ -127,14 +134,12 @@ def _without_dropout(call: Callable, args: tuple, kwargs: dict, context: nn.modu
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 
-def _pooled(parts: Tree, shares: Array, name: str) -> Tree:
+def _pooled(parts: Tree, shares: Float[np.ndarray, "parts"], name: str) -> Tree:
     """Mean and variance of all images from those of batches, which lie along the first axis."""
-    if not isinstance(parts, Mapping) or ("mean" in parts) != ("var" in parts):
-        raise LinftError(f"a norm of {name} keeps other statistics than mean and var, which cannot be pooled")
-    if "mean" not in parts:
+    own = [key for key, part in parts.items() if not isinstance(part, Mapping)]
+    if not own:
         return {key: _pooled(part, shares, name) for key, part in parts.items()}
-    if len(parts) != 2:
-        raise LinftError(f"a norm of {name} keeps {', '.join(parts)}; only mean and var can be pooled")
-    mean = jnp.tensordot(shares.astype(parts["mean"].dtype), parts["mean"], 1)
-    spread = parts["var"] + jnp.square(parts["mean"] - mean[None])
-    return {"mean": mean, "var": jnp.tensordot(shares.astype(spread.dtype), spread, 1)}
+    if set(parts) != {"mean", "var"}:
+        raise LinftError(f"a layer of {name} keeps {', '.join(own)}; only mean and var can be pooled")
+    mean = np.tensordot(shares, parts["mean"], 1)
+    return {"mean": mean, "var": np.tensordot(shares, parts["var"] + (parts["mean"] - mean) ** 2, 1)}

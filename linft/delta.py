@@ -25,6 +25,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import tracers
 from jaxtyping import Array, Float
 
@@ -109,29 +110,18 @@ def loss_increases(
     widths = _channels(model, feature_layers(model) if layers is None else layers)
     probe = model.with_head(task.num_classes, init="probe", task=task)
     images, labels = probe.preprocessing.resize(task.x_train), jnp.asarray(task.y_train)
-
-    @partial(jax.jit, static_argnums=0)
-    def sums(path: str, params: Tree, masks: Array, x: Array, y: Array) -> Array:
-        """Σ of the losses with each of the masks [k c] on a layer's channels."""
-
-        def masked(mask: Array) -> Array:
-            with nn.intercept_methods(_at((path,), lambda _, output: output * mask[None, None, None, :])):
-                logits = probe.apply(params, probe.preprocessing.normalize(x))
-            return jnp.sum(losses.per_example("squared_error", logits, y))
-
-        return jax.vmap(masked)(masks)
-
+    forward, normalize = probe.forward, probe.preprocessing.normalize
     increases = {}
     for path, width in widths.items():
-        without = 1 - jnp.eye(width)
-        whole = jnp.ones((1 + -(1 + width) % MASKS, width))  # one for the loss itself, the others to fill the last pass
-        masks = jnp.concatenate([whole, without]).reshape(-1, MASKS, width)
-        total = jnp.zeros(masks.shape[:2])
+        whole = np.ones((1 + -(1 + width) % MASKS, width))  # one for the loss itself, the others to fill the last pass
+        masks = np.concatenate([whole, 1 - np.eye(width)]).reshape(-1, MASKS, width).astype(np.float32)
+        total = np.zeros(masks.shape[:2])
         for i in range(0, len(images), batch):
             part = slice(i, i + batch)
-            total += jnp.stack([sums(path, probe.params, some, images[part], labels[part]) for some in masks])
-        losses_of = total.ravel() / len(images)
-        increases[path] = losses_of[-width:] - losses_of[0]
+            some = (probe.params, probe.batch_stats, images[part], labels[part])
+            total += jax.device_get([_sums(forward, normalize, path, *some, channels) for channels in masks])
+        means = total.ravel() / len(images)
+        increases[path] = jnp.asarray(means[-width:] - means[0], jnp.float32)
     return increases
 
 
@@ -193,6 +183,20 @@ def penalty(
         return 0.5 * jnp.sum(jnp.stack(of_layers))
 
     return distance
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _sums(
+    forward: Callable, normalize: Callable, path: str, params: Tree, batch_stats: Tree, x: Array, y: Array, masks: Array
+) -> Array:
+    """Sum of the losses on images with each of the masks [k c] on a layer's channels, [k]."""
+
+    def masked(mask: Array) -> Array:
+        with nn.intercept_methods(_at((path,), lambda _, output: output * mask[None, None, None, :])):
+            logits = forward(params, batch_stats, normalize(x))[0]
+        return jnp.sum(losses.per_example("squared_error", logits, y))
+
+    return jax.vmap(masked)(masks)
 
 
 def _at(paths: Collection[str], change: Callable[[str, Any], Any]) -> Callable:
