@@ -132,7 +132,7 @@ class Model:
         head = {"kernel": kernel, "bias": jnp.zeros(classes, old.dtype) if bias is None else bias}
         return self.replace(params=trees.put(self.params, self.head, head))
 
-    def logits_of(self, images: Images, batch: int = 250) -> Float[Array, "n c"]:
+    def logits_of(self, images: Images, batch: int = 250) -> Float[Array, "n classes"]:
         """Logits of any number of images as they come, a batch at a time."""
         return self._of(self.apply, images, batch)
 

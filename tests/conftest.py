@@ -1,6 +1,7 @@
 """What every test shares: array shapes checked as the code runs, strict numerics, small data."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from jaxtyping import install_import_hook
 OVERRIDES = "beartype.FrozenDict({beartype.typing.Self: object})"
 CONFIGURATION = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={OVERRIDES})"
 install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
+
+# What one test has compiled, another one or its subprocess need not.
+CACHE = tempfile.TemporaryDirectory()
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
 import jax  # noqa: E402
 import jax.experimental  # noqa: E402

@@ -132,19 +132,14 @@ class Finetune:
     def parse(cls, arguments: Sequence[str], prog: str) -> Self:
         """The command, with defaults from --recipe and then --config."""
         arguments = config.last_of(config.expand(arguments), "steps", "epochs")
-        name = config.value_of("recipe", arguments)
-        if name is None:
+        name, task = (config.value_of(option, arguments) for option in ("recipe", "task"))
+        if name is None or task is None:  # a missing task is refused by name
             return tyro.cli(cls, args=arguments, prog=prog)
         from linft.recipes import named
 
         def parsed(n: int) -> Self:
             found = named(name, n)
-            default: Any = dataclasses.replace(
-                cls(tyro.MISSING),
-                training=found.recipe,
-                depth=found.depth,
-                choices=Choices(learning_rates=found.rates),
-            )
+            default = cls(task, training=found.recipe, depth=found.depth, choices=Choices(learning_rates=found.rates))
             return tyro.cli(cls, args=arguments, prog=prog, default=default)
 
         command = parsed(1)

@@ -155,6 +155,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": Augmentation((crop,)),
     "crop_flip": Augmentation((crop, flip)),
     "short_side_crop": Augmentation(cut=random_crop),
+    "short_side_crop_flip": Augmentation((flip,), random_crop),
     "resized_crop": Augmentation((flip,), random_resized_crop),
     # Li and others 2020, appendix D, the first being their default (section 3.1)
     "li2020_resized_crop": Augmentation((flip, colour_jitter), random_resized_crop),
