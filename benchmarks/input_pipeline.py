@@ -1,0 +1,160 @@
+"""Images a second of the input pipeline alone, of the training step alone, and of both together.
+
+    python benchmarks/input_pipeline.py --images DIR [--workers 4] [--size 224] [--output FILE.json]
+
+DIR holds photographs in a subfolder for each class. They are streamed from their files, however few
+they are; a small task lives on the device, as in `linft.finetune`. The idle share is that of the
+time in which no training step runs: 1 − (time of the steps alone) / (time of reading and training).
+On a CPU the two share the cores, so there it is also what reading takes from the steps. Every part
+is the quickest of several rounds, taken in turns. Compiling is left out, and so is the first batch,
+for which processes start; the wait for it has a column.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from linft import Recipe, Task, load_task, optim
+from linft.base import Model
+from linft.data import folder
+from linft.data.augment import AUGMENTATIONS
+from linft.data.stream import Batch
+from linft.feeding import feed
+from linft.models import create
+from linft.preprocess import Preprocessing
+from linft.training import Execution, steps_per_call, training
+
+ROUNDS = 3
+CALLS = 8  # of the compiled step, a round
+TINY = ("cifar_resnet8", {"width": 4})
+
+
+@dataclass(frozen=True)
+class Row:
+    """Paces of one task and network, in images a second."""
+
+    name: str
+    pipeline: float
+    steps: float
+    both: float
+    idle_share: float
+    first_batch_seconds: float
+
+
+def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Row:
+    """One row of the table."""
+    n, execution, groups = len(task.y_train), Execution(), optim.groups_for(recipe, model.layer_groups)
+    recipe = recipe.replace(steps=CALLS * steps_per_call())
+    begin, advance = training(model, optim.structure(recipe), groups, execution)
+    numbers = optim.settings(recipe, tuple(groups), n)
+    source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, workers)
+
+    def train(batches: Iterable[Batch]) -> tuple[float, float]:
+        state = begin(numbers)
+
+        def step(batch: Batch) -> Any:
+            nonlocal state
+            state = advance(state, batch, numbers, model.params, np.uint32(0), source.held)[0]
+            return state
+
+        return paced(batches, step)
+
+    def read() -> Iterable[Batch]:
+        return source.batches(recipe, 0, [CALLS * steps_per_call()])
+
+    kept = [jax.device_put(batch) for batch, _ in zip(read(), range(2), strict=False)]
+    held = [batch for batch, _ in zip(cycle(kept), read(), strict=False)]
+    train(held)  # compiles
+    rounds = [(paced(read(), lambda batch: batch), train(held), train(read())) for _ in range(ROUNDS)]
+    (first, pipeline), (_, steps), (_, both) = (np.min(times, axis=0) for times in zip(*rounds, strict=True))
+    return Row(name, 1 / pipeline, 1 / steps, 1 / both, max(0.0, 1 - steps / both), first)
+
+
+def paced(batches: Iterable[Batch], use: Callable[[Batch], Any]) -> tuple[float, float]:
+    """Seconds until the first batch was used, and seconds an image from there to the end."""
+    begun = time.perf_counter()
+    remaining = iter(batches)
+    jax.block_until_ready(use(next(remaining)))
+    first, images, result = time.perf_counter(), 0, None
+    for batch in remaining:
+        result, images = use(batch), images + batch.index.size
+    jax.block_until_ready(result)
+    return first - begun, (time.perf_counter() - first) / images
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the numbers were taken."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} × {device.device_kind}",
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("linft", "jax", "grain", "numpy", "pillow")},
+    }
+
+
+def main(
+    images: Path | None = None,
+    workers: int = 0,
+    size: int = 224,
+    batch_size: int = 32,
+    network: str | None = None,
+    augmentation: str = "resized_crop",
+    task: str = "digits",
+    output: Path | None = None,
+) -> None:
+    """Print the table.
+
+    Args:
+      images: folder of photographs; without it they are left out.
+      workers: processes that read photographs; 0 reads them by threads.
+      size: the network's input, of photographs.
+      batch_size: of photographs.
+      network: that photographs train; by default a tiny one, so that the pipeline is what is measured.
+      augmentation: of photographs.
+      task: a small one, which ResNet-20 is trained on at 32×32 with batches of 128.
+      output: file for the numbers, as JSON.
+    """
+    where, key = machine(), jax.random.key(0)
+    small = load_task(task)
+    recipe = Recipe(learning_rate=0.01, batch_size=128, augmentation="crop_flip", batch_norm="train")
+    model = create("cifar_resnet20", small.num_classes, key)
+    rows = [measured(f"{small.name} on the device, 32×32, cifar_resnet20, batch 128", model, small, recipe)]
+    if images is None:
+        print("photographs are left out: give a folder of them by --images")
+    else:
+        folder.IN_MEMORY = 0
+        photos = load_task(f"folder:{images}")
+        recipe = recipe.replace(batch_size=batch_size, augmentation=augmentation)
+        architecture, options = (network, {}) if network else TINY
+        model = create(architecture, photos.num_classes, key, Preprocessing((size, size, 3)), **options)
+        readers = f"{workers} processes" if workers else "threads"
+        title = f"{photos.name} streamed by {readers}, {size}×{size}, {network or 'a tiny network'}, batch {batch_size}"
+        rows.append(measured(title, model, photos, recipe, workers))
+
+    table = Table("images a second", "pipeline", "steps", "both", "idle share", "first batch", title=where["device"])
+    for row in rows:
+        paces = (f"{pace:,.0f}" for pace in (row.pipeline, row.steps, row.both))
+        table.add_row(row.name, *paces, f"{row.idle_share:.1%}", f"{row.first_batch_seconds:.2f} s")
+    Console().print(table)
+    if output is not None:
+        output.write_text(json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
