@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import linft
-from linft import trees
+from linft import batch_norm, checkpoints, trees
 from linft.base import Model, Trajectory
+from linft.data.lazy import LazyImages
 from linft.errors import LinftError
 from linft.recipe import Recipe
 
@@ -139,6 +140,79 @@ def test_a_diverging_run_is_cut_and_marked(run):
     diverging = run(RECIPE.replace(learning_rate=1e4, loss="squared_error"))
     assert diverging.diverged_at == 1 and diverging.steps.tolist() == [0]
     assert np.isfinite(diverging.train_loss).all() and len(diverging.distance["conv"]) == 1
+
+
+def test_a_loss_that_is_not_finite_is_told_at_its_step(model, digits):
+    """Between records too: the program says which minibatch it was."""
+
+    def forward(params, batch_stats, x):
+        logits, features = model.forward(params, batch_stats, x)
+        return logits * jnp.where(jnp.abs(params["conv"]["kernel"]).max() > limit, jnp.nan, 1.0), features
+
+    limit = 0.4
+    largest = [
+        np.abs(linft.finetune(model, digits)(RECIPE.replace(steps=k)).model.params["conv"]["kernel"]).max()
+        for k in range(7)
+    ]
+    limit = float((largest[2] + largest[3]) / 2)
+    assert largest[2] < limit < min(largest[3:])
+    broken = linft.finetune(model.replace(forward=forward), digits, record_every=6)(RECIPE)
+    assert broken.diverged_at == 4 and broken.steps.tolist() == [0]
+
+
+def test_a_run_may_end_early(model, digits, trained):
+    short = linft.finetune(model, digits, until=3)(RECIPE)
+    assert short.steps.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(short.train_loss, trained.train_loss[:4])
+
+
+@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
+def test_streamed_images_train_as_those_in_memory(model, digits, augmentation):
+    images = list(digits.x_train)
+    lazy = digits.replace(x_train=LazyImages(images.__getitem__, np.arange(len(images))))
+    recipe = RECIPE.replace(augmentation=augmentation, batch_norm="train")
+    held, streamed = (linft.finetune(model, task)(recipe) for task in (digits, lazy))
+    for name in CURVES:
+        # Square images are held on smaller canvases than they are streamed on: a grey level may round otherwise.
+        np.testing.assert_allclose(getattr(streamed, name), getattr(held, name), rtol=1e-4)
+    assert held.train_loss[-1] != linft.finetune(model, digits)(RECIPE.replace(batch_norm="train")).train_loss[-1]
+
+
+def test_reestimated_statistics_are_the_tasks_and_stay(model, digits):
+    trained = linft.finetune(model, digits)(RECIPE.replace(batch_norm="reestimated"))
+    expected = batch_norm.reestimated(model, digits.x_train)
+    jax.tree.map(np.testing.assert_array_equal, trained.model.batch_stats, expected.batch_stats)
+    assert (trained.model.batch_stats["norm"]["mean"] != model.batch_stats["norm"]["mean"]).all()
+
+
+def test_delta_holds_feature_maps(model, digits):
+    recipe = RECIPE.replace(steps=8)
+    held, free = (linft.finetune(model, digits)(recipe.replace(delta=delta)) for delta in (5.0, 0.0))
+    x = model.preprocess(digits.x_train)
+
+    def moved(trained):
+        """Mean squared distance of the maps from the pretrained ones."""
+        before, after = (
+            m.module.apply({"params": m.params, "batch_stats": m.batch_stats}, x, capture_intermediates=True)[1]
+            for m in (model, trained.model)
+        )
+        of = [np.asarray(m["intermediates"]["conv"]["__call__"][0]) for m in (before, after)]
+        return np.mean((of[1] - of[0]) ** 2)
+
+    assert moved(held) < 0.5 * moved(free)
+
+
+def test_a_run_goes_on_from_its_checkpoints(model, digits, tmp_path):
+    recipe = RECIPE.replace(batch_norm="train", augmentation="crop_flip", schedule="cosine")
+    whole = linft.finetune(model, digits, record_every=2)(recipe)
+    with checkpoints.open(tmp_path) as kept:
+        linft.finetune(model, digits, record_every=2, checkpoints=kept, until=4)(recipe)
+    with checkpoints.open(tmp_path) as kept:
+        resumed = linft.finetune(model, digits, record_every=2, checkpoints=kept)(recipe)
+    assert_equal(resumed, whole)
+    best = int(np.argmax(whole.test_accuracy))
+    again = linft.finetune(model, digits, record_every=2, until=int(whole.steps[best]))(recipe)
+    jax.tree.map(np.testing.assert_array_equal, resumed.best.params, again.model.params)
 
 
 def test_recipes_of_one_structure_share_a_program(model, digits):
