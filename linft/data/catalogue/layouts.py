@@ -132,7 +132,12 @@ def stratified(labels: Sequence[int], test: float) -> dict[str, Sequence[int]]:
 
 
 def first(labels: Sequence[int], train: int, validation: int) -> dict[str, Sequence[int]]:
-    """Of each class the first images by name train, the next validate and the rest test."""
+    """Of each class the first images by name train, the next validate and the rest test.
+
+    Example:
+      >>> first([0, 1, 0, 1, 0, 1], train=1, validation=1)
+      {'train': [0, 1], 'validation': [2, 3], 'test': [4, 5]}
+    """
     return _counted(labels, np.arange(len(labels)), train, validation)
 
 

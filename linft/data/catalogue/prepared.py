@@ -32,6 +32,11 @@ def named(name: str) -> DataSet:
 
     Raises:
       LinftError: there is none of that name.
+
+    Example:
+      >>> data = named("aircraft")
+      >>> data.title, data.classes, data.train, data.test
+      ('FGVC-Aircraft, by variant', 100, 6667, 3333)
     """
     if name not in CATALOGUE:
         raise LinftError(f"no data set {name!r} in the catalogue; give one of {', '.join(CATALOGUE)}")
