@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linft import models as models
     from linft import predict as predict
+    from linft import recipes as recipes
     from linft import report as report
     from linft.base import Kernel as Kernel
     from linft.base import Model as Model
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from linft.base import Trajectory as Trajectory
     from linft.comparison import compare as compare
     from linft.data.load import load_task as load_task
+    from linft.depth import Depth as Depth
     from linft.errors import LinftError as LinftError
     from linft.finetuning import finetune as finetune
     from linft.linearization import linearize as linearize
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from linft.ntk.empirical import empirical_ntk as empirical_ntk
     from linft.recipe import Recipe as Recipe
     from linft.task import Task as Task
+    from linft.training_run import run_in as run_in
     from linft.zoo.load import load_model as load_model
     from linft.zoo.native import save_model as save_model
 
@@ -32,11 +35,12 @@ __version__ = "0.1.0"
 _HOME = {
     "Kernel": "linft.base", "Model": "linft.base", "Run": "linft.base", "Tangent": "linft.base",
     "Trajectory": "linft.base", "compare": "linft.comparison", "load_task": "linft.data.load",
-    "LinftError": "linft.errors", "finetune": "linft.finetuning", "linearize": "linft.linearization",
+    "Depth": "linft.depth", "LinftError": "linft.errors", "finetune": "linft.finetuning", "linearize": "linft.linearization",
     "from_flax": "linft.models.from_flax", "empirical_ntk": "linft.ntk.empirical", "Recipe": "linft.recipe",
     "Task": "linft.task", "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
+    "run_in": "linft.training_run",
 }  # fmt: skip
-_MODULES = ("models", "predict", "report")
+_MODULES = ("models", "predict", "recipes", "report")
 
 
 def __getattr__(name: str) -> Any:

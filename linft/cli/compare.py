@@ -25,7 +25,7 @@ class Compare:
     model: str = "resnet14-cifar10"
     """A shipped model's name, hf:OWNER/NAME, or the path of a file of weights."""
     task: str = "digits"
-    """digits, npz:PATH, folder:PATH or tfds:NAME."""
+    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     output: Path = Path("comparison")
     """Directory for everything that is written."""
     train_images: int | None = 200

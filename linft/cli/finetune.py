@@ -113,7 +113,7 @@ class Finetune:
     """
 
     task: str
-    """digits, npz:PATH, folder:PATH, data:NAME or tfds:NAME."""
+    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override: li2020, deshpande2021, bit-hyperrule and others."""
     config: Path | None = None

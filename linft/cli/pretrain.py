@@ -19,7 +19,7 @@ class Pretrain:
     """
 
     task: str
-    """Source task: digits, npz:PATH, folder:PATH or tfds:NAME."""
+    """Source task: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     model: str | None = None
     """Architecture to start at random weights; `linft zoo list --architectures` names them."""
     init: str | None = None

@@ -19,7 +19,7 @@ class PretrainDomains:
     """
 
     tasks: tuple[str, ...]
-    """Source tasks: digits, npz:PATH, folder:PATH or tfds:NAME."""
+    """Source tasks: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     sharing: Literal["shared", "multi-bn", "adapter"] = "multi-bn"
     """What the domains have in common."""
     model: str | None = None

@@ -20,7 +20,7 @@ class ZooAdd:
     zoo: Path = Path("zoo")
     """Directory of the zoo, made where there is none."""
     task: str | None = None
-    """The task it was trained on: digits, npz:PATH, folder:PATH or tfds:NAME."""
+    """The task it was trained on: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     download: bool = False
     """Let tfds:NAME download what is not on disk."""
     name: str | None = None

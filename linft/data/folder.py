@@ -54,7 +54,7 @@ def load(path: str) -> Task:
     if test is not None:
         _same_classes(names, _classes(test), test)
         parts.append(_files(test, names))
-    images = _in_memory if sum(len(files.names) for files, _ in parts) <= IN_MEMORY else _lazy
+    images = in_memory if sum(len(files.names) for files, _ in parts) <= IN_MEMORY else lazy
     arrays = [array for files, labels in parts for array in (images(files), labels)]
     return Task.from_arrays(*arrays, name=root.resolve().name, class_names=names)
 
@@ -101,12 +101,12 @@ def _is_image(file: str) -> bool:
     return os.path.splitext(file)[1].lower() in SUFFIXES and file[0] != "."
 
 
-def _in_memory(files: Files) -> list[np.ndarray]:
+def in_memory(files: Files) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         return list(pool.map(files, range(len(files.names))))
 
 
-def _lazy(files: Files) -> LazyImages:
+def lazy(files: Files) -> LazyImages:
     return LazyImages(files, np.arange(len(files.names)))
 
 

@@ -1,9 +1,10 @@
-"""The table of sources: `linft.load_task("digits" | "npz:PATH" | "folder:PATH" | "tfds:NAME")`."""
+"""The table of sources: `linft.load_task("digits" | "npz:PATH" | "folder:PATH" | "tfds:NAME" | "data:NAME")`."""
 
 import os
 from collections.abc import Callable
 
 from linft.data import digits, folder, npz, tfds
+from linft.data.catalogue import prepared
 from linft.errors import LinftError
 from linft.task import Task
 
@@ -12,8 +13,9 @@ SOURCES: dict[str, Callable[[str], Task]] = {
     "npz": npz.load,
     "folder": folder.load,
     "tfds": tfds.load,
+    "data": prepared.load,
 }
-DOWNLOADS: dict[str, Callable[[str], None]] = {"tfds": tfds.download}
+DOWNLOADS: dict[str, Callable[[str], None]] = {"tfds": tfds.download, "data": prepared.download}
 
 
 def load_task(name: str, download: bool = False) -> Task:
@@ -26,7 +28,7 @@ def load_task(name: str, download: bool = False) -> Task:
     """
     source, _, rest = name.partition(":")
     if source not in SOURCES:
-        raise LinftError(f"no task {name!r}; give digits, npz:PATH, folder:PATH or tfds:NAME")
+        raise LinftError(f"no task {name!r}; give digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME")
     rest = os.path.expanduser(rest)
     if download and source in DOWNLOADS:
         DOWNLOADS[source](rest)

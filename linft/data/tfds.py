@@ -30,7 +30,7 @@ def load(name: str) -> Task:
     """
     import tensorflow_datasets as tfds  # takes a second, which no other source should pay
 
-    builder = _builder(name)
+    builder = open_builder(name)
     if not builder.is_prepared():
         raise LinftError(
             f"the TFDS data set {name} is not prepared in {builder.data_dir}; download and prepare it "
@@ -46,21 +46,21 @@ def load(name: str) -> Task:
     tests = [split for split in ("test", "validation") if split in splits]
     labelled = [split for split in tests if _source(builder, split)[0]["label"] >= 0]
     parts = ["train", *labelled[:1]]
-    arrays = _in_memory if sum(splits[part].num_examples for part in parts) <= IN_MEMORY else _lazy
+    arrays = in_memory if sum(splits[part].num_examples for part in parts) <= IN_MEMORY else lazy
     both = [array for part in parts for array in arrays(builder, part)]
     return Task.from_arrays(*both, name=builder.info.name, class_names=features["label"].names)
 
 
 def download(name: str) -> None:
     """Download a named data set and prepare it in TFDS_DATA_DIR, unless that is done already."""
-    builder = _builder(name, file_format="array_record")
+    builder = open_builder(name, file_format="array_record")
     try:
         builder.download_and_prepare()
     except Exception as error:  # every data set runs code of its own, which may raise anything
         raise LinftError(f"could not download and prepare the TFDS data set {name}: {_first_line(error)}") from error
 
 
-def _builder(name: str, **options: Any) -> Any:
+def open_builder(name: str, **options: Any) -> Any:
     import tensorflow_datasets as tfds
 
     prepared = (Path(name) / PREPARED).is_file()
@@ -88,13 +88,13 @@ def _source(builder: Any, split: str, **options: Any) -> Any:
         ) from None
 
 
-def _in_memory(builder: Any, split: str) -> tuple[list[np.ndarray], Int[np.ndarray, "n"]]:
+def in_memory(builder: Any, split: str) -> tuple[list[np.ndarray], Int[np.ndarray, "n"]]:
     source = _source(builder, split)
     images, labels = zip(*((example["image"], example["label"]) for example in source), strict=True)
     return list(images), np.array(labels)
 
 
-def _lazy(builder: Any, split: str) -> tuple[LazyImages, Int[np.ndarray, "n"]]:
+def lazy(builder: Any, split: str) -> tuple[LazyImages, Int[np.ndarray, "n"]]:
     import tensorflow_datasets as tfds
 
     # Decoding all but the image would still take 50 times as long as reading.
@@ -123,7 +123,7 @@ class Records:
 
 @lru_cache(maxsize=4)
 def _open(directory: str, split: str) -> Any:
-    return _source(_builder(directory), split)
+    return _source(open_builder(directory), split)
 
 
 def _first_line(error: BaseException) -> str:

@@ -190,7 +190,7 @@ def _from_files(row: DataSet, index: Index, test: str) -> Task:
     if (test := test or "test") not in index.parts:
         raise LinftError(f"{row.name} has no part {test!r}; give one of {', '.join(index.parts)}")
     chosen = [index.parts["train"], index.parts[test]]
-    images = folder._in_memory if sum(len(paths) for paths, _ in chosen) <= IN_MEMORY else folder._lazy
+    images = folder.in_memory if sum(len(paths) for paths, _ in chosen) <= IN_MEMORY else folder.lazy
     arrays = [
         array
         for paths, labels in chosen
@@ -203,7 +203,7 @@ def _from_tfds(row: DataSet, version: Path, part: str) -> Task:
     if part or row.tfds is None:
         raise LinftError(f"{row.name} has no part {part!r}; TFDS gives it a training and a test part")
     builder, counts = _open(row, row.tfds, version)
-    arrays = tfds._in_memory if sum(counts.values()) <= IN_MEMORY else tfds._lazy
+    arrays = tfds.in_memory if sum(counts.values()) <= IN_MEMORY else tfds.lazy
     train, test = (arrays(builder, split) for split in (row.tfds.train, row.tfds.test))
     return Task.from_arrays(*train, *test, name=row.name, class_names=builder.info.features["label"].names)
 
@@ -220,7 +220,7 @@ def _version(row: DataSet, root: Path) -> Path | None:
 
 def _open(row: DataSet, source: Tfds, version: Path) -> tuple[Any, dict[str, int]]:
     """TFDS's builder, with the counts of the parts, which are the catalogue's."""
-    builder = tfds._builder(str(version.resolve()))
+    builder = tfds.open_builder(str(version.resolve()))
     splits = {"train": source.train, "test": source.test}
     counts = {part: builder.info.splits[split].num_examples for part, split in splits.items()}
     _check_counts(row, builder.info.features["label"].num_classes, counts, str(version))
