@@ -1,5 +1,7 @@
 """Batch norm: re-estimated statistics are those of the images, and parts of a batch are batches of their own."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,13 +91,18 @@ def x(model, digits) -> jax.Array:
     return jnp.asarray(digits.x_train / 127.5 - 1, jnp.float32)
 
 
+def training(model: Model) -> Callable:
+    assert model.forward_train is not None
+    return jax.jit(model.forward_train)
+
+
 def close(a, b, tolerance: float = 1e-5) -> None:
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, rtol=tolerance, atol=tolerance), a, b)
 
 
 def test_statistics_of_one_batch_give_the_logits_of_training_mode(model, digits, x):
     target = reestimated(model, digits.x_train)
-    trained, _ = jax.jit(model.forward_train)(model.params, model.batch_stats, x, KEY)
+    trained, _ = training(model)(model.params, model.batch_stats, x, KEY)
     plain = jax.jit(model.forward)
     close(plain(model.params, target.batch_stats, x)[0], trained)
     assert float(jnp.abs(plain(model.params, model.batch_stats, x)[0] - trained).max()) > 0.1
@@ -105,7 +112,7 @@ def test_statistics_of_one_batch_in_a_registered_network(digits):
     model = registry.create("cifar_resnet8", 10, jax.random.key(0), width=2)
     images = digits.x_train[:8]
     target, x = reestimated(model, images), model.preprocess(images)
-    trained, _ = jax.jit(model.forward_train)(model.params, model.batch_stats, x, KEY)
+    trained, _ = training(model)(model.params, model.batch_stats, x, KEY)
     close(jax.jit(model.forward)(model.params, target.batch_stats, x)[0], trained, 1e-4)
 
 
@@ -156,8 +163,8 @@ def test_weights_stay_and_class_means_go(model, digits):
 
 
 def test_parts_are_batches_of_their_own(model, x):
-    logits, changed = jax.jit(over_parts(model, 8).forward_train)(model.params, model.batch_stats, x, KEY)
-    train = jax.jit(model.forward_train)
+    logits, changed = training(over_parts(model, 8))(model.params, model.batch_stats, x, KEY)
+    train = training(model)
     each = [train(model.params, model.batch_stats, x[i : i + 8], KEY) for i in (0, 8, 16)]
     close(logits, jnp.concatenate([part for part, _ in each]))
     close(changed, jax.tree.map(lambda *s: sum(s) / 3, *(statistics for _, statistics in each)))
@@ -167,14 +174,14 @@ def test_parts_are_batches_of_their_own(model, x):
 
 @pytest.mark.parametrize("size", [24, None])
 def test_one_part_is_the_whole_batch(model, x, size):
-    one = jax.jit(over_parts(model, size).forward_train)(model.params, model.batch_stats, x, KEY)
-    close(one, jax.jit(model.forward_train)(model.params, model.batch_stats, x, KEY))
+    one = training(over_parts(model, size))(model.params, model.batch_stats, x, KEY)
+    close(one, training(model)(model.params, model.batch_stats, x, KEY))
 
 
 def test_parts_drop_different_units(x):
     model = make(Net(dropout=0.5))
     twins = np.concatenate([x[:4], x[:4]])
-    logits, _ = jax.jit(over_parts(model, 4).forward_train)(model.params, model.batch_stats, twins, KEY)
+    logits, _ = training(over_parts(model, 4))(model.params, model.batch_stats, twins, KEY)
     assert float(np.ptp(np.reshape(logits, (2, -1)), axis=0).max()) > 0.05
 
 
@@ -195,7 +202,7 @@ def test_evaluation_mode_knows_no_parts(model):
         (lambda m, t: over_parts(make(Always()), 8), "Always has no training-mode"),
         (lambda m, t: over_parts(m, 0), "over parts of 0 images"),
         (
-            lambda m, t: over_parts(m, 5).forward_train(m.params, m.batch_stats, jnp.zeros((24, *SIZE)), KEY),
+            lambda m, t: training(over_parts(m, 5))(m.params, m.batch_stats, jnp.zeros((24, *SIZE)), KEY),
             "24 images is not a multiple of batch norm's 5",
         ),
     ],
