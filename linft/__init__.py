@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Kernel": "linft.base", "Model": "linft.base", "Run": "linft.base", "Tangent": "linft.base",
-    "Trajectory": "linft.base", "compare": "linft.comparison", "load_task": "linft.data.load",
-    "Depth": "linft.depth", "LinftError": "linft.errors", "finetune": "linft.finetuning", "linearize": "linft.linearization",
-    "from_flax": "linft.models.from_flax", "empirical_ntk": "linft.ntk.empirical", "Recipe": "linft.recipe",
-    "Task": "linft.task", "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
-    "run_in": "linft.training_run",
+    "Depth": "linft.depth", "Kernel": "linft.base", "Model": "linft.base", "Run": "linft.base",
+    "Tangent": "linft.base", "Trajectory": "linft.base", "compare": "linft.comparison",
+    "load_task": "linft.data.load", "LinftError": "linft.errors", "finetune": "linft.finetuning",
+    "linearize": "linft.linearization", "from_flax": "linft.models.from_flax",
+    "empirical_ntk": "linft.ntk.empirical", "Recipe": "linft.recipe", "Task": "linft.task",
+    "run_in": "linft.training_run", "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report")
 

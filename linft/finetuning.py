@@ -106,10 +106,10 @@ def finetune(
         end = total if until is None else min(until, total)
         recorded = {step for step in recorded_steps(total, record_every).tolist() if step < end} | {end}
         stops = recorded | set(range(0, end, max(1, total // LOGS)))
-        state, done, rows, before = begin(numbers), 0, [], np.zeros(0)
+        state, done, rows, before, resumed = begin(numbers), 0, [], np.zeros(0), None
         if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
             done, state, log = found
-            rows, before, began = log["rows"], np.array(log["losses"], float), began - log["seconds"]
+            resumed, rows, before, began = done, log["rows"], np.array(log["losses"], float), began - log["seconds"]
 
         def save(step: int, at: State, losses: np.ndarray, metric: float | None = None) -> None:
             if checkpoints is not None:
@@ -139,7 +139,7 @@ def finetune(
                     losses = []
 
         diverged_at = None
-        with interruption.deferred() as requested, tracking(done or None) if tracking else _untracked() as track:
+        with interruption.deferred() as requested, tracking(resumed) if tracking else _untracked() as track:
             if not rows and not record(done, state, track):
                 raise LinftError("the loss is not finite before the first step; check the model's weights")
             clock = time.perf_counter()

@@ -19,7 +19,7 @@ if processes > 1:
     jax.distributed.initialize(f"localhost:{port}", processes, rank)
 
 import linft  # noqa: E402
-from linft import parallel  # noqa: E402
+from linft import checkpoints, parallel  # noqa: E402
 from linft.training import Execution  # noqa: E402
 
 task = linft.load_task("digits").subset(48, 20)
@@ -27,8 +27,10 @@ model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
 recipe = linft.Recipe(
     learning_rate=0.01, batch_size=16, epochs=2, batch_norm="train", augmentation="crop_flip", weight_decay=1e-3
 )
-run = linft.finetune(model, task, execution=Execution(mesh=parallel.mesh()))
-trajectory = run(recipe)
+execution = Execution(mesh=parallel.mesh())
+for until in (4, None):  # the second goes on where the first ended
+    with checkpoints.open(directory / "checkpoints") as kept:
+        trajectory = linft.finetune(model, task, execution=execution, checkpoints=kept, until=until)(recipe)
 assert jax.device_count() == devices * processes
 if rank == 0:
     curves = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")

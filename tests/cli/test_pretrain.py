@@ -59,7 +59,7 @@ def test_an_expert_and_all_that_is_known_of_it(call, data, tmp_path):
     said = call(*pretrain(data, tmp_path, "--model", "cifar_resnet8", "--citation", "Alpaydin 1998"))
     model = linft.load_model(tmp_path / "cifar_resnet8-positive.safetensors")
     task = linft.load_task(f"npz:{data}/positive.npz")
-    right = model.logits_of(task.x_test).argmax(1) == task.y_test
+    right = np.asarray(model.logits_of(task.x_test).argmax(1) == task.y_test)
     assert f"cifar_resnet8-positive: test accuracy {right.mean():.1%}, balanced" in said
     assert model.source["test_accuracy"] == pytest.approx(right.mean(), abs=1e-4)
     balanced = np.mean([right[task.y_test == c].mean() for c in np.unique(task.y_test)])

@@ -342,7 +342,7 @@ def nothing(root):
 
 
 BAD = {
-    "no such source": ("photos", nothing, "no task 'photos'; give digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME"),
+    "no such source": ("photos", nothing, "no task 'photos'; give digits, npz:PATH, folder:PATH, tfds:"),
     "digits of something": ("digits:8", nothing, "the task digits takes nothing after its name, not '8'"),
     "npz: missing": ("npz:{root}/x.npz", nothing, "no file .*x.npz; give the path of an .npz file after npz:"),
     "npz: not a zip": ("npz:{root}/x.npz", file(b"PK\3\4garbage"), "x.npz is not a readable .npz file"),
