@@ -5,8 +5,9 @@
 DIR holds photographs in a subfolder for each class. They are streamed from their files, however few
 they are; a small task lives on the device, as in `linft.finetune`. The idle share is that of the
 time in which no training step runs: 1 − (time of the steps alone) / (time of reading and training).
-On a CPU the two share the cores, so there it is also what reading takes from the steps. Every part
-is the quickest of several rounds, taken in turns. Compiling is left out, and so is the first batch,
+On a CPU the two share the cores, so there it is also what reading takes from the steps; and on a
+machine with other work it is noise, where the time spent waiting for batches is not. Every part is
+the quickest of several rounds, taken in turns. Compiling is left out, and so is the first batch,
 for which processes start; the wait for it has a column.
 """
 
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,20 @@ class Row:
     steps: float
     both: float
     idle_share: float
+    waiting_share: float
+    """Of the time of both, spent by the host in waiting for a batch; the device may be at work meanwhile."""
     first_batch_seconds: float
 
 
 def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Row:
     """One row of the table."""
     n, execution, groups = len(task.y_train), Execution(), optim.groups_for(recipe, model.layer_groups)
-    recipe = recipe.replace(steps=CALLS * steps_per_call())
+    recipe = recipe.replace(steps=4 * CALLS * steps_per_call())
     begin, advance = training(model, optim.structure(recipe), groups, execution)
     numbers = optim.settings(recipe, tuple(groups), n)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, workers)
 
-    def train(batches: Iterable[Batch]) -> tuple[float, float]:
+    def train(batches: Iterable[Batch]) -> tuple[float, float, float]:
         state = begin(numbers)
 
         def step(batch: Batch) -> Any:
@@ -72,27 +75,40 @@ def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int =
 
         return paced(batches, step)
 
-    def read() -> Iterable[Batch]:
-        return source.batches(recipe, 0, [CALLS * steps_per_call()])
+    def read(calls: int = CALLS) -> Iterable[Batch]:
+        return source.batches(recipe, 0, [calls * steps_per_call()])
+
+    def alone() -> tuple[float, float, float]:
+        return paced(read(4 * CALLS), lambda batch: batch, skip=CALLS)  # by when what was read ahead is used up
 
     kept = [jax.device_put(batch) for batch, _ in zip(read(), range(2), strict=False)]
     held = [batch for batch, _ in zip(cycle(kept), read(), strict=False)]
     train(held)  # compiles
-    rounds = [(paced(read(), lambda batch: batch), train(held), train(read())) for _ in range(ROUNDS)]
-    (first, pipeline), (_, steps), (_, both) = (np.min(times, axis=0) for times in zip(*rounds, strict=True))
-    return Row(name, 1 / pipeline, 1 / steps, 1 / both, max(0.0, 1 - steps / both), first)
+    rounds = [(alone(), train(held), train(read())) for _ in range(ROUNDS)]
+    (first, pipeline, _), (_, steps, _), (_, both, waiting) = np.min(rounds, axis=0).tolist()
+    return Row(name, 1 / pipeline, 1 / steps, 1 / both, max(0.0, 1 - steps / both), waiting, first)
 
 
-def paced(batches: Iterable[Batch], use: Callable[[Batch], Any]) -> tuple[float, float]:
-    """Seconds until the first batch was used, and seconds an image from there to the end."""
-    begun = time.perf_counter()
-    remaining = iter(batches)
-    jax.block_until_ready(use(next(remaining)))
-    first, images, result = time.perf_counter(), 0, None
-    for batch in remaining:
-        result, images = use(batch), images + batch.index.size
+def paced(batches: Iterable[Batch], use: Callable[[Batch], Any], skip: int = 1) -> tuple[float, float, float]:
+    """Seconds until the first batch; after a few more, seconds an image, and the share spent waiting for batches."""
+    begun = clock = time.perf_counter()
+    first = waited = 0.0
+    images, result, remaining = 0, None, iter(batches)
+    for number in count():
+        asked = time.perf_counter()
+        if (batch := next(remaining, None)) is None:
+            break
+        came = time.perf_counter()
+        first = first or came - begun
+        result = use(batch)
+        if number < skip:
+            jax.block_until_ready(result)
+            clock = time.perf_counter()
+        else:
+            waited, images = waited + came - asked, images + batch.index.size
     jax.block_until_ready(result)
-    return first - begun, (time.perf_counter() - first) / images
+    seconds = time.perf_counter() - clock
+    return first, seconds / images, waited / seconds
 
 
 def machine() -> dict[str, Any]:
@@ -147,10 +163,14 @@ def main(
         title = f"{photos.name} streamed by {readers}, {size}×{size}, {network or 'a tiny network'}, batch {batch_size}"
         rows.append(measured(title, model, photos, recipe, workers))
 
-    table = Table("images a second", "pipeline", "steps", "both", "idle share", "first batch", title=where["device"])
+    table = Table(
+        "images a second", "pipeline", "steps", "both", "idle share", "waiting", "first batch", title=where["device"]
+    )
     for row in rows:
         paces = (f"{pace:,.0f}" for pace in (row.pipeline, row.steps, row.both))
-        table.add_row(row.name, *paces, f"{row.idle_share:.1%}", f"{row.first_batch_seconds:.2f} s")
+        table.add_row(
+            row.name, *paces, f"{row.idle_share:.1%}", f"{row.waiting_share:.3%}", f"{row.first_batch_seconds:.2f} s"
+        )
     Console().print(table)
     if output is not None:
         output.write_text(json.dumps({"machine": where, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
