@@ -56,7 +56,7 @@ def _indices(n: int, execution: Execution, recipe: Recipe, first: int, stops: Se
         while first < stop:
             last = min(first + steps_per_call(), stop)
             index = np.stack([order(step)[rows] for step in range(first, last)]).astype(np.int32)
-            yield Batch(parallel.divide_rows(execution.mesh, index), None, None, None)  # pyright: ignore
+            yield Batch(parallel.divide_rows(execution.mesh, index))
             first = last
 
 

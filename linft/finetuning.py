@@ -1,9 +1,8 @@
 """The real run: train a model's weights on a task by a recipe, with optax."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -15,23 +14,17 @@ from linft.checkpoints import Checkpoints
 from linft.data.augment import AUGMENTATIONS
 from linft.errors import LinftError
 from linft.feeding import Feed, feed
-from linft.losses import has_diverged
-from linft.measuring import Row, measuring, parts
+from linft.measuring import measuring, parts
 from linft.recipe import Recipe
+from linft.recording import Position, Tracking, recording
 from linft.task import Task
-from linft.training import Execution, State, training
+from linft.training import Execution, Penalty, State, training
 from linft.trees import Groups
 
 LOGS = 100  # at most so many times a run says how it goes
 
 Progress = Callable[[int, int, float], None]
 """Called now and then with (step, steps, loss of the last minibatches)."""
-
-Track = Callable[[int, dict[str, float]], None]
-"""Called with (step, values by name): of the minibatches now and then, of both parts at recorded steps."""
-
-Tracking = Callable[[int | None], AbstractContextManager[Track]]
-"""Opens a Track, knowing the step that a run goes on from, if any; `tracking.open` is of this kind."""
 
 
 def finetune(
@@ -80,15 +73,22 @@ def finetune(
     feed_for: Callable[[bool], Feed] = cache(lambda canvas: feed(model, task, canvas, execution, workers))
     plain = feed_for(False)
     train, test = parts(model, task, execution, None if plain.held is None else plain.held.images)
-    measure, _ = measuring(model, train, test, execution)
+    measure = measuring(model, train, test, execution)
     programs: dict[Any, tuple[Callable, Callable]] = {}
+
+    @cache
+    def begun(batch_norm_mode: str) -> Model:
+        return batch_norm.reestimated(model, task.x_train) if batch_norm_mode == "reestimated" else model
+
+    @cache
+    def penalty(batch_norm_mode: str) -> Penalty:
+        return delta.penalty(begun(batch_norm_mode), delta.attention(begun(batch_norm_mode), task))
 
     def program(recipe: Recipe, groups: Groups) -> tuple[Callable, Callable]:
         key = (optim.structure(recipe), tuple(groups.items()))
         if key not in programs:  # recipes that differ in numbers only share one
-            begun = batch_norm.reestimated(model, task.x_train) if recipe.batch_norm == "reestimated" else model
-            penalty = delta.penalty(model, delta.attention(model, task)) if recipe.delta > 0 else None
-            programs[key] = training(begun, key[0], groups, execution, penalty)
+            added = penalty(recipe.batch_norm) if recipe.delta > 0 else None
+            programs[key] = training(begun(recipe.batch_norm), key[0], groups, execution, added)
         return programs[key]
 
     def trained(state: State) -> Model:
@@ -96,102 +96,64 @@ def finetune(
         return model.replace(params=params, batch_stats=batch_stats, class_means=None)
 
     def run(recipe: Recipe) -> Trajectory:
-        began = time.perf_counter()
         execution.check(recipe.batch_size_for(n))
         groups = optim.groups_for(recipe, model.layer_groups)
         numbers = optim.settings(recipe, _used(model, groups), n)
         begin, advance = program(recipe, groups)
         source = feed_for(AUGMENTATIONS[recipe.augmentation].canvas)
-        total, rates = recipe.num_steps(n), recipe.rates(n)
+        total, rates, batch_size = recipe.num_steps(n), recipe.rates(n), recipe.batch_size_for(n)
         end = total if until is None else min(until, total)
         recorded = {step for step in recorded_steps(total, record_every).tolist() if step < end} | {end}
         stops = recorded | set(range(0, end, max(1, total // LOGS)))
-        state, done, rows, before, resumed = begin(numbers), 0, [], np.zeros(0), None
-        if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
-            done, state, log = found
-            resumed, rows, before, began = done, log["rows"], np.array(log["losses"], float), began - log["seconds"]
+        diverged_at = None
 
-        def save(step: int, at: State, losses: np.ndarray, metric: float | None = None) -> None:
-            if checkpoints is not None:
-                log = {"rows": rows, "losses": losses.tolist(), "seconds": time.perf_counter() - began}
-                checkpoints.save(step, at, log, metric)
-
-        def record(step: int, at: State, track: Track) -> bool:
-            """Measure and keep; False where the loss is beyond recovery."""
-            row = measure(at, recipe)
-            if bool(has_diverged(row["train_loss"], rows[0]["train_loss"] if rows else row["train_loss"])):
-                return False
-            rows.append({"step": step, **row})
-            track(step, _flat(row))
-            save(step, at, np.zeros(0), row["test_accuracy"])
-            return True
-
-        def segments() -> Iterator[tuple[int, State, np.ndarray]]:
-            """Step, state and the minibatches' losses since the last stop, at every stop and when asked to leave."""
-            step, at, losses = done, state, [before]
-            start, placed = _placed(execution, (model.params, numbers))
-            for batch in source.batches(recipe, done, sorted(stop for stop in stops if stop > done)):
-                at, of_batch = advance(at, batch, placed, start, np.uint32(recipe.seed), source.held)
+        def segments(at: Position) -> Iterator[Position]:
+            """Where the run is at every stop, and when it is asked to leave."""
+            (step, state, before), (start, placed) = at, _placed(execution, (model.params, numbers))
+            losses: list[Any] = [before]
+            for batch in source.batches(recipe, step, sorted(stop for stop in stops if stop > step)):
+                state, of_batch = advance(state, batch, placed, start, np.uint32(recipe.seed), source.held)
                 step, losses = step + len(batch.index), [*losses, of_batch]
-                if step in stops or requested():
+                if step in stops or (requested() and jax.process_count() == 1):
                     losses = [np.concatenate([np.asarray(x, float) for x in losses])]
-                    yield step, at, losses[0]
+                    yield Position(step, state, losses[0])
                     losses = []
 
-        diverged_at = None
-        with interruption.deferred() as requested, tracking(resumed) if tracking else _untracked() as track:
-            if not rows and not record(done, state, track):
+        with (
+            interruption.deferred() as requested,
+            recording(begin(numbers), partial(measure, recipe), tracking, checkpoints) as (kept, begun_at),
+        ):
+            at = begun_at
+            if not kept.rows and not kept.record(at):
                 raise LinftError("the loss is not finite before the first step; check the model's weights")
             clock = time.perf_counter()
-            for done, state, losses in segments():
+            for at in segments(begun_at):
+                step, losses = at.step, at.losses
                 if not np.isfinite(losses).all():
-                    diverged_at = done - len(losses) + 1 + int(np.argmin(np.isfinite(losses)))
+                    diverged_at = step - len(losses) + 1 + int(np.argmin(np.isfinite(losses)))
                     break
-                if done in stops:
-                    pace = len(losses) * recipe.batch_size_for(n) / (time.perf_counter() - clock)
-                    loss, rate = float(losses.mean()), float(rates[done - 1])
-                    track(done, {"loss": loss, "learning_rate": rate, "images_per_second": pace})
-                    if progress is not None:
-                        progress(done, end, loss)
-                if done in recorded and not record(done, state, track):
-                    diverged_at = done
+                if step not in stops:
+                    kept.leave(at)
+                loss, pace = float(losses.mean()), len(losses) * batch_size / (time.perf_counter() - clock)
+                kept.track(step, {"loss": loss, "learning_rate": float(rates[step - 1]), "images_per_second": pace})
+                if progress is not None:
+                    progress(step, end, loss)
+                if step in recorded and not kept.record(at):
+                    diverged_at = step
                     break
-                if requested():
-                    if done not in recorded:
-                        save(done, state, np.zeros(0) if done in stops else losses)
-                    break
+                if step < end and parallel.any_host(requested()):
+                    kept.leave(at._replace(losses=np.zeros(0)))
                 clock = time.perf_counter()
-            if checkpoints is not None:
-                checkpoints.wait()
-            if requested() and done < end:
-                raise KeyboardInterrupt
-        best = None if checkpoints is None else checkpoints.best(state)
+        best = None if checkpoints is None else checkpoints.best(at.state)
         return Trajectory(
-            **_curves(rows),
-            seconds=time.perf_counter() - began,
+            **kept.curves(),
+            seconds=kept.seconds,
             diverged_at=diverged_at,
-            model=trained(state),
+            model=trained(at.state),
             best=None if best is None else trained(best[1]),
         )
 
     return OneByOne(run)
-
-
-def _curves(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows as the arrays of a trajectory."""
-    curves = jax.tree.map(lambda *values: np.array(values), *rows)
-    return {"steps": curves.pop("step"), **curves}
-
-
-def _flat(row: Row) -> dict[str, float]:
-    """A row's numbers, those of groups as `norm/stem`."""
-    flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
-    return flat | {f"{name}/{g}": v for name, by in row.items() if isinstance(by, dict) for g, v in by.items()}
-
-
-@contextmanager
-def _untracked() -> Iterator[Track]:
-    yield lambda step, values: None
 
 
 def _placed(execution: Execution, tree: Any) -> Any:

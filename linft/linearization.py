@@ -49,4 +49,5 @@ def linearize(model: Model, at: Literal["logits", "features"] = "logits") -> Mod
     if at not in forwards:
         raise LinftError(f"linearize(at={at!r}); choose among {', '.join(forwards)}")
     suffix = "linearized" if at == "logits" else "features linearized"
-    return model.replace(name=f"{model.name} ({suffix})", forward=forwards[at], forward_train=None, architecture=None)
+    name = f"{model.name} ({suffix})"
+    return model.replace(name=name, forward=forwards[at], forward_train=None, module=None, architecture=None)

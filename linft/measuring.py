@@ -51,10 +51,8 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
     return Part(train, y_train), Part(images(task.x_test), task.y_test)
 
 
-def measuring(
-    model: Model, train: Part, test: Part, execution: Execution
-) -> tuple[Callable[[State, Recipe], Row], Callable[[State, Part], Float[np.ndarray, "n c"]]]:
-    """A function (state, recipe) -> row, and one (state, part) -> logits, of evaluation mode."""
+def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
+    """A function (recipe, state) -> row, in evaluation mode."""
     groups = tuple(model.layer_groups)
     group_labels = trees.labels(model.params, model.layer_groups)
 
@@ -83,7 +81,7 @@ def measuring(
         computed = [logits_of(state.params, state.batch_stats, images) for images in batches(part.images)]
         return np.concatenate([np.asarray(logits) for logits in computed])
 
-    def measure(state: State, recipe: Recipe) -> Row:
+    def measure(recipe: Recipe, state: State) -> Row:
         row: Row = {}
         for name, part in (("train", train), ("test", test)):
             logits, labels = jnp.asarray(logits_on(state, part)), jnp.asarray(part.labels)
@@ -91,4 +89,4 @@ def measuring(
             row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
         return row | jax.tree.map(float, jax.device_get(lengths(state.params, model.params)))
 
-    return measure, logits_on
+    return measure

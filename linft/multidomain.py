@@ -74,7 +74,7 @@ def train_domains(
     state, seed = begin(numbers), np.uint32(recipe.seed)
     each = steps_per_call()
     for done in range(0, len(batches), each):
-        batch = Batch(batches[done : done + each], None, None, None)
+        batch = Batch(batches[done : done + each])
         state, _ = advance(state, batch, numbers, joint.params, seed, held)
         if progress is not None:
             progress(min(done + each, len(batches)), len(batches))

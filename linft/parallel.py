@@ -65,5 +65,14 @@ def everywhere(on: Mesh | None, x: Any) -> Any:
     return x if on is None else jax.lax.with_sharding_constraint(x, NamedSharding(on, PartitionSpec()))
 
 
+def any_host(here: bool) -> bool:
+    """Whether it is so on any host; all of them must ask."""
+    if jax.process_count() == 1:
+        return here
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(here))))
+
+
 def _place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

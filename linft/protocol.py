@@ -13,8 +13,8 @@ from linft import evaluation
 from linft.base import Model
 from linft.data.crops import ten_crop_probabilities
 from linft.errors import LinftError
-from linft.finetuning import Tracking
 from linft.recipe import Recipe
+from linft.recording import Tracking
 from linft.task import Task
 from linft.training_run import Conduct, Diverged, run_in
 from linft.zoo.native import save_model

@@ -13,9 +13,10 @@ from linft import checkpoints, evaluation, trees
 from linft.base import Model, Trajectory
 from linft.errors import LinftError
 from linft.files import whole
-from linft.finetuning import Tracking, finetune
+from linft.finetuning import finetune
 from linft.pretraining import measured, settings
 from linft.recipe import Recipe
+from linft.recording import Tracking
 from linft.store import Store, read_json, versions
 from linft.task import Task
 from linft.training import Execution

@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("parallel",),
     ("training",),
     ("feeding", "measuring"),
+    ("recording",),
     ("zoo", "finetuning", "multidomain", "predict", "scores"),
     ("agreement", "attribution", "pretraining", "spectrum", "store", "planning"),
     ("training_run",),

@@ -37,9 +37,7 @@ def steps(model, held, recipe=RECIPE, execution=Execution(), penalty=None, index
     numbers = optim.settings(recipe, tuple(model.layer_groups), 24)
     state, losses = begin(numbers), []
     for rows in recipe.batches(24) if index is None else index:
-        state, loss = advance(
-            state, Batch(rows[None], None, None, None), numbers, model.params, np.uint32(recipe.seed), held
-        )
+        state, loss = advance(state, Batch(rows[None]), numbers, model.params, np.uint32(recipe.seed), held)
         losses.append(float(loss[0]))
     return np.array(losses), state
 
@@ -89,9 +87,7 @@ def test_statistics_over_parts_of_the_batch(model, held):
     )
     plain = steps(model, held, RECIPE.replace(batch_norm="train", steps=1))[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, plain)
-    assert any(
-        abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(plain), strict=True)
-    )
+    assert any(abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(plain), strict=True))
 
 
 def test_a_batch_that_cannot_be_divided():

@@ -15,10 +15,10 @@ from linft.base import Model
 from linft.cli.finetune import Finetune
 from linft.cli.progress import steps_bar
 from linft.cli.table import print_lines, print_table
-from linft.finetuning import Track, Tracking
 from linft.planning import plan
 from linft.protocol import choose, ensemble, over_seeds
 from linft.recipe import Recipe
+from linft.recording import Track, Tracking
 from linft.store import Store, versions
 from linft.task import Task
 from linft.training_run import RESULT, claim, run_in

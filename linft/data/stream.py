@@ -32,14 +32,16 @@ _BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
 
 
 class Batch(NamedTuple):
-    """The images of one step, or this host's share of them."""
+    """The images of one step, or this host's share of them; of numpy or of JAX, perhaps of k steps at once [k b …]."""
 
-    index: Int[np.ndarray, "b"]
-    """Number of every image in the training part."""
-    images: UInt8[np.ndarray, "b side side c"]
-    sizes: Int[np.ndarray, "b 2"]
-    """Height and width that each image fills, from the corner at the origin."""
-    labels: Int[np.ndarray, "b"]
+    index: Any
+    """Number of every image in the training part, [b]."""
+    images: Any = None
+    """uint8 [b side side c]; None where the device holds them."""
+    sizes: Any = None
+    """Height and width that each image fills, from the corner at the origin, [b 2]; None where they fill all."""
+    labels: Any = None
+    """[b]; None where the device holds them."""
 
 
 @dataclass(frozen=True)

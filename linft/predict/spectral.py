@@ -69,7 +69,7 @@ def spectral(
         begin = time.perf_counter()
         if reason := why_not(recipe, n):
             raise LinftError(f"no closed form for this recipe: {reason}; use predict.dual")
-        weights, *decay = _weights(tangent, recipe, n)
+        weights, decay = _weights(tangent, recipe, n)
         key = tuple(weights.items())
         if key not in decompositions:
             decompositions[key] = _decompose(tangent, weights)
@@ -80,8 +80,8 @@ def spectral(
     return OneByOne(run)
 
 
-def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], float, float]:
-    """Multipliers of the groups that train, their common decay, and what it pulls them towards."""
+def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], tuple[float, float]]:
+    """Multipliers of the groups that train; their common decay, and what it pulls them towards."""
     numbers = optim.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     kinds = {(weights[g], float(numbers.decays[g]), float(numbers.pulls[g])) for g in weights if weights[g] > 0}
@@ -90,7 +90,7 @@ def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float]
             "no closed form for this recipe: groups differ in rate or decay while some decay; use predict.dual"
         )
     _, decay, pull = next(iter(kinds), (1.0, 0.0, 0.0))
-    return weights, decay, pull
+    return weights, (decay, pull)
 
 
 def _decompose(tangent: Tangent, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +104,7 @@ def _evaluate(
     tangent: Tangent,
     recipe: Recipe,
     weights: dict[str, float],
-    decay_and_pull: list[float],
+    decay_and_pull: tuple[float, float],
     decomposition: tuple[np.ndarray, np.ndarray],
     at: np.ndarray,
 ) -> dict[str, Any]:
