@@ -1,0 +1,124 @@
+"""Convolution that is fast on CPU too, where XLA's filter gradient is slow and its smallest convolutions naive."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+Sizes = tuple[int, int]
+Padding = tuple[Sizes, Sizes]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+FEW_CHANNELS = 8
+"""Below these, as in the first layer, matrices are too narrow to gain anything."""
+
+
+def convolution(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Array:
+    """`lax.conv_general_dilated`: y[n,h,w,o] = Σ_ijc x[n, sh + i − p, sw + j − p, c] k[i,j,c,o].
+
+    On an accelerator it is that function. On CPU, for images NHWC in float32 or float64 without
+    groups and dilation, a kernel of 1×1 or one that is larger than its output is a sum of matrix
+    products, and so is the derivative by any other kernel, hence its gradient too. It is the same
+    up to round-off, under jvp, vjp and vmap and at any order.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> y = convolution(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 2)), (1, 1), "SAME", None, None, LAYOUT)
+      >>> y[0, :, :, 0].tolist()[1]
+      [48.0, 72.0, 72.0, 48.0]
+    """
+    if jax.default_backend() != "cpu" or not (
+        lhs.ndim == 4
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64)
+        and feature_group_count == 1
+        and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        == lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
+    ):
+        return lax.conv_general_dilated(
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
+            precision=precision,
+        )  # fmt: skip
+    size, spatial, (s, t) = rhs.shape[:2], lhs.shape[1:3], window_strides
+    pads = lax.padtype_to_pads(spatial, size, (s, t), padding) if isinstance(padding, str) else padding
+    (top, bottom), (left, right) = pads
+    how = ((s, t), ((top, bottom), (left, right)), precision)
+    outputs = _outputs(spatial, size, *how[:2])
+    if min(top, bottom, left, right, *outputs) < 0:  # cropped, or empty: as lax has it
+        return _convolve(lhs, rhs, *how)
+    if size == (1, 1) or any(k > n for k, n in zip(size, outputs, strict=True)):
+        return _products(lhs, rhs, *how)
+    return _convolve(lhs, rhs, *how) if rhs.shape[2] < FEW_CHANNELS else _mixed(lhs, rhs, *how)
+
+
+Conv = partial(nn.Conv, conv_general_dilated=convolution)
+"""flax's layer on this convolution."""
+
+
+def _outputs(spatial: Sequence[int], size: Sequence[int], strides: Sizes, padding: Padding) -> list[int]:
+    return [(n + sum(p) - k) // s + 1 for n, k, s, p in zip(spatial, size, strides, padding, strict=True)]
+
+
+def _convolve(x: Array, kernel: Array, strides: Sizes, padding: Padding, precision: Any) -> Array:
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT, precision=precision)
+
+
+@partial(jax.checkpoint, static_argnums=(2, 3, 4))  # its views of the input are made again, not kept for the gradient
+def _products(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "i j c o"], strides: Sizes, padding: Padding, precision: Any
+) -> Float[Array, "n h2 w2 o"]:
+    """One matrix product for each phase of the vertical stride.
+
+    Horizontal taps lie beside the input channels, [n·rows·w2, j·c], and vertical ones beside the
+    output channels, [j·c, i·o], whose rows are then shifted and added. So the transpose, which is the
+    kernel's gradient, copies each of input and output gradient a few times, not the input for all
+    taps, and its matrix [j·c, i·o] is square enough to be fast.
+    """
+    (s, t), (rows, columns, channels, features) = strides, kernel.shape
+    height, width = _outputs(x.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), beside = padding
+    x = jnp.pad(x, ((0, 0), (top, bottom + s), beside, (0, 0)))
+    total = jnp.zeros((len(x), height, width, features), x.dtype)
+    for phase in range(min(s, rows)):
+        taps = len(range(phase, rows, s))
+        lines = x[:, phase : phase + s * (height + taps - 2) + 1 : s]
+        views = jnp.stack([lines[:, :, j : j + t * (width - 1) + 1 : t] for j in range(columns)], axis=3)
+        matrix = kernel[phase::s].transpose(1, 2, 0, 3).reshape(columns * channels, taps * features)
+        product = jnp.matmul(views.reshape(-1, columns * channels), matrix, precision=precision)
+        product = product.reshape(len(x), height + taps - 1, width, taps, features)
+        total = sum((product[:, i : i + height, :, i] for i in range(taps)), start=total)
+    return total
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _mixed(x: Array, kernel: Array, strides: Sizes, padding: Padding, precision: Any) -> Array:
+    """XLA's convolution, differentiated by the input as it is and by the kernel as matrix products."""
+    return _convolve(x, kernel, strides, padding, precision)
+
+
+@partial(_mixed.defjvp, symbolic_zeros=True)
+def _mixed_jvp(strides: Sizes, padding: Padding, precision: Any, primals: tuple, tangents: tuple) -> tuple:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _mixed(x, kernel, strides, padding, precision)
+    dy = jnp.zeros_like(y)
+    if not isinstance(dx, SymbolicZero):
+        dy = _mixed(dx, kernel, strides, padding, precision)
+    if not isinstance(dkernel, SymbolicZero):
+        dy = dy + _products(x, dkernel, strides, padding, precision)
+    return y, dy
