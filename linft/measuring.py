@@ -87,6 +87,7 @@ def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Ca
             logits, labels = jnp.asarray(logits_on(state, part)), jnp.asarray(part.labels)
             row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
             row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
-        return row | jax.tree.map(float, jax.device_get(lengths(state.params, model.params)))
+        by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
+        return row | {kind: {g: float(by_group[kind][g]) for g in groups} for kind in ("distance", "norm")}
 
     return measure

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -71,7 +70,14 @@ class Recording:
 
     def curves(self) -> dict[str, Any]:
         """The rows as the arrays of a trajectory."""
-        curves = jax.tree.map(lambda *values: np.array(values), *self.rows)
+
+        def curve(*values: Any) -> Any:
+            first, *_ = values
+            if isinstance(first, dict):
+                return {g: curve(*(value[g] for value in values)) for g in first}
+            return np.array(values)
+
+        curves = curve(*self.rows)
         return {"steps": curves.pop("step"), **curves}
 
 

@@ -143,6 +143,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "group"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_workers_end_with_their_parent(tmp_path, ending, group):
     """Ctrl-C in a terminal goes to the workers too; a kill for want of memory to the parent alone."""
