@@ -1,0 +1,246 @@
+"""Images a second of training, beside the same network in PyTorch on the same cores or the same GPU.
+
+    python benchmarks/training.py [--torch-python PATH] [--cores 0,1] [--rounds 5] [--output FILE.json]
+
+A round is an epoch of random images that the device holds: shuffling, normalizing, forward and backward
+pass in training mode, and Nesterov momentum. The programs take turns, each in a process of its own,
+so that other work on the machine falls on all of them; the numbers are medians over rounds, compiling
+left out. PyTorch may live in another Python than JAX, given by --torch-python; without it there is
+only ours. It runs plainly and with its channels last; on a GPU compiled too, and both in bfloat16.
+The last column of ours is the pace of training the linearized network, against the real one with
+frozen batch norm as well.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Case(NamedTuple):
+    network: str
+    side: int
+    batch: int
+    steps: int
+    """Of an epoch."""
+    precision: str = "float32"
+
+
+ON_CPU = (Case("cifar_resnet20", 32, 128, 8), Case("resnet18", 64, 32, 8))
+ON_GPU = (Case("resnet50", 224, 128, 64, "bfloat16"),)
+OURS, PEERS = ("train", "frozen", "linearized"), ("torch", "torch-channels-last")
+
+
+def ours(case: Case, how: str) -> Callable[[], None]:
+    """One epoch of our training step."""
+    import jax
+    import numpy as np
+
+    from linft import Recipe, linearize, optim
+    from linft.data.stream import Batch
+    from linft.models import create
+    from linft.preprocess import Preprocessing
+    from linft.training import Execution, steps_per_call, training
+
+    n, k = case.steps * case.batch, steps_per_call()
+    model = create(case.network, 10, jax.random.key(0), Preprocessing((case.side, case.side, 3)))
+    model = linearize(model) if how == "linearized" else model
+    mode = "train" if how == "train" else "frozen"
+    recipe = Recipe(learning_rate=1e-3, batch_size=case.batch, epochs=1, batch_norm=mode)
+    groups = optim.groups_for(recipe, model.layer_groups)
+    begin, advance = training(model, optim.structure(recipe), groups, Execution(precision=case.precision))  # pyright: ignore
+    numbers, (images, labels) = optim.settings(recipe, tuple(groups), n), random_images(case)
+    held, state = jax.device_put(Batch(np.arange(n), images, None, labels)), begin(numbers)
+
+    def epoch() -> None:
+        nonlocal state
+        order = np.random.default_rng(0).permutation(n).reshape(-1, k, case.batch)
+        for index in order:
+            state, losses = advance(state, Batch(index), numbers, model.params, np.uint32(0), held)
+        jax.block_until_ready(losses)
+
+    return epoch
+
+
+def torchs(case: Case, how: str) -> Callable[[], None]:
+    """One epoch of PyTorch's."""
+    import numpy as np
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    layout = torch.channels_last if how == "torch-channels-last" else torch.contiguous_format
+    images, labels = (torch.from_numpy(x).to(device) for x in random_images(case))
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    network = torch_network(case.network).to(device, memory_format=layout)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
+    forward = torch.compile(network) if on_gpu else network
+
+    def epoch() -> None:
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))).to(device)
+        for index in order.split(case.batch):
+            x = (images[index].float() / 255 - 0.5) / 0.25
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
+                loss = cross_entropy(forward(x), labels[index])
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return epoch
+
+
+def random_images(case: Case) -> tuple[Any, Any]:
+    import numpy as np
+
+    generator, n = np.random.default_rng(0), case.steps * case.batch
+    return generator.integers(0, 256, (n, case.side, case.side, 3), np.uint8), generator.integers(0, 10, n)
+
+
+def torch_network(name: str) -> Any:
+    """torchvision's, whose compiled part may not load: its Python part asks for two operators of it."""
+    import torch
+    from torch import nn
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms(Tensor dets, Tensor scores, float iou_threshold)", "qnms(Tensor a, Tensor b, float c)"):
+        library.define(f"{operator} -> Tensor")
+    import torchvision
+    from torchvision.models.resnet import BasicBlock, conv3x3
+
+    if name != "cifar_resnet20":
+        return torchvision.models.get_model(name, num_classes=10)
+
+    class Join(nn.Module):
+        """Every second pixel and zero channels."""
+
+        def forward(self, x: Any) -> Any:
+            missing = x.shape[1]  # as many as there are
+            return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing // 2))
+
+    blocks = []
+    for width in (16, 32, 64):
+        stride, join = (1, None) if width == 16 else (2, Join())
+        blocks += [BasicBlock(width // stride, width, stride, join), BasicBlock(width, width), BasicBlock(width, width)]
+    stem = (conv3x3(3, 16), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def serve(case: Case, how: str) -> None:
+    """Be one of the programs: an epoch for every line of the input, its seconds in a line of the output."""
+    epoch = (torchs if how in PEERS else ours)(case, how)
+    epoch()  # compiles
+    report = {"version": version("torch" if how in PEERS else "jax"), "device": device(how)}
+    print(json.dumps(report), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        epoch()
+        print(time.perf_counter() - start, flush=True)
+
+
+def device(how: str) -> str:
+    if how in PEERS:
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    import jax
+
+    return jax.devices()[0].device_kind
+
+
+class Program:
+    """A process that serves, on some cores only where there is a choice."""
+
+    def __init__(self, python: str, case: Case, how: str, cores: str | None):
+        pinned = ["taskset", "-c", cores] if cores else []
+        command = [*pinned, python, __file__, "--serve", json.dumps([case, how])]
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the GPU is shared with the peer
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.about = json.loads(self.answer())
+
+    def answer(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a program ended early; its error is above")
+        return line
+
+    def epoch(self) -> float:
+        assert self.process.stdin
+        print(file=self.process.stdin, flush=True)
+        return float(self.answer())
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+def measured(case: Case, pythons: dict[str, str], cores: str | None, rounds: int) -> dict[str, Any]:
+    """Images a second of every program, and what is to be compared."""
+    programs = {how: Program(python, case, how, cores) for how, python in pythons.items()}
+    load, seconds = os.getloadavg()[0], {how: [] for how in programs}
+    for _ in range(rounds):
+        for how, program in programs.items():
+            seconds[how].append(program.epoch())
+    for program in programs.values():
+        program.end()
+    middle = {how: statistics.median(each) for how, each in seconds.items()}
+    ratios = {f"of {peer}": middle[peer] / middle["train"] for peer in PEERS if peer in middle}
+    ratios["linearized over real"] = middle["linearized"] / middle["frozen"]
+    return {
+        "case": case._asdict(),
+        "images_per_second": {how: case.steps * case.batch / each for how, each in middle.items()},
+        "ratios": ratios,
+        "seconds": seconds,
+        "load": [load, os.getloadavg()[0]],
+        "programs": {how: program.about for how, program in programs.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--torch-python", help="a Python that has torch and torchvision; by default this one")
+    parser.add_argument("--cores", help="all programs run on these, such as 0,1; by default on any")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="file for the numbers, as JSON")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        case, how = json.loads(arguments.serve)
+        return serve(Case(*case), how)
+
+    peer = arguments.torch_python or (sys.executable if find_spec("torch") else None)
+    if peer is None:
+        print("PyTorch is left out: it is not installed here; give a Python that has it by --torch-python")
+    pythons = dict.fromkeys(OURS, sys.executable) | (dict.fromkeys(PEERS, peer) if peer else {})
+    ask = "import jax; print(jax.default_backend())"  # in a process of its own, to hold no device here
+    backend = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    if backend == "cpu":
+        print(f"ResNet-50 in bfloat16 is left out: JAX sees no GPU, only {backend}")
+    where = {"machine": platform.processor() or platform.machine(), "cores": arguments.cores or os.cpu_count()}
+    print(" ".join(sys.argv), where)
+    rows = []
+    for case in ON_CPU if backend == "cpu" else ON_GPU:
+        row = measured(case, pythons, arguments.cores, arguments.rounds)
+        rows.append(row)
+        print(f"{case.network}, {case.side}×{case.side}, batch {case.batch}, {case.precision}, load {row['load']}")
+        for how, pace in row["images_per_second"].items():
+            about = row["programs"][how]
+            print(f"  {how:>20}: {pace:8.1f} images/s ({about['version']}, {about['device']})")
+        print("  " + "; ".join(f"{name}: {ratio:.2f}" for name, ratio in row["ratios"].items()))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(where | {"command": sys.argv, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
