@@ -5,16 +5,17 @@
 
 bin := .venv/bin
 installed := .venv/.installed
+parallel := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 demo: $(installed)
 	$(bin)/linft compare --output demo
 
 test: $(installed)
-	$(bin)/pytest tests -m "not slow"
+	$(bin)/pytest tests -m "not slow" $(parallel)
 
 # The tests of minutes: the accuracy of every shipped model.
 slow: $(installed)
-	$(bin)/pytest tests -m slow
+	$(bin)/pytest tests -m slow $(parallel)
 
 lint: $(installed)
 	$(bin)/ruff check
@@ -24,7 +25,7 @@ types: $(installed)
 	$(bin)/pyright
 
 doctest: $(installed)
-	$(bin)/pytest --doctest-modules linft
+	$(bin)/pytest --doctest-modules linft $(parallel)
 
 notebook: $(installed)
 	$(bin)/pytest --nbmake --nbmake-timeout=600 colab

@@ -17,7 +17,7 @@ from linft.task import Task
 from linft.training import Execution, State
 from linft.trees import Tree
 
-BATCH = 250
+BATCH = 256  # divisible among most numbers of devices
 STREAMED_TRAIN = 10_000  # training images of a streamed task that its train curve is over
 
 Row = dict[str, Any]

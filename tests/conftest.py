@@ -13,9 +13,10 @@ OVERRIDES = "beartype.FrozenDict({beartype.typing.Self: object})"
 CONFIGURATION = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={OVERRIDES})"
 install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
 
-# What one test has compiled, another one or its subprocess need not.
-CACHE = tempfile.TemporaryDirectory()
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+# What one test has compiled, another one, its subprocess or a worker beside this one need not.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory()
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
 import jax  # noqa: E402
 import jax.experimental  # noqa: E402

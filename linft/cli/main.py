@@ -49,8 +49,8 @@ def main() -> None:
 
 def _command(arguments: list[str]) -> Callable[[], None]:
     """The command that the arguments ask for."""
-    if arguments[:1] == ["finetune"]:  # its defaults depend on its arguments
-        return Finetune.parse(arguments[1:], "linft finetune")
+    if parse := getattr(COMMANDS.get("".join(arguments[:1])), "parse", None):  # its defaults depend on its arguments
+        return parse(arguments[1:], f"linft {arguments[0]}")
     return _application().cli(
         args=arguments, prog="linft", description="Foretell how a pretrained network fine-tunes, then check it."
     )

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
+
 
 class Convolutions(nn.Module):
     """3×3 (or larger) convolutions of one stage and the max pool that ends it."""
@@ -21,7 +23,7 @@ class Convolutions(nn.Module):
         half = self.side // 2
         for i, width in enumerate(self.widths):
             padding = ((half, half), (half, half))
-            x = nn.relu(nn.Conv(width, (self.side, self.side), padding=padding, name=f"conv{i + 1}")(x))
+            x = nn.relu(Conv(width, (self.side, self.side), padding=padding, name=f"conv{i + 1}")(x))
         return nn.max_pool(x, (3, 3), (2, 2))
 
 
@@ -30,7 +32,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h8 w8 d"]:
-        x = nn.Conv(self.width, (11, 11), (4, 4), padding=((2, 2), (2, 2)), name="conv")(x)
+        x = Conv(self.width, (11, 11), (4, 4), padding=((2, 2), (2, 2)), name="conv")(x)
         return nn.max_pool(nn.relu(x), (3, 3), (2, 2))
 
 

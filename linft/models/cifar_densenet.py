@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
+conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
 
 class Stem(nn.Module):
@@ -35,7 +36,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c"]:
         y = nn.relu(Norm(not train, name="norm")(x))
-        y = nn.Conv(x.shape[-1], (1, 1), use_bias=False, padding="VALID", name="conv")(y)
+        y = Conv(x.shape[-1], (1, 1), use_bias=False, padding="VALID", name="conv")(y)
         return nn.avg_pool(y, (2, 2), (2, 2))
 
 

@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
+conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
 
 class Stem(nn.Module):
@@ -41,7 +42,7 @@ class Block(nn.Module):
     def join(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         if self.shortcut == "b":
             strides = (self.stride, self.stride)
-            x = nn.Conv(self.width, (1, 1), strides, use_bias=False, padding="VALID", name="shortcut_conv")(x)
+            x = Conv(self.width, (1, 1), strides, use_bias=False, padding="VALID", name="shortcut_conv")(x)
             return Norm(not train, name="shortcut_norm")(x)
         missing = self.width - x.shape[-1]
         x = x[:, :: self.stride, :: self.stride]

@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 from linft.models.resnet import Stem
 
-conv = partial(nn.Conv, use_bias=False)
+conv = partial(Conv, use_bias=False)
 
 
 class Layer(nn.Module):

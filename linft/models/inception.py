@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from linft.models import convolution
 from linft.models.norm import Norm
 
 
@@ -82,7 +83,7 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         channels, strides = self.row.width * self.width // 32, (self.row.stride, self.row.stride)
-        x = nn.Conv(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
+        x = convolution.Conv(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
         return nn.relu(Norm(not train, epsilon=1e-3, name="norm")(x))
 
 

@@ -5,9 +5,10 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv = partial(nn.Conv, use_bias=False)
+conv = partial(Conv, use_bias=False)
 conv3x3 = partial(conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)))
 
 

@@ -11,9 +11,10 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv = partial(nn.Conv, use_bias=False)
+conv = partial(Conv, use_bias=False)
 
 
 class Stem(nn.Module):

@@ -6,9 +6,10 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv = partial(nn.Conv, use_bias=False)
+conv = partial(Conv, use_bias=False)
 max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore
 
 

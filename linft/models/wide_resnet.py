@@ -5,9 +5,10 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from linft.models.convolution import Conv
 from linft.models.norm import Norm
 
-conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
+conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
 
 class Stem(nn.Module):
@@ -31,7 +32,7 @@ class Block(nn.Module):
         y = conv3x3(self.width, strides=strides, name="conv1")(active)
         y = conv3x3(self.width, name="conv2")(nn.relu(Norm(not train, name="norm2")(y)))
         if x.shape != y.shape:
-            x = nn.Conv(self.width, (1, 1), strides, use_bias=False, padding="VALID", name="shortcut_conv")(active)
+            x = Conv(self.width, (1, 1), strides, use_bias=False, padding="VALID", name="shortcut_conv")(active)
         return x + y
 
 
