@@ -5,10 +5,11 @@
 A round is an epoch of random images that the device holds: shuffling, normalizing, forward and backward
 pass in training mode, and Nesterov momentum. The programs take turns, each in a process of its own,
 so that other work on the machine falls on all of them; the numbers are medians over rounds, compiling
-left out. PyTorch may live in another Python than JAX, given by --torch-python; without it there is
-only ours. It runs plainly and with its channels last; on a GPU compiled too, and both in bfloat16.
-The last column of ours is the pace of training the linearized network, against the real one with
-frozen batch norm as well.
+left out. Where other work wants the cores, look at the ratio by CPU time on one of them (--cores 0):
+waiting for one another costs PyTorch's threads more than ours. PyTorch may live in another Python than
+JAX, given by --torch-python; without it there is only ours. It runs plainly and with its channels last;
+on a GPU compiled too, and both in bfloat16. Linearized training is compared with real training with
+frozen batch norm, as it has it itself.
 """
 
 import argparse
@@ -137,15 +138,15 @@ def torch_network(name: str) -> Any:
 
 
 def serve(case: Case, how: str) -> None:
-    """Be one of the programs: an epoch for every line of the input, its seconds in a line of the output."""
+    """Be one of the programs: an epoch for every line of the input; its seconds, and those of CPU, as a line."""
     epoch = (torchs if how in PEERS else ours)(case, how)
     epoch()  # compiles
     report = {"version": version("torch" if how in PEERS else "jax"), "device": device(how)}
     print(json.dumps(report), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         epoch()
-        print(time.perf_counter() - start, flush=True)
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 
 def device(how: str) -> str:
@@ -176,10 +177,11 @@ class Program:
             raise SystemExit("a program ended early; its error is above")
         return line
 
-    def epoch(self) -> float:
+    def epoch(self) -> tuple[float, float]:
         assert self.process.stdin
         print(file=self.process.stdin, flush=True)
-        return float(self.answer())
+        wall, cpu = json.loads(self.answer())
+        return wall, cpu
 
     def end(self) -> None:
         self.process.communicate()
@@ -194,13 +196,16 @@ def measured(case: Case, pythons: dict[str, str], cores: str | None, rounds: int
             seconds[how].append(program.epoch())
     for program in programs.values():
         program.end()
-    middle = {how: statistics.median(each) for how, each in seconds.items()}
-    ratios = {f"of {peer}": middle[peer] / middle["train"] for peer in PEERS if peer in middle}
-    ratios["linearized over real"] = middle["linearized"] / middle["frozen"]
+    wall, cpu = ({how: statistics.median(epoch[i] for epoch in each) for how, each in seconds.items()} for i in (0, 1))
+
+    def ratios(middle: dict[str, float]) -> dict[str, float]:
+        found = {f"of {peer}": middle[peer] / middle["train"] for peer in PEERS if peer in middle}
+        return found | {"linearized over real": middle["linearized"] / middle["frozen"]}
+
     return {
         "case": case._asdict(),
-        "images_per_second": {how: case.steps * case.batch / each for how, each in middle.items()},
-        "ratios": ratios,
+        "images_per_second": {how: case.steps * case.batch / each for how, each in wall.items()},
+        "ratios": {"wall": ratios(wall), "cpu": ratios(cpu)},
         "seconds": seconds,
         "load": [load, os.getloadavg()[0]],
         "programs": {how: program.about for how, program in programs.items()},
@@ -237,7 +242,8 @@ def main() -> None:
         for how, pace in row["images_per_second"].items():
             about = row["programs"][how]
             print(f"  {how:>20}: {pace:8.1f} images/s ({about['version']}, {about['device']})")
-        print("  " + "; ".join(f"{name}: {ratio:.2f}" for name, ratio in row["ratios"].items()))
+        for clock, ratios in row["ratios"].items():
+            print(f"  by {clock} time, " + "; ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items()))
     if arguments.output:
         arguments.output.write_text(json.dumps(where | {"command": sys.argv, "rows": rows}, indent=1) + "\n")
 
