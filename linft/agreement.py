@@ -17,7 +17,7 @@ def loss_curve_error(predicted: Trajectory, real: Trajectory) -> float | None:
 
     Example:
       >>> import numpy as np
-      >>> curve = lambda loss: Trajectory(np.arange(3), *[np.array(loss)] * 4, distance={}, seconds=0.0)
+      >>> curve = lambda loss: Trajectory(np.arange(3), *[np.array(loss)] * 4, distance={}, norm={}, seconds=0.0)
       >>> loss_curve_error(curve([2.0, 1.5, 1.0]), curve([2.0, 1.0, 1.0]))
       0.125
     """

@@ -12,7 +12,7 @@ def curve(train_loss, accuracy=0.5, diverged_at=None):
     """A trajectory recorded every 10 steps."""
     loss = np.asarray(train_loss, float)
     rest = np.full_like(loss, accuracy)
-    return Trajectory(np.arange(len(loss)) * 10, loss, loss + 1, rest, rest, {}, 0.0, diverged_at=diverged_at)
+    return Trajectory(np.arange(len(loss)) * 10, loss, loss + 1, rest, rest, {}, {}, 0.0, diverged_at=diverged_at)
 
 
 def test_a_run_agrees_with_itself():
