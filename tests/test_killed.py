@@ -25,7 +25,7 @@ RECORD_EVERY = 3
 COUNTS = (1 + np.random.default_rng(0).permutation(24)[:8]).tolist()
 KILLED = [(signal.SIGKILL, "before" if i % 2 else "after", count) for i, count in enumerate(COUNTS)]
 KILLED += [(signal.SIGKILL, "write", 5), (signal.SIGKILL, "commit", 2)]  # in the midst of writing a checkpoint
-MOMENTS = [pytest.param(*killed, marks=[pytest.mark.slow] * (i not in (7, 9))) for i, killed in enumerate(KILLED)]
+MOMENTS = [pytest.param(*killed, marks=[pytest.mark.slow] * (i != 9)) for i, killed in enumerate(KILLED)]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(root, run_to_the_end, uninterru
     assert rows(directory) == rows(root / "uninterrupted")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_leave_loses_nothing(root, run_to_the_end, uninterrupted):
     directory = root / "asked"
     assert run_until(root, directory, signal.SIGTERM, "after", 11) == 3

@@ -39,7 +39,9 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module", params=["cifar_resnet8", pytest.param("cifar_densenet22", marks=pytest.mark.slow), "inception_v4"]
+)
 def pair(request) -> tuple[Model, Model]:
     """A network, and itself with the head and its last stage drawn anew."""
     model = outline(request.param, **NETWORKS[request.param])

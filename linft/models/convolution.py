@@ -16,6 +16,8 @@ Padding = tuple[Sizes, Sizes]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 8
 """Below these, as in the first layer, matrices are too narrow to gain anything."""
+FEW_NUMBERS = 2**16
+"""Inputs of fewer gain less in a run than the longer compilation costs."""
 
 
 def convolution(
@@ -31,14 +33,14 @@ def convolution(
 ) -> Array:
     """`lax.conv_general_dilated`: y[n,h,w,o] = Σ_ijc x[n, sh + i − p, sw + j − p, c] k[i,j,c,o].
 
-    On an accelerator it is that function. On CPU, for images NHWC in float32 or float64 without
-    groups and dilation, a kernel of 1×1 or one that is larger than its output is a sum of matrix
+    On an accelerator it is that function. On CPU, for images NHWC in float32 or float64, not too few,
+    without groups and dilation, a kernel of 1×1 or one that is larger than its output is a sum of matrix
     products, and so is the derivative by any other kernel, hence its gradient too. It is the same
     up to round-off, under jvp, vjp and vmap and at any order.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> y = convolution(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 2)), (1, 1), "SAME", None, None, LAYOUT)
+      >>> y = convolution(jnp.ones((600, 4, 4, 8)), jnp.ones((3, 3, 8, 2)), (1, 1), "SAME", None, None, LAYOUT)
       >>> y[0, :, :, 0].tolist()[1]
       [48.0, 72.0, 72.0, 48.0]
     """
@@ -46,6 +48,7 @@ def convolution(
         lhs.ndim == 4
         and lhs.dtype == rhs.dtype
         and lhs.dtype in (jnp.float32, jnp.float64)
+        and lhs.size >= FEW_NUMBERS
         and feature_group_count == 1
         and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)

@@ -46,7 +46,12 @@ def canvases(digits):
     return Preprocessing((8, 8, 3)).canvas([picture, picture[2:], picture[:, 1:]] * (N // 3))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+LONG = ("li2020_resized_crop", "li2020_flip", "short_side_crop", "crop")  # to compile; their parts are in others
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in AUGMENTATIONS]
+)
 def test_an_image_is_decided_by_its_key_alone(name, images, canvases):
     x, sizes = canvases if AUGMENTATIONS[name].canvas else (images, None)
     got = compiled(name, keys(N), x, sizes, SHAPE)

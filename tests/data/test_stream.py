@@ -97,7 +97,7 @@ def test_an_order_keeps_two_epochs_at_most(monkeypatch):
     assert computed == [0, 900, 901]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_unreadable_image_is_named_when_its_batch_is_reached(photos, tmp_path, workers):
     files = photos.x_train.read
     cut = tmp_path / "cut.jpg"

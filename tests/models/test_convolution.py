@@ -33,6 +33,15 @@ CASES = {
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="on an accelerator it is lax's own convolution")
 
 
+IN_SHORT = ("3x3", "3x3 by two, odd", "7x1 by two", "1x1 by two", "larger than its output, by two", "few channels")
+
+
+@pytest.fixture(autouse=True)
+def however_few(monkeypatch):
+    """Small arrays are treated as large ones are."""
+    monkeypatch.setattr(module, "FEW_NUMBERS", 0)
+
+
 def arrays(height, width, channels, features, size):
     generator = np.random.default_rng(0)
     shapes = ((3, height, width, channels), (*size, channels, features))
@@ -63,7 +72,9 @@ def derivatives(f):
     return jax.jit(of)
 
 
-@pytest.mark.parametrize(NAMES, CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    NAMES, [pytest.param(*case, id=i, marks=[pytest.mark.slow] * (i not in IN_SHORT)) for i, case in CASES.items()]
+)
 def test_derivatives(height, width, channels, features, size, strides, padding):
     """Forward, reverse and forward over reverse, by the input and by the kernel."""
     given = arrays(height, width, channels, features, size)
@@ -141,6 +152,15 @@ def test_what_is_left_to_lax(case, convolutions):
     ours, _ = pair(strides, padding)
     step = jax.jit(lambda x, k: jax.value_and_grad(lambda x, k: (ours(x, k) ** 2).sum(), argnums=(0, 1))(x, k))
     assert step.lower(x, kernel).as_text().count("stablehlo.convolution") == convolutions
+
+
+@on_cpu
+def test_few_numbers_are_left_to_lax(monkeypatch):
+    x, kernel, *_ = arrays(8, 8, 8, 4, (3, 3))
+    ours, theirs = pair((1, 1), "SAME")
+    monkeypatch.setattr(module, "FEW_NUMBERS", x.size + 1)
+    texts = [str(jax.make_jaxpr(lambda k, f=f: jax.grad(lambda k: f(x, k).sum())(k))(kernel)) for f in (ours, theirs)]
+    assert texts[0] == texts[1]
 
 
 def test_on_an_accelerator_it_is_lax(monkeypatch):
