@@ -1,5 +1,6 @@
 """Convolution that is fast on CPU too, where XLA's filter gradient is slow and its smallest convolutions naive."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,8 +17,8 @@ Padding = tuple[Sizes, Sizes]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 8
 """Below these, as in the first layer, matrices are too narrow to gain anything."""
-FEW_NUMBERS = 2**16
-"""Inputs of fewer gain less in a run than the longer compilation costs."""
+FEW_PRODUCTS = 2**24
+"""Convolutions of fewer multiplications gain less in a run than the longer compilation costs."""
 
 
 def convolution(
@@ -40,7 +41,7 @@ def convolution(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> y = convolution(jnp.ones((600, 4, 4, 8)), jnp.ones((3, 3, 8, 2)), (1, 1), "SAME", None, None, LAYOUT)
+      >>> y = convolution(jnp.ones((8000, 4, 4, 8)), jnp.ones((3, 3, 8, 2)), (1, 1), "SAME", None, None, LAYOUT)
       >>> y[0, :, :, 0].tolist()[1]
       [48.0, 72.0, 72.0, 48.0]
     """
@@ -48,7 +49,7 @@ def convolution(
         lhs.ndim == 4
         and lhs.dtype == rhs.dtype
         and lhs.dtype in (jnp.float32, jnp.float64)
-        and lhs.size >= FEW_NUMBERS
+        and lhs.size * rhs.size // rhs.shape[2] >= FEW_PRODUCTS * math.prod(window_strides)
         and feature_group_count == 1
         and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)

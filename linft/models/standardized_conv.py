@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from linft.models.convolution import LAYOUT, convolution
+
 
 def standardized(kernel: Float[Array, "h w i o"]) -> Float[Array, "h w i o"]:
     """(k − mean) / √(variance + 1e-8) over everything but the output channel."""
@@ -23,5 +25,4 @@ class StandardizedConv(nn.Module):
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = standardized(self.param("kernel", nn.initializers.lecun_normal(), shape))
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, self.strides, self.padding, dimension_numbers=layout)
+        return convolution(x, kernel, self.strides, self.padding, dimension_numbers=LAYOUT)

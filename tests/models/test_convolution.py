@@ -39,7 +39,7 @@ IN_SHORT = ("3x3", "3x3 by two, odd", "7x1 by two", "1x1 by two", "larger than i
 @pytest.fixture(autouse=True)
 def however_few(monkeypatch):
     """Small arrays are treated as large ones are."""
-    monkeypatch.setattr(module, "FEW_NUMBERS", 0)
+    monkeypatch.setattr(module, "FEW_PRODUCTS", 0)
 
 
 def arrays(height, width, channels, features, size):
@@ -158,7 +158,7 @@ def test_what_is_left_to_lax(case, convolutions):
 def test_few_numbers_are_left_to_lax(monkeypatch):
     x, kernel, *_ = arrays(8, 8, 8, 4, (3, 3))
     ours, theirs = pair((1, 1), "SAME")
-    monkeypatch.setattr(module, "FEW_NUMBERS", x.size + 1)
+    monkeypatch.setattr(module, "FEW_PRODUCTS", x.size * 9 * 4 + 1)
     texts = [str(jax.make_jaxpr(lambda k, f=f: jax.grad(lambda k: f(x, k).sum())(k))(kernel)) for f in (ours, theirs)]
     assert texts[0] == texts[1]
 
