@@ -45,7 +45,8 @@ def add_session(name: str, constraints: str, version: str, peers: tuple[str, ...
             alone = () if peer == "torch" else ("--no-deps",)
             session.install("--constraint", "constraints/peers.txt", *alone, peer)
         session.run("python", "-c", IMPORT_ALL)
-        session.run("pytest", *LAWS, *(["tests/parity"] if peers else []), "-m", "not slow")
+        workers = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+        session.run("pytest", *LAWS, *(["tests/parity"] if peers else []), "-m", "not slow", *workers)
 
 
 for name, row in VERSIONS.items():

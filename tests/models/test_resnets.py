@@ -1,5 +1,7 @@
 """The registered ResNets have the shapes and sizes of their papers, and frozen batch norm where asked."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,14 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
+DEEP = re.compile("101|110|152|169|56")  # as the others, but longer to trace
+
+
+def deep_apart(names):
+    return [pytest.param(name, marks=[pytest.mark.slow] * bool(DEEP.search(name))) for name in names]
+
+
+@pytest.mark.parametrize("name", deep_apart(COUNTS))
 def test_number_of_parameters(name):
     classes, expected = COUNTS[name]
     assert trees.count(registry.shapes(name, classes)["params"]) == expected
@@ -45,7 +54,7 @@ def test_option_b_adds_a_convolution_and_a_norm_to_each_narrowing():
     assert trees.count(joined) == 269_722 + (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", deep_apart(ARCHITECTURES))
 def test_layer_groups_are_a_partition(name):
     row = ARCHITECTURES[name]
     labels = trees.labels(registry.shapes(name, 10)["params"], row.layer_groups)
