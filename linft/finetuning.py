@@ -109,7 +109,7 @@ def finetune(
 
         def segments(at: Position) -> Iterator[Position]:
             """Where the run is at every stop, and when it is asked to leave."""
-            (step, state, before), (start, placed) = at, _placed(execution, (model.params, numbers))
+            (step, state, before), (start, placed) = at, parallel.replicate(execution.mesh, (model.params, numbers))
             losses: list[Any] = [before]
             for batch in source.batches(recipe, step, sorted(stop for stop in stops if stop > step)):
                 state, of_batch = advance(state, batch, placed, start, np.uint32(recipe.seed), source.held)
@@ -154,10 +154,6 @@ def finetune(
         )
 
     return OneByOne(run)
-
-
-def _placed(execution: Execution, tree: Any) -> Any:
-    return tree if execution.mesh is None else parallel.replicate(execution.mesh, jax.device_get(tree))
 
 
 def _used(model: Model, groups: Groups) -> tuple[str, ...]:

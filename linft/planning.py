@@ -46,11 +46,7 @@ def plan(model: Model, task: Task, recipe: Recipe, execution: Execution = Execut
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, 0)
     state = begin(numbers)
     sizes = [_bytes(state), _bytes(source.held) if source.held is not None else 0]
-    numbers, start = (
-        (numbers, model.params)
-        if execution.mesh is None
-        else parallel.replicate(execution.mesh, jax.device_get((numbers, model.params)))
-    )
+    numbers, start = parallel.replicate(execution.mesh, (numbers, model.params))
     rest = numbers, start, np.uint32(recipe.seed), source.held
     probe = recipe.replace(steps=TIMED + 1)
     memory, seconds = None, []

@@ -1,6 +1,6 @@
 """Reinitialising the last layer groups, so that only the lower ones are transferred."""
 
-import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array
 from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
-from linft.models.from_flax import MODES
+from linft.models.from_flax import modes_of
 
 
 def reinitialize(model: Model, groups: int, key: Array) -> Model:
@@ -59,9 +59,8 @@ def reinitialize(model: Model, groups: int, key: Array) -> Model:
 
 def _draw(model: Model, key: Array) -> dict[str, trees.Tree]:
     """The variables of the model's module at new random weights."""
-    module = model.module
-    taken = inspect.signature(type(module).__call__).parameters
-    modes = {mode: value for mode, value in MODES.items() if mode in taken}
+    module: Any = model.module
+    modes = modes_of(module)
     x = jnp.zeros((1, *model.preprocessing.input_size))
     # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
     compiler = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

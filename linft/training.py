@@ -80,14 +80,7 @@ def training(
     neither on how a batch is divided nor on where a run was resumed.
     """
     train_mode = structure.batch_norm == "train"
-    forward_train = None
-    if train_mode:
-        if model.forward_train is None:
-            raise LinftError(
-                'this model has no training-mode batch norm (a linearized model never has); use batch_norm="frozen"'
-            )
-        parts = structure.bn_batch_size
-        forward_train = (model if parts is None else batch_norm.over_parts(model, parts)).forward_train
+    forward_train = batch_norm.over_parts(model, structure.bn_batch_size).forward_train if train_mode else None
     tree_labels = trees.labels(model.params, groups)
     height, width, _ = model.preprocessing.input_size
     dtype = jnp.dtype(execution.precision)
@@ -96,7 +89,7 @@ def training(
         params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
         optimizer = optim.transform(structure, numbers, tree_labels, model.params)
         state = State(params, batch_stats, optimizer.init(params), jnp.zeros((), jnp.int32))
-        return state if execution.mesh is None else parallel.replicate(execution.mesh, state)
+        return parallel.replicate(execution.mesh, state)
 
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any) -> tuple[Array, Tree]:
         """Mean loss over a batch, or a part of one."""

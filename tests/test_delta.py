@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import make
 
 import linft
 from linft import delta, losses, trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.models import registry
-from linft.models.from_flax import wrap
-from linft.preprocess import Preprocessing
 
-SIZE = (8, 8, 1)
 WEIGHTS = {"stage1": jnp.array([0.1, 0.2, 0.3, 0.4, 0.0]), "stage2": jnp.full(6, 1 / 6)}
 
 
@@ -58,24 +56,6 @@ class Flat(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(2, name="head")(nn.Dense(3, name="hidden")(x.reshape(len(x), -1)))
-
-
-def make(module: nn.Module) -> Model:
-    """A model at weights from NumPy, which takes no time to compile."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SIZE)))
-
-    def draw(path, leaf):
-        size, name = leaf.shape, path[-1].key
-        start = {"var": 1.0, "scale": 1.0}.get(name, 0.0)
-        noise = (
-            rng.normal(size=size) / np.sqrt(np.prod(size[:-1])) if name == "kernel" else 0.1 * rng.uniform(size=size)
-        )
-        return np.float32(start + noise)
-
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    groups = {name: (name,) for name in variables["params"]}
-    return wrap(module, variables, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)
 
 
 def moved(tree: trees.Tree, seed: int) -> trees.Tree:

@@ -95,7 +95,7 @@ def wrap(
     **fields: Any,
 ) -> Model:
     """A Model around a linen module, unverified."""
-    modes = _modes(module)
+    modes = modes_of(module)
     rest = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
     batch_stats = variables.get("batch_stats", {})
 
@@ -132,7 +132,7 @@ def wrap(
     )
 
 
-def _modes(module: nn.Module) -> Any:
+def modes_of(module: nn.Module) -> Any:
     """The keyword arguments of evaluation mode that the module's call takes."""
     parameters = inspect.signature(type(module).__call__).parameters
     return {mode: value for mode, value in MODES.items() if mode in parameters}
@@ -163,7 +163,7 @@ def _verify(model: Model, variables: Mapping[str, Any], x: jax.Array) -> list[st
         return call(*args, **kwargs)
 
     module: Any = model.module
-    modes = _modes(module)
+    modes = modes_of(module)
     with nn.intercept_methods(note):
         own = jax.eval_shape(lambda: module.apply(variables, x, **modes))
     if not hasattr(own, "shape") or len(own.shape) != 2:

@@ -36,20 +36,6 @@ def call():
     return call
 
 
-@pytest.fixture
-def refused(call, capsys):
-    """The one line of an error."""
-
-    def refused(*arguments):
-        with pytest.raises(SystemExit) as error:
-            call(*arguments)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert error.value.code == 2
-        return line
-
-    return refused
-
-
 @pytest.fixture(scope="module")
 def once(call, model_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("once") / "run"

@@ -37,20 +37,6 @@ def call(monkeypatch, capsys):
     return call
 
 
-@pytest.fixture
-def refused(call, capsys):
-    """The one line of an error."""
-
-    def refused(*arguments):
-        with pytest.raises(SystemExit) as error:
-            call(*arguments)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert error.value.code == 2
-        return line
-
-    return refused
-
-
 def pretrain(data, zoo, *more):
     return ("pretrain", "--task", f"npz:{data}/positive.npz", "--zoo", zoo, *QUICK, *more)
 
