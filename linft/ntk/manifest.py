@@ -1,0 +1,95 @@
+"""What a stored kernel is of: everything that its values depend on, hashed or named, and compared before going on."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from linft import trees
+from linft.base import Model
+from linft.errors import LinftError
+from linft.ntk.chunks import make_group
+from linft.trees import Tree
+
+Manifest = dict[str, Any]
+KEY = "linft"  # of the manifest among the attributes of the zarr group
+SHORT = 40  # characters of a value that an error shows
+
+
+def describe(model: Model, images: Mapping[str, Any], **options: Any) -> Manifest:
+    """All that the values of a kernel depend on, as JSON: the model, its images, options, versions and device.
+
+    Args:
+      images: the preprocessed images of `train`, and of `test` where they make rows.
+      options: outputs, groups, tiles, parts, the seed of random signs, and what else there is.
+
+    Example:
+      >>> import linft, jax
+      >>> model = linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2)
+      >>> list(describe(model, {"train": np.zeros((2, 8, 8, 3))}, outputs="trace"))[:4]
+      ['model', 'train images', 'outputs', 'version of linft']
+    """
+    content = {
+        "model": digest({"params": model.params, "batch_stats": model.batch_stats}),
+        **{f"{name} images": digest(x) for name, x in images.items()},
+        **options,
+        **{f"version of {name}": version(name) for name in ("linft", "jax", "jaxlib", "numpy")},
+        "version of python": platform.python_version(),
+        "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
+    }
+    return json.loads(json.dumps(content))
+
+
+def claim(path: Path, manifest: Manifest) -> None:
+    """Make the store of a kernel, or find there that it was made for this very one; two processes may try at once.
+
+    Raises:
+      LinftError: it is of another kernel (naming what differs), or cannot be made.
+    """
+    make_group(path, ".", attributes={KEY: manifest})
+    before = read(path)
+    differing = [key for key in {**before, **manifest} if before.get(key) != manifest.get(key)]
+    if differing:
+        named = ", ".join(_differing(key, before.get(key), manifest.get(key)) for key in differing)
+        raise LinftError(f"{path} holds a kernel with another {named}; give what it was begun with, or another output")
+
+
+def read(path: Path) -> Manifest:
+    """The manifest of a store.
+
+    Raises:
+      LinftError: there is no store, or it is not readable.
+    """
+    try:
+        return json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"][KEY]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "its zarr.json is not as `linft kernel` writes it"
+        raise LinftError(f"{path} is not a kernel store ({reason}); give one that `linft kernel` made") from None
+
+
+def _differing(key: str, before: Any, now: Any) -> str:
+    values = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
+    return f"{key} ({values[0]}, now {values[1]})" if max(map(len, values)) <= SHORT else key
+
+
+def digest(tree: Tree) -> str:
+    """A short hash of a tree's arrays and of their paths, whatever the order of its keys.
+
+    Example:
+      >>> a, b = np.zeros(2), np.ones(2)
+      >>> digest({"a": a, "b": b}) == digest({"b": b, "a": a}), digest({"a": a}) == digest({"b": a})
+      (True, False)
+    """
+    state = hashlib.sha256()
+    leaves = {trees.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    for path, leaf in sorted(leaves.items()):
+        array = np.ascontiguousarray(leaf)
+        state.update(f"{path} {array.dtype} {array.shape};".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()[:16]
