@@ -1,34 +1,33 @@
-"""A kernel from a function of pairs of batches: each pair once, whatever the batches hold."""
+"""A whole kernel in memory from its tiles."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import numpy as np
 
-import jax.numpy as jnp
-from jaxtyping import Array
-
-Between = Callable[[Any, Any], dict[str, Array]]
-"""From what two batches hold to Θ_g between them, [b k b' k] or [b b']."""
+from linft.ntk import memory
+from linft.ntk.gram import mirrored
+from linft.ntk.tiles import Work
 
 
-def symmetric(batches: Sequence[Any], between: Between) -> dict[str, Array]:
-    """The kernel of all batches; each pair is computed once, the other triangle is its mirror."""
-    blocks = [[between(batches[i], batches[j]) for j in range(i + 1)] for i in range(len(batches))]
-    grid = []
-    for i in range(len(batches)):
-        diagonal = {g: (b + _mirror(b)) / 2 for g, b in blocks[i][i].items()}
-        upper = [{g: _mirror(b) for g, b in blocks[j][i].items()} for j in range(i + 1, len(batches))]
-        grid.append([*blocks[i][:i], diagonal, *upper])
-    return join(grid)
+def assemble(work: Work) -> dict[str, np.ndarray]:
+    """Every group's kernel, [n k m k] or [n m], both triangles of a symmetric one.
+
+    Raises:
+      LinftError: the kernels themselves do not fit into memory; and as `tiles.works`.
+    """
+    n, m, side = work.rows[-1].stop, work.columns[-1].stop, () if work.k is None else (work.k,)
+    shape = (n, *side, m, *side)
+    needs = {"blocks": len(work.groups) * int(np.prod(shape)) * work.dtype.itemsize}
+    memory.check(needs, memory.budget(None), 'use fewer images, fewer groups or outputs="trace"')
+    if len(work.rows) == len(work.columns) == 1 and set(work.parts.values()) == {1}:
+        found = {tile.group: tile.block for tile in work.tiles(lambda *_: True)}
+        return {group: found[group] for group in work.groups}
+    kernels = {group: np.zeros(shape, work.dtype) for group in work.groups}
+    for group, _, i, j, block in work.tiles(lambda *_: True):
+        place(kernels[group], work.rows[i], work.columns[j], block)
+        if work.symmetric and i != j:
+            place(kernels[group], work.columns[j], work.rows[i], block.transpose(mirrored(block.ndim)))
+    return kernels
 
 
-def _mirror(block: Array) -> Array:
-    return block.transpose(2, 3, 0, 1) if block.ndim == 4 else block.T
-
-
-def join(grid: list[list[dict[str, Array]]]) -> dict[str, Array]:
-    """One array a group from a grid of blocks."""
-    columns = 2 if next(iter(grid[0][0].values())).ndim == 4 else 1
-    return {
-        group: jnp.concatenate([jnp.concatenate([block[group] for block in row], columns) for row in grid], 0)
-        for group in grid[0][0]
-    }
+def place(kernel: np.ndarray, rows: slice, columns: slice, block: np.ndarray) -> None:
+    """Add a block where it belongs."""
+    kernel[(rows, slice(None), columns) if kernel.ndim == 4 else (rows, columns)] += block

@@ -1,27 +1,21 @@
 """`empirical_ntk`: the kernel of a model on images, by either engine, with one block a layer group."""
 
-import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from linft import trees
 from linft.base import Kernel, Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import assemble, batching, gram, layerwise, memory, package
-from linft.ntk.check import check
+from linft.ntk import tiles
+from linft.ntk.assemble import assemble
+from linft.ntk.engine import Choice as Engine
+from linft.ntk.engine import How, Precision
+from linft.ntk.tiles import Progress, Work
 from linft.trees import Groups
-
-log = logging.getLogger("linft")
-
-Engine = Literal["auto", "layerwise", "neural-tangents"]
-Progress = Callable[[int, int], None]
-"""Called with (examples done, examples in all)."""
 
 
 def empirical_ntk(
@@ -30,31 +24,42 @@ def empirical_ntk(
     x2: Float[Array, "m h w ch"] | None = None,
     *,
     outputs: Outputs = "full",
-    engine: Engine = "auto",
     groups: Groups | Sequence[str] | None = None,
-    batch_size: int = 32,
+    engine: Engine = "auto",
+    batch_size: int = 16,
     draws: int = 1,
     seed: int = 0,
+    precision: Precision = "highest",
+    sums: Literal["float32", "float64"] | None = None,
+    memory: int | None = None,
+    tile: int | None = None,
     progress: Progress | None = None,
 ) -> Kernel:
     """The empirical neural tangent kernel at the model's weights, one block for each layer group.
 
         Θ_g[n, c, m, c'] = ⟨∂f_c(x_n)/∂w_g, ∂f_c'(x_m)/∂w_g⟩
 
-    Jacot and others 2018; Deshpande and others 2021, section 3.1. Matrix products run at the
-    highest precision. Batch size changes memory and speed, not values.
+    Jacot and others 2018; Deshpande and others 2021, section 3.1. Batch size, tile and memory change
+    speed, and values by no more than rounding.
 
     Args:
       model: its batch norm is frozen; scale and bias are weights like any other.
       x1, x2: preprocessed images; without x2, the symmetric kernel of x1, each pair computed once.
       outputs: full, [n c m c]; trace, [n m], Σ_c of the diagonal; pseudo, [n m], an unbiased estimate
         of trace/C from `draws` random sign vectors over the logits, one backward pass each.
-      engine: layerwise (ours), neural-tangents, or auto: layerwise where it covers every layer.
       groups: names among the model's layer groups, or a partition of its parameters as
-        `trees.split_vectors(model.layer_groups)`; all layer groups by default.
-      batch_size: most images whose layer inputs and output gradients are in memory at once. The
-        Jacobians of one side (n · C · parameters floats) are held until the kernel is done.
+        `trees.split_vectors(model.layer_groups)`; all layer groups by default. The backward pass goes
+        no deeper than they do.
+      engine: layerwise (ours), neural-tangents, or auto: layerwise where it covers every layer.
+      batch_size: most images whose layer inputs and output gradients are in memory at once.
       draws, seed: of the random signs.
+      precision: of matrix products where the device offers less than float32; at bfloat16 Jacobians are
+        held in it too. The difference from the highest, on a few images, is logged.
+      sums: the type in which products are summed over parameters and returned; the images' by default.
+      memory: bytes that this process may use on the device, or on the host where that is the CPU; 80 % of
+        what is free by default. Where the Jacobians (n · C · parameters numbers) do not fit, layers are
+        streamed.
+      tile: images in a block of which products are taken; as many as serve speed by default.
 
     Raises:
       LinftError: too little memory, an unknown group, values that are not finite, a failed self-check,
@@ -67,20 +72,10 @@ def empirical_ntk(
       >>> kernel.total().shape
       (2, 3, 2, 3)
     """
-    kernels = _kernels(
-        model,
-        x1 if x2 is None else x2,
-        None if x2 is None else x1,
-        x2 is None,
-        outputs,
-        engine,
-        groups,
-        batch_size,
-        draws,
-        seed,
-        progress,
-    )
-    return kernels[0] if x2 is None else kernels[1]
+    how = How(outputs, engine, batch_size, draws, seed, precision, sums, memory, tile)
+    if x2 is None:
+        return _kernel(*works(model, x1, None, groups, how, progress)[:1])
+    return _kernel(*works(model, x2, x1, groups, how, progress)[1:])
 
 
 def train_test_ntk(
@@ -88,100 +83,42 @@ def train_test_ntk(
     x_train: Float[Array, "n h w ch"],
     x_test: Float[Array, "m h w ch"],
     *,
-    outputs: Outputs = "full",
-    engine: Engine = "auto",
     groups: Groups | Sequence[str] | None = None,
-    batch_size: int = 32,
-    draws: int = 1,
-    seed: int = 0,
     progress: Progress | None = None,
+    **how: Any,
 ) -> tuple[Kernel, Kernel]:
-    """The train × train and the test × train kernels, the Jacobian of every image computed once.
+    """The train × train and the test × train kernels, the Jacobian of every training image computed once.
 
-    Arguments and errors as in `empirical_ntk`.
+    The other arguments (`How`) and errors as in `empirical_ntk`.
     """
-    return _kernels(model, x_train, x_test, True, outputs, engine, groups, batch_size, draws, seed, progress)
+    train, test = works(model, x_train, x_test, groups, How(**how), progress)
+    assert test is not None
+    return _kernel(train), _kernel(test)
 
 
-def _kernels(
+def works(
     model: Model,
-    held: Array,
-    other: Array | None,
-    symmetric: bool,
-    outputs: Outputs,
-    engine: Engine,
+    x_train: Float[Array, "n h w ch"],
+    x_test: Float[Array, "m h w ch"] | None,
     groups: Groups | Sequence[str] | None,
-    batch_size: int,
-    draws: int,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[Any, Any]:
-    """(held × held, other × held), each None where it was not asked for."""
-    if batch_size < 1 or draws < 1:
-        raise LinftError(f"batch_size is {batch_size} and draws {draws}; both must be 1 or more")
-    for x in (held,) if other is None else (held, other):
-        _check_images(model, x)
-    labels = _labels(model, groups)
-    cotangents = _cotangents(outputs, model.num_classes, draws, seed, held.dtype)
-    chosen, layers = _choose(engine, model, held)
-    size = batching.size_for(len(held), batch_size)
-    total = len(held) + (0 if other is None else len(other))
-    tell = progress or (lambda done, total: None)
-    with jax.default_matmul_precision("highest"):
-        _check_memory(model, layers, labels, len(cotangents), held, other, outputs, size, symmetric)
-        hold, between = _functions(model, layers, labels, cotangents, outputs)
-        columns = []
-        for batch, real in batching.split(held, size):
-            columns.append(hold(batch, real))
-            tell(min(len(columns) * size, len(held)), total)
-        square = rectangle = None
-        if symmetric:
-            square = Kernel(assemble.symmetric(columns, between), outputs, chosen)
-            _verify(model, square, labels, cotangents, held, None, size)
-        if other is not None:
-            grid = []
-            for batch, real in batching.split(other, size):
-                row = hold(batch, real)
-                grid.append([between(row, column) for column in columns])
-                tell(len(held) + min(len(grid) * size, len(other)), total)
-            rectangle = Kernel(assemble.join(grid), outputs, chosen)
-            _verify(model, rectangle, labels, cotangents, other, held, size)
-    return square, rectangle
+    how: How,
+    progress: Progress | None = None,
+) -> tuple[Work, Work | None]:
+    """The train × train and the test × train kernels as tiles to be computed, arguments checked."""
+    if how.batch_size < 1 or how.draws < 1 or (how.tile is not None and how.tile < 1):
+        sizes = f"batch_size is {how.batch_size}, draws {how.draws} and tile {how.tile}"
+        raise LinftError(f"{sizes}; all must be 1 or more")
+    for x in (x_train,) if x_test is None else (x_train, x_test):
+        check_images(model, x)
+    return tiles.works(model, x_train, x_test, labels_of(model, groups), how, progress)
 
 
-def _functions(
-    model: Model, layers: Any, labels: dict[str, str], cotangents: Float[Array, "k c"], outputs: Outputs
-) -> tuple[Callable[[Array, int], Any], assemble.Between]:
-    """What an engine holds of a batch of which so many images are real, and its blocks between two batches."""
-    if layers is None:
-        between = package.block(model, labels, cotangents, outputs)
-        return (lambda batch, real: batch[:real]), between
-    rows = layerwise.rows(model, layers, labels, cotangents)
-    return (
-        lambda batch, real: layerwise.trim(rows(batch), real),
-        lambda a, b: gram.block(a, b, labels, model.head, cotangents, outputs),
-    )
+def _kernel(work: Work) -> Kernel:
+    blocks = {group: jnp.asarray(block) for group, block in assemble(work).items()}
+    return Kernel(blocks, work.outputs, work.engine)
 
 
-def _verify(
-    model: Model,
-    kernel: Kernel,
-    labels: dict[str, str],
-    cotangents: Float[Array, "k c"],
-    x1: Array,
-    x2: Array | None,
-    size: int,
-) -> None:
-    """Refuse values that are not finite, and hold the layerwise engine against backward passes."""
-    for group, block in kernel.blocks.items():
-        if not bool(jnp.isfinite(block).all()):
-            bad = int(jnp.argmax(~jnp.isfinite(block.reshape(len(block), -1)).all(1)))
-            raise LinftError(f"the kernel of {group} is not finite at image {bad}")
-    if kernel.engine == "layerwise":
-        check(model, kernel, labels, cotangents, x1, x2, size)
-
-
-def _labels(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, str]:
+def labels_of(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, str]:
     """The group of every parameter path that is asked for."""
     partition = groups if isinstance(groups, dict) else dict(model.layer_groups)
     wanted = tuple(partition) if groups is None or isinstance(groups, dict) else tuple(groups)
@@ -194,33 +131,8 @@ def _labels(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, st
     return {path: group for name in wanted for path, group in labels.items() if group == name}  # network order
 
 
-def _cotangents(outputs: Outputs, classes: int, draws: int, seed: int, dtype: Any) -> Float[Array, "k c"]:
-    if outputs in ("full", "trace"):
-        return jnp.eye(classes, dtype=dtype)
-    if outputs == "pseudo":
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, classes))
-        return jnp.asarray(signs / math.sqrt(classes), dtype)
-    raise LinftError(f"outputs is {outputs!r}; choose among full, trace, pseudo")
-
-
-def _choose(engine: Engine, model: Model, x: Array) -> tuple[Literal["layerwise", "neural-tangents"], Any]:
-    """The engine's name, and the layerwise plan where it is layerwise."""
-    if engine not in ("auto", "layerwise", "neural-tangents"):
-        raise LinftError(f"engine is {engine!r}; choose among auto, layerwise, neural-tangents")
-    if engine == "neural-tangents":
-        return engine, None
-    try:
-        layers = layerwise.plan(model, x)
-    except layerwise.Uncovered as reason:
-        if engine == "layerwise":
-            raise LinftError(f'{reason}; pass engine="neural-tangents" or "auto"') from None
-        log.info("kernel engine: neural-tangents, because %s", reason)
-        return "neural-tangents", None
-    log.info("kernel engine: layerwise")
-    return "layerwise", layers
-
-
-def _check_images(model: Model, x: Array) -> None:
+def check_images(model: Model, x: Array) -> None:
+    """Refuse what is no batch of images, values or weights that are not finite."""
     if x.ndim != 4 or len(x) == 0:
         raise LinftError(f"the images have shape {x.shape}; give preprocessed images [n h w c], n ≥ 1")
     if not bool(jnp.isfinite(x).all()):
@@ -228,36 +140,3 @@ def _check_images(model: Model, x: Array) -> None:
         raise LinftError(f"image {bad} has values that are not finite")
     if not bool(trees.finite(model.params)):
         raise LinftError(f"the weights of {model.name} are not all finite")
-
-
-def _check_memory(
-    model: Model,
-    layers: Any,
-    labels: dict[str, str],
-    k: int,
-    held: Array,
-    other: Array | None,
-    outputs: Outputs,
-    size: int,
-    symmetric: bool,
-) -> None:
-    item = held.dtype.itemsize
-    sides = k * k if outputs == "full" else 1
-    pairs = (len(held) ** 2 if symmetric else 0) + (0 if other is None else len(other) * len(held))
-    parameters = sum(
-        leaf.size
-        for p, leaf in jax.tree_util.tree_leaves_with_path(model.params)
-        if trees.path_of(p) in labels and not trees.path_of(p).startswith(model.head + "/")
-    )
-    blocks = 2 * item * pairs * sides * len(set(labels.values()))  # twice while they are put together
-    if layers is None:
-        needs = {"Jacobians": 2 * item * size * k * parameters, "blocks": blocks}
-    else:
-        activations = sum(math.prod(layer.output.shape) for layer in layers)
-        rows = len(held) + (0 if other is None else size)
-        needs = {
-            "Jacobians": item * rows * k * parameters,
-            "blocks": blocks,
-            "one batch": 3 * item * size * (k + 1) * activations,
-        }
-    memory.check(needs, 'use fewer images, fewer groups, a smaller batch_size or outputs="trace"')

@@ -1,50 +1,126 @@
-"""From the rows of two batches to one block of the kernel, group by group."""
+"""From the rows of two blocks of examples to one tile of the kernel, group by group.
 
-from collections.abc import Mapping
+On CPU the products are the BLAS's own, added up in place, and half of them where the two blocks are
+one: XLA has no symmetric product. On an accelerator they are XLA's.
+"""
+
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from scipy.linalg import get_blas_funcs
 
 from linft.base import Outputs
 from linft.ntk.layerwise import Rows
 
+Block = Any
+"""An array of NumPy on CPU, of JAX elsewhere: [r k s k] or [r s]."""
 
-def block(
-    a: Rows, b: Rows, labels: Mapping[str, str], head: str, cotangents: Float[Array, "k c"], outputs: Outputs
-) -> dict[str, Array]:
-    """Θ_g between two batches: [b k b' k] for full, [b b'] for trace and pseudo.
+
+def tile(a: Rows, b: Rows, directions: Any, outputs: Outputs, dtype: Any) -> dict[str, np.ndarray]:
+    """Θ_g between two blocks: [r k s k] for full, [r s] for trace and pseudo; exactly symmetric where a is b.
 
     Args:
-      a, b: rows of the two batches.
-      labels: the group of every parameter path.
-      head: path of the head, whose part is in closed form from the features.
-      cotangents: output directions E: the identity, or random signs / √c for pseudo.
+      a, b: rows of the two blocks.
+      directions: E Eᵀ [k k] of the output directions: the identity, or what random signs / √c give.
+      dtype: of the sums over parameters.
     """
-    blocks: dict[str, Array] = {}
-    for path, group in labels.items():
-        if path in a.jacobians:
-            part = _product(a.jacobians[path], b.jacobians[path], outputs)
+    on_host = jax.default_backend() == "cpu"
+    groups = dict.fromkeys((*a.dense, *a.aligned, *a.head))
+    make = partial(_on_host if on_host else _on_device, a, b, np.asarray(directions), outputs, np.dtype(dtype))
+    return {group: np.asarray(make(group)) for group in groups}
+
+
+def _terms(a: Rows, b: Rows, group: str) -> Iterator[tuple[Any, Any]]:
+    """Pairs [r k p], [s k p] whose products add up, and whose k is that of the outputs, or 1."""
+    yield from zip(a.dense.get(group, []), b.dense.get(group, []), strict=True)
+
+
+def _on_host(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str) -> np.ndarray:
+    k = len(directions)
+    full = outputs == "full"
+    n, m = _length(a, group), _length(b, group)
+    out = np.zeros((n * k, m * k) if full else (n, m), dtype)
+    same = a is b
+    for x, y in _terms(a, b, group):
+        size = x.shape[-1] if full else x.shape[1] * x.shape[2]  # the trace is one long product
+        _add_product(out, _host(x, dtype).reshape(-1, size), None if same else _host(y, dtype).reshape(-1, size))
+    by_logit = out.reshape(n, k, m, k) if full else out
+    for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
+        inner = np.matmul(_host(h, dtype).transpose(1, 0, 2), _host(h2, dtype).transpose(1, 2, 0))  # [o n m]
+        pairs = np.asarray(v, dtype)[:, None] * np.asarray(v2, dtype)[None]  # [k l o]
+        for i in range(k):
+            by_logit[:, i] += (pairs[i] @ inner.reshape(len(inner), -1)).reshape(k, n, m).transpose(1, 2, 0)
+    for phi, psi in zip(a.head.get(group, []), b.head.get(group, []), strict=True):
+        inner = _host(phi, dtype) @ _host(psi, dtype).T
+        if full:
+            for i, j in np.argwhere(directions):
+                by_logit[:, i, :, j] += directions[i, j] * inner
         else:
-            part = _head(a.features, b.features, path == f"{head}/bias", cotangents, outputs)
-        blocks[group] = blocks[group] + part if group in blocks else part
-    return blocks
+            out += np.trace(directions).astype(dtype) * inner
+    if same:
+        _mirror(out)
+    if outputs == "pseudo":
+        out /= k
+    return by_logit
 
 
-@partial(jax.jit, static_argnums=2)
-def _product(a: Float[Array, "n k p"], b: Float[Array, "m k p"], outputs: Outputs) -> Array:
-    n, k, _ = a.shape
-    if outputs == "full":
-        return (a.reshape(n * k, -1) @ b.reshape(len(b) * k, -1).T).reshape(n, k, len(b), k)
-    product = jnp.einsum("nkp,mkp->knm", a, b).sum(0)  # output by output: one long sum loses digits in float32
-    return product / k if outputs == "pseudo" else product
+def mirrored(ndim: int) -> tuple[int, ...]:
+    """The axes of a block's transpose."""
+    return (2, 3, 0, 1) if ndim == 4 else (1, 0)
 
 
-def _head(a: Float[Array, "n d"], b: Float[Array, "m d"], is_bias: bool, cotangents: Array, outputs: Outputs) -> Array:
-    inner = jnp.ones((len(a), len(b)), a.dtype) if is_bias else a @ b.T
-    directions = cotangents @ cotangents.T
-    if outputs == "full":
-        return inner[:, None, :, None] * directions[None, :, None, :]
-    product = inner * jnp.trace(directions)
-    return product / len(cotangents) if outputs == "pseudo" else product
+def _length(rows: Rows, group: str) -> int:
+    if group in rows.dense:
+        return len(rows.dense[group][0])
+    return len(rows.aligned[group][0][0]) if group in rows.aligned else len(rows.head[group][0])
+
+
+def _host(array: Any, dtype: np.dtype) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype)
+
+
+def _add_product(out: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> None:
+    """out += x yᵀ in place; without y the lower triangle of out += x xᵀ. BLAS has the transposes of rows."""
+    if y is None:
+        (product,) = get_blas_funcs(("syrk",), dtype=out.dtype)
+        done = product(1.0, x.T, 1.0, out.T, trans=1, lower=0, overwrite_c=1)
+    else:
+        (product,) = get_blas_funcs(("gemm",), dtype=out.dtype)
+        done = product(1.0, y.T, x.T, 1.0, out.T, trans_a=1, overwrite_c=1)
+    assert np.shares_memory(done, out), "the product is not in place"
+
+
+def _mirror(matrix: np.ndarray, step: int = 512) -> None:
+    """Fill the upper triangle from the lower one, block by block."""
+    for i in range(0, len(matrix), step):
+        diagonal = matrix[i : i + step, i : i + step]
+        upper = np.triu_indices(len(diagonal), 1)
+        diagonal[upper] = diagonal.T[upper]
+        matrix[i : i + step, i + step :] = matrix[i + step :, i : i + step].T
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _product(x: Any, y: Any, full: bool, dtype: Any) -> Any:
+    x, y = x.astype(dtype), y.astype(dtype)
+    if full:
+        return (x.reshape(-1, x.shape[-1]) @ y.reshape(-1, y.shape[-1]).T).reshape(*x.shape[:2], *y.shape[:2])
+    return jnp.einsum("nkp,mkp->knm", x, y).sum(0)
+
+
+def _on_device(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str) -> Any:
+    full, parts = outputs == "full", []
+    parts += [_product(x, y, full, dtype) for x, y in _terms(a, b, group)]
+    for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
+        inner = jnp.einsum("noi,moi->onm", h, h2)
+        parts.append(jnp.einsum("ko,lo,onm->nkml", v, v2, inner))
+    for phi, psi in zip(a.head.get(group, []), b.head.get(group, []), strict=True):
+        inner = phi @ psi.T
+        parts.append(jnp.einsum("nm,kl->nkml", inner, directions) if full else inner * np.trace(directions))
+    out = sum(parts[1:], start=parts[0]).astype(dtype)
+    if a is b:
+        out = (out + out.transpose(mirrored(out.ndim))) / 2
+    return out / len(directions) if outputs == "pseudo" else out

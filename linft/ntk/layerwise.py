@@ -1,12 +1,14 @@
 """Our engine: Jacobians of all examples layer by layer, from one forward and one vmapped backward pass.
 
 An interceptor catches every layer's input and adds a zero perturbation to its output; the gradient
-with respect to the perturbations, vmapped over output directions, is every layer's output gradient.
-Rules turn these into per-example parameter gradients. The head is in closed form: for cotangents
-E [k c] and features φ its Gram is (φφ'ᵀ + 1) ⊗ EEᵀ.
+with respect to the perturbations, vmapped over output directions, is every layer's output gradient,
+no deeper than the layers that are asked for. Rules turn these into per-example parameter gradients.
+The head is in closed form: for output directions E [k c] and features φ its kernel is
+(φφ'ᵀ + 1) ⊗ EEᵀ. Layers whose channels each feed one feature take one backward pass for all outputs
+(`aligned`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,178 +16,194 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import tracers
+import numpy as np
 from jaxtyping import Array, Float
 
 from linft import trees
-from linft.base import Model
-from linft.ntk.rules import Rule, rule_for
+from linft.base import Model, Outputs
+from linft.ntk import aligned, folded
+from linft.ntk.plan import Layer, interceptor, own
 from linft.trees import Tree
 
-
-@dataclass(frozen=True, eq=False)  # told apart by identity: the plan of an architecture is made once
-class Layer:
-    """One call of one layer with parameters."""
-
-    path: str
-    module: nn.Module
-    rule: Rule
-    output: jax.ShapeDtypeStruct
-    """Of one example, [1 …]."""
+SMALL = 1024
+"""Parameters of fewer numbers are put together, group by group: one matrix product for all of them."""
 
 
-class Uncovered(Exception):
-    """The model has parameters that no layer rule covers; the message says which."""
+@trees.pytree
+@dataclass(frozen=True)
+class Rows:
+    """What the Gram needs of some examples: arrays by group, of which the kernel is the sum of products."""
 
-
-@lru_cache(maxsize=16)
-def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: Any, x: jax.ShapeDtypeStruct) -> tuple:
-    """The layers with parameters, in call order; the rules have followed them with shapes alone."""
-    params = jax.tree.unflatten(structure, shapes)
-    layers: list[Layer] = []
-    traces = []
-
-    def watched(*args: Any) -> Any:  # a function of its own each time: JAX would not trace `forward` itself again
-        traces.append(tracers.current_trace())
-        return forward(*args)
-
-    def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Any) -> Any:
-        if tracers.current_trace() != traces[0]:
-            raise Uncovered(f"{path} is called inside a transformation, such as remat, scan or jvp")
-        if not isinstance(output, jax.Array) or not args or not isinstance(args[0], jax.Array):
-            raise Uncovered(f"{path} does not map one array to one array")
-        if not args[0].shape[:1] == output.shape[:1] == x.shape[:1]:
-            raise Uncovered(f"{path} does not map one example to one example")
-        unbound = module.clone(parent=None, name=None)
-        of_one = jax.ShapeDtypeStruct((1, *output.shape[1:]), output.dtype)
-        layers.append(Layer(path, unbound, rule_for(module), of_one))
-        return output
-
-    with nn.intercept_methods(_interceptor(params, head, visit)):
-        jax.eval_shape(watched, params, jax.tree.unflatten(*stats), x)
-    covered = {f"{layer.path}/{name}" for layer in layers for name in _own(params, layer.path)}
-    for key_path, _ in jax.tree.leaves_with_path(params):
-        path = trees.path_of(key_path)
-        if path not in covered and not path.startswith(head + "/"):
-            raise Uncovered(f"the parameter {path} belongs to no layer that a rule covers")
-    every = _jacobians(forward, head, tuple(layers), frozenset(layer.path for layer in layers))
-    cotangents = jax.ShapeDtypeStruct((1, trees.get(params, head)["kernel"].shape[1]), x.dtype)
-    try:
-        every.eval_shape(params, jax.tree.unflatten(*stats), x, cotangents)
-    except (TypeError, ValueError) as error:
-        raise Uncovered(f"a layer is called in a way that its rule cannot follow ({error})") from error
-    return tuple(layers)
-
-
-def plan(model: Model, x: Float[Array, "n ..."]) -> tuple[Layer, ...]:
-    """The layers of a model with parameters, in call order, the head left out.
-
-    Raises:
-      Uncovered: a parameter belongs to no layer, such as one that a module with submodules holds itself.
-    """
-    leaves, structure = jax.tree.flatten(model.params)
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    leaves, stats = jax.tree.flatten(model.batch_stats)
-    stats = (stats, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
-    images = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)  # two, to see which axes are the examples'
-    return _plan(model.forward, model.head, structure, shapes, stats, images)
-
-
-def _own(params: Tree, path: str) -> dict[str, Any]:
-    """A layer's parameters that are its own, not a submodule's."""
-    return {k: v for k, v in trees.get(params, path).items() if not isinstance(v, Mapping)}
-
-
-def _interceptor(params: Tree, head: str, visit: Callable) -> Callable:
-    """An interceptor that calls visit(module, path, args, kwargs, output) for every layer with parameters."""
-    busy = []  # a rule may call a clone of the layer, which is not a layer of the network
-
-    def intercept(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        output = call(*args, **kwargs)
-        path = "/".join(context.module.path)
-        if busy or not path or path == head or context.method_name in ("setup", "__post_init__"):
-            return output
-        try:
-            own = _own(params, path)
-        except KeyError:  # a module without parameters
-            return output
-        if not own:
-            return output
-        if context.method_name != "__call__" or len(own) != len(trees.get(params, path)):
-            raise Uncovered(f"the module {path} uses parameters of its own beside submodules or outside __call__")
-        busy.append(path)
-        try:
-            return visit(context.module, path, args, kwargs, output)
-        finally:
-            busy.pop()
-
-    return intercept
-
-
-@lru_cache(maxsize=16)
-def _jacobians(forward: Callable, head: str, layers: tuple[Layer, ...], wanted: frozenset[str]) -> Callable:
-    """(params, batch_stats, x [b …], E [k c]) -> ({path: [b k size]}, features [b d]), jitted."""
-
-    def passes(params: Tree, batch_stats: Tree, x: Array, perturbations: dict[int, Array]) -> tuple:
-        kept: dict[int, Any] = {}
-        calls = iter(range(len(layers)))
-
-        def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Array) -> Array:
-            i = next(calls)
-            if i not in perturbations:
-                return output
-            kept[i] = layers[i].rule.record(module, args, kwargs)
-            return output + perturbations[i]
-
-        with nn.intercept_methods(_interceptor(params, head, visit)):
-            logits, features = forward(params, batch_stats, x)
-        return logits, (kept, features)
-
-    @jax.jit
-    def jacobians(params: Tree, batch_stats: Tree, x: Array, cotangents: Array) -> tuple[dict[str, Array], Array]:
-        zeros = {
-            i: jnp.zeros((len(x), *layer.output.shape[1:]), layer.output.dtype)
-            for i, layer in enumerate(layers)
-            if layer.path in wanted
-        }
-        _, pull, (kept, features) = jax.vjp(lambda p: passes(params, batch_stats, x, p), zeros, has_aux=True)
-        every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
-        deltas = jax.vmap(lambda e: pull(e)[0])(every)
-        result: dict[str, Array] = {}
-        for i, delta in deltas.items():
-            layer = layers[i]
-            for name, gradient in layer.rule.gradients(layer.module, _own(params, layer.path), kept[i], delta).items():
-                path = f"{layer.path}/{name}"  # a layer called twice adds up
-                result[path] = result[path] + gradient if path in result else gradient
-        return result, features
-
-    return jacobians
+    dense: dict[str, list[Any]]
+    """Per-example gradients of the outputs, [b k size]; k is 1 where one gradient stands for all of them."""
+    aligned: dict[str, list[tuple[Any, Any]]]
+    """(H [b o size], V [k o]): the gradient of output k with respect to channel o's parameters is V_ko H_o."""
+    head: dict[str, list[Any]]
+    """Inputs of the head, [b d]: φ for its kernel, 1 for its bias."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What the Gram needs of a batch of examples."""
+class Wanted:
+    """Which layers' gradients are computed, and how: what one compiled program is for."""
 
-    jacobians: dict[str, Float[Array, "b k size"]]
-    """By parameter path, the head left out."""
-    features: Float[Array, "b d"]
-    """Input of the head."""
+    layers: tuple[Layer, ...]
+    labels: tuple[tuple[str, str], ...]
+    """(parameter path, group), of the parameters wanted."""
+    head: str
+    outputs: Outputs
+    alike: frozenset[int]
+    """Layers whose channels each feed one feature."""
+
+    def ask(self, i: int) -> bool:
+        """Whether a layer has parameters that are wanted."""
+        return any(path.startswith(self.layers[i].path + "/") for path, _ in self.labels)
+
+    def joined(self, i: int) -> int | None:
+        """The layer that is differentiated together with this norm, if it is."""
+        source = self.layers[i].normalizes
+        return source if source is not None and self.ask(source) else None
+
+    def perturbed(self) -> tuple[int, ...]:
+        """The layers at whose outputs the gradient is taken."""
+        norms = {self.joined(i): i for i in range(len(self.layers))}
+        return tuple(dict.fromkeys(norms.get(i, i) for i in range(len(self.layers)) if self.ask(i)))
+
+
+@lru_cache(maxsize=32)
+def program(forward: Callable, wanted: Wanted) -> Callable:
+    """(params, batch_stats, x [b …], E [k c], offsets) -> (Rows, what `aligned` measured), jitted.
+
+    `offsets` says for each aligned layer which feature its first channel feeds.
+    """
+    perturbed = wanted.perturbed()
+
+    def passes(params: Tree, batch_stats: Tree, x: Array, zeros: dict[int, Array]) -> tuple:
+        kept: dict[int, Any] = {}
+        calls = iter(range(len(wanted.layers)))
+
+        def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Array) -> Array:
+            i = next(calls)
+            source = wanted.joined(i)
+            if wanted.ask(i) and source is None:
+                kept[i] = wanted.layers[i].rule.record(module, args, kwargs)
+            if source is not None:
+                kept[i] = folded.record(module, args[0])
+            return output + zeros[i] if i in zeros else output
+
+        with nn.intercept_methods(interceptor(params, wanted.head, visit)):
+            logits, features = forward(params, batch_stats, x)
+        return (logits, features), (kept, features)
+
+    def gradients(params: Tree, kept: dict[int, Any], i: int, delta: Array) -> dict[str, Array]:
+        """By parameter path, [b k size], of a layer and of what is differentiated together with it."""
+        layer, source = wanted.layers[i], wanted.joined(i)
+        if source is None:
+            found = layer.rule.gradients(layer.module, own(params, layer.path), kept[i], delta)
+            return {f"{layer.path}/{name}": g for name, g in found.items()}
+        below, norm = wanted.layers[source], own(params, layer.path)
+        of_layer, of_norm = folded.gradients(
+            below.rule, below.module, own(params, below.path), norm.get("scale"), kept[source], kept[i], delta
+        )
+        found = {f"{below.path}/{name}": g for name, g in of_layer.items()}
+        return found | {f"{layer.path}/{name}": of_norm[name] for name in norm}
+
+    @jax.jit
+    def rows(params: Tree, batch_stats: Tree, x: Array, cotangents: Array, offsets: Array) -> tuple[Rows, Any]:
+        zeros = {i: jnp.zeros((len(x), *wanted.layers[i].output.shape[1:]), x.dtype) for i in perturbed}
+        (logits, features), pull, (kept, _) = jax.vjp(lambda z: passes(params, batch_stats, x, z), zeros, has_aux=True)
+        groups = dict(wanted.labels)
+        found = Rows({}, {}, {})
+        every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
+        deltas = jax.vmap(lambda e: pull((e, jnp.zeros_like(features)))[0])(every)
+        summed: dict[str, Array] = {}
+        for i in perturbed:
+            if i not in wanted.alike:
+                for path, gradient in gradients(params, kept, i, deltas[i]).items():
+                    if path in groups:  # a layer called twice adds up
+                        summed[path] = summed[path] + gradient if path in summed else gradient
+        measured = []
+        if wanted.alike:
+            directions = jnp.stack([jnp.ones(features.shape[1:]), aligned.weights(features.shape[1])]).astype(x.dtype)
+            of_features = jax.vmap(lambda w: pull((jnp.zeros_like(logits), jnp.broadcast_to(w, features.shape)))[0])(
+                directions
+            )
+            towards = cotangents @ trees.get(params, wanted.head)["kernel"].T
+            for offset, i in zip(offsets, sorted(wanted.alike), strict=True):
+                one, weighed = of_features[i]
+                measured.append(aligned.ratios(one, weighed))
+                along = jax.lax.dynamic_slice_in_dim(towards, offset, one.shape[-1], 1)
+                for path, gradient in gradients(params, kept, i, one[None]).items():
+                    if path in groups:
+                        aligned.add(found, groups[path], gradient[:, 0], along, wanted.outputs)
+        small: dict[str, list[Array]] = {}
+        for path, gradient in summed.items():
+            place = small if gradient.shape[-1] < SMALL else found.dense
+            place.setdefault(groups[path], []).append(gradient)
+        for group, parts in small.items():
+            found.dense.setdefault(group, []).append(jnp.concatenate(parts, -1) if len(parts) > 1 else parts[0])
+        for path, group in wanted.labels:
+            if path.startswith(wanted.head + "/"):
+                bias = path == f"{wanted.head}/bias"
+                found.head.setdefault(group, []).append(jnp.ones_like(features[:, :1]) if bias else features)
+        return found, measured
+
+    return rows
 
 
 def rows(
-    model: Model, layers: tuple[Layer, ...], labels: Mapping[str, str], cotangents: Float[Array, "k c"]
+    model: Model,
+    layers: tuple[Layer, ...],
+    labels: Mapping[str, str],
+    cotangents: Float[Array, "k c"],
+    outputs: Outputs,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
-    wanted = frozenset(layer.path for layer in layers if any(p.startswith(layer.path + "/") for p in labels))
-    compiled = _jacobians(model.forward, model.head, layers, wanted)
+    pairs = tuple(labels.items())
+    alone = Wanted(layers, pairs, model.head, outputs, frozenset())
+    asked = frozenset(i for i in alone.perturbed() if layers[i].last)
+    width = trees.get(model.params, model.head)["kernel"].shape[0]
+    settled: list[tuple[Wanted, np.ndarray]] = []  # by the first batch
 
     def of_batch(x: Array) -> Rows:
-        jacobians, features = compiled(model.params, model.batch_stats, x, cotangents)
-        return Rows({path: j for path, j in jacobians.items() if path in labels}, features)
+        if not settled:
+            settled.append(_settle(model, Wanted(layers, pairs, model.head, outputs, asked), width, x, cotangents))
+        chosen, offsets = settled[0]
+        return program(model.forward, chosen)(model.params, model.batch_stats, x, cotangents, offsets)[0]
 
     return of_batch
 
 
-def trim(batch: Rows, n: int) -> Rows:
-    """The first n examples."""
-    return Rows({path: j[:n] for path, j in batch.jacobians.items()}, batch.features[:n])
+def _settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array) -> tuple[Wanted, np.ndarray]:
+    """Which layers are aligned, and with which features, as the gradients of a batch show."""
+    alike = sorted(wanted.alike)
+    offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
+    if not alike or offsets.min() < 0:
+        return Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, frozenset()), offsets[:0]
+    measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)[1]
+    found = [aligned.offset(*map(np.asarray, ratios), width) for ratios in measured]
+    fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
+    if len(fitting) < len(alike):
+        wanted = Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, fitting)
+    return wanted, np.array([o for o in found if o is not None], np.int32)
+
+
+def stack(parts: Sequence[Rows], real: Sequence[int]) -> Rows:
+    """The rows of batches one after another, each without what was padded, on the host's side of a CPU."""
+    whole: Any = np if jax.default_backend() == "cpu" else jnp
+
+    def joined(*arrays: Array) -> Any:
+        cut = [array[:n] for array, n in zip(arrays, real, strict=True)]
+        return whole.asarray(cut[0]) if len(cut) == 1 else whole.concatenate(cut)
+
+    first = parts[0]
+    return Rows(
+        jax.tree.map(joined, *(part.dense for part in parts)),
+        {
+            group: [
+                (joined(*(part.aligned[group][n][0] for part in parts)), whole.asarray(v))
+                for n, (_, v) in enumerate(pairs)
+            ]
+            for group, pairs in first.aligned.items()
+        },
+        jax.tree.map(joined, *(part.head for part in parts)),
+    )

@@ -1,4 +1,4 @@
-"""How much memory a kernel takes, checked before it starts."""
+"""How much memory a kernel may take, and whether it is enough, before it starts."""
 
 import jax
 import psutil
@@ -6,7 +6,7 @@ import psutil
 from linft.errors import LinftError
 
 GIB = 2**30
-SHARE = 0.9  # of what is free: the rest is for compilation and the allocator
+SHARE = 0.8  # of what is free: the rest is for compilation and the allocator
 
 
 def free_bytes() -> int:
@@ -17,11 +17,26 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
-def check(needs: dict[str, int], advice: str) -> None:
-    """Refuse a computation that needs more than is free, saying what needs how much and what to change."""
-    free, total = free_bytes(), sum(needs.values())
-    if total > SHARE * free:
+def used_bytes() -> int:
+    """Memory in use on the first device, or by this process where the device is the CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_in_use" in stats:
+        return stats["bytes_in_use"]
+    return psutil.Process().memory_info().rss
+
+
+def budget(limit: int | None) -> int:
+    """Bytes that a computation may add: up to a limit of all that is in use, or a share of what is free."""
+    free = int(SHARE * free_bytes())
+    return free if limit is None else min(free, limit - used_bytes())
+
+
+def check(needs: dict[str, int], budget: int, advice: str) -> None:
+    """Refuse a computation that needs more than its budget, saying what needs how much and what to change."""
+    total = sum(needs.values())
+    if total > budget:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in needs.items())
         raise LinftError(
-            f"the kernel needs about {total / GIB:.1f} GiB ({parts}) and {free / GIB:.1f} GiB are free; {advice}"
+            f"the kernel needs about {total / GIB:.1f} GiB ({parts}) and "
+            f"{max(budget, 0) / GIB:.1f} GiB may be used; {advice}"
         )

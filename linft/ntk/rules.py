@@ -3,7 +3,8 @@
 A rule has two parts. `record` runs inside the forward pass and says what to keep of a call (the
 input, or the normalized input of a norm). `gradients` turns that and the gradient at the layer's
 output, δ [k b …] for k output directions and b examples, into per-example parameter gradients
-{name: [b k size]}. A new kind of layer is one new rule and one row of RULES; any other layer whose
+{name: [b k size]}, output channels before inputs: the order in which one matrix product an example
+gives them without a copy. A new kind of layer is one new rule and one row of RULES; any other layer whose
 parameters are all its own is covered by the generic rule.
 """
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from linft.models.standardized_conv import StandardizedConv, standardized
 
-Gradients = dict[str, Float[Array, "b k size"]]
+Gradients = dict[str, Float[Array, "b k _"]]
 
 
 class Rule(NamedTuple):
@@ -47,7 +48,7 @@ def _dense(module: nn.Module, params: Mapping[str, Array], x: Array, delta: Arra
     """∂/∂W = Σ_p x_p ⊗ δ_p over positions p."""
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     delta_p = delta.reshape(*delta.shape[:2], -1, delta.shape[-1])
-    gradients = {"kernel": _flat(jnp.einsum("bpi,kbpo->bkio", x, delta_p))}
+    gradients = {"kernel": _flat(jnp.einsum("kbpo,bpi->bkoi", delta_p, x))}
     return gradients | ({"bias": _bias(delta)} if "bias" in params else {})
 
 
@@ -68,9 +69,9 @@ def _conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> G
     patches = patches.reshape(b, positions, taps, groups, channels // groups)
     delta_p = delta.reshape(*delta.shape[:2], positions, groups, -1)
     if groups == 1:  # one matrix product an example
-        gradient = jnp.einsum("bpi,kbpo->bkio", patches.reshape(b, positions, -1), delta_p[..., 0, :])
+        gradient = jnp.einsum("kbpo,bpi->bkoi", delta_p[..., 0, :], patches.reshape(b, positions, -1))
     else:
-        gradient = jnp.einsum("bptgi,kbpgo->bktigo", patches, delta_p)
+        gradient = jnp.einsum("kbpgo,bptgi->bkgoti", delta_p, patches)
     gradients = {"kernel": _flat(gradient)}
     return gradients | ({"bias": _bias(delta)} if "bias" in params else {})
 
@@ -79,9 +80,15 @@ def _standardized_conv(module: Any, params: Mapping[str, Array], x: Array, delta
     """∂/∂W of the standardized kernel S(W) as of a plain one, then the vector-Jacobian product of S."""
     plain = nn.Conv(module.features, module.kernel_size, module.strides, module.padding, use_bias=False)
     gradient = _conv(plain, params, x, delta)["kernel"]
-    _, pull = jax.vjp(standardized, params["kernel"])
-    of_one = jax.vmap(jax.vmap(lambda g: pull(g.reshape(params["kernel"].shape))[0]))
-    return {"kernel": _flat(of_one(gradient))}
+    kernel = params["kernel"]
+    _, pull = jax.vjp(standardized, kernel)
+
+    def of_one(g: Array) -> Array:
+        (plain,) = pull(jnp.moveaxis(g.reshape(kernel.shape[-1], *kernel.shape[:-1]), 0, -1))
+        return jnp.moveaxis(plain, -1, 0)
+
+    of_all = jax.vmap(jax.vmap(of_one))
+    return {"kernel": _flat(of_all(gradient))}
 
 
 def _patches(
@@ -153,6 +160,9 @@ RULES = (
     Rule(_norm_is_plain, _normalized, _norm),
     Rule(lambda module: True, _call, _generic),
 )
+
+PLAIN = RULES[:2]
+"""Those of layers that are linear in kernel and bias."""
 
 
 def rule_for(module: nn.Module) -> Rule:

@@ -11,7 +11,7 @@ from linft import trees
 from linft.base import Model
 from linft.models import create
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.layerwise import plan
+from linft.ntk.plan import plan
 from linft.ntk.rules import RULES
 from linft.preprocess import Preprocessing
 

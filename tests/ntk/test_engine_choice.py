@@ -213,7 +213,7 @@ REFUSED = [
     ({"groups": {"all": ("hidden",)}}, "parameter linear/bias belongs to no layer group"),
     ({"engine": "fast"}, "engine is 'fast'; choose among auto, layerwise, neural-tangents"),
     ({"outputs": "mean"}, "outputs is 'mean'; choose among full, trace, pseudo"),
-    ({"batch_size": 0}, "batch_size is 0 and draws 1; both must be 1 or more"),
+    ({"batch_size": 0}, "batch_size is 0 and draws 1; all must be 1 or more"),
 ]
 
 

@@ -1,0 +1,137 @@
+"""The two engines behind one face: what is held of a block of images, and the kernel between two blocks."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from linft.base import Model, Outputs
+from linft.errors import LinftError
+from linft.ntk import batching, gram, layerwise, package, plan
+from linft.ntk.check import check
+
+log = logging.getLogger("linft")
+
+Choice = Literal["auto", "layerwise", "neural-tangents"]
+Name = Literal["layerwise", "neural-tangents"]
+Precision = Literal["highest", "tensorfloat32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a kernel is computed; every field but batch_size and memory changes values, if only by rounding."""
+
+    outputs: Outputs = "full"
+    engine: Choice = "auto"
+    batch_size: int = 16
+    draws: int = 1
+    seed: int = 0
+    precision: Precision = "highest"
+    sums: Literal["float32", "float64"] | None = None
+    memory: int | None = None
+    tile: int | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The kernel of some parameters."""
+
+    hold: Callable[[Array], Any]
+    """From a batch of images to what is held of it."""
+    join: Callable[[list[Any], list[int]], Any]
+    """What is held of batches one after another, and how many images of each are real."""
+    between: Callable[[Any, Any], dict[str, np.ndarray]]
+    """From what is held of two blocks to Θ_g between them."""
+    check: Callable[[dict[str, np.ndarray], Array, Array | None], None]
+    """Holds Θ_g between two blocks of images, or of one with itself, against backward passes."""
+
+
+def choose(engine: Choice, model: Model, x: Array) -> tuple[Name, tuple[plan.Layer, ...] | None]:
+    """The engine's name, and the plan of the layers where it is layerwise."""
+    if engine not in ("auto", "layerwise", "neural-tangents"):
+        raise LinftError(f"engine is {engine!r}; choose among auto, layerwise, neural-tangents")
+    if engine == "neural-tangents":
+        return engine, None
+    try:
+        layers = plan.plan(model, x)
+    except plan.Uncovered as reason:
+        if engine == "layerwise":
+            raise LinftError(f'{reason}; pass engine="neural-tangents" or "auto"') from None
+        log.info("kernel engine: neural-tangents, because %s", reason)
+        return "neural-tangents", None
+    log.info("kernel engine: layerwise")
+    return "layerwise", layers
+
+
+def directions(how: How, classes: int, dtype: Any) -> Float[Array, "k c"]:
+    """E: the identity, or for pseudo kernels random signs / √c."""
+    if how.outputs in ("full", "trace"):
+        return jnp.eye(classes, dtype=dtype)
+    if how.outputs == "pseudo":
+        signs = np.random.default_rng(how.seed).choice([-1.0, 1.0], size=(how.draws, classes))
+        return jnp.asarray(signs / math.sqrt(classes), dtype)
+    raise LinftError(f"outputs is {how.outputs!r}; choose among full, trace, pseudo")
+
+
+def of_layers(
+    model: Model, layers: tuple[plan.Layer, ...], labels: Mapping[str, str], cotangents: Array, how: How
+) -> Engine:
+    """Ours: Jacobians layer by layer, held while products are taken."""
+    dtype = np.dtype(how.sums or cotangents.dtype)
+    pairs = np.asarray(cotangents @ cotangents.T)
+
+    def join(parts: list[layerwise.Rows], real: list[int]) -> layerwise.Rows:
+        whole = layerwise.stack(parts, real)
+        return jax.tree.map(lambda a: a.astype(jnp.bfloat16), whole) if how.precision == "bfloat16" else whole
+
+    return Engine(
+        _at(how.precision, layerwise.rows(model, layers, labels, cotangents, how.outputs)),
+        join,
+        _at(how.precision, lambda a, b: gram.tile(a, b, pairs, how.outputs, dtype)),
+        _at("highest", lambda blocks, x1, x2: check(
+            model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision
+        )),
+    )  # fmt: skip
+
+
+def _at(precision: Precision, function: Callable) -> Callable:
+    """The function with matrix products at a precision, whatever the user's setting."""
+
+    def run(*args: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args)
+
+    return run
+
+
+def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: How) -> Engine:
+    """The package's, which computes Jacobians anew for every pair of blocks."""
+    between = package.block(model, labels, cotangents, how.outputs)
+
+    def of_two(a: Array, b: Array) -> dict[str, np.ndarray]:
+        blocks = {group: np.asarray(block) for group, block in between(a, b).items()}
+        if a is not b:
+            return blocks
+        return {g: (block + np.transpose(block, gram.mirrored(block.ndim))) / 2 for g, block in blocks.items()}
+
+    return Engine(lambda x: x, _images, _at("highest", of_two), lambda blocks, x1, x2: None)
+
+
+def _images(parts: list[Array], real: list[int]) -> Array:
+    return jnp.concatenate([part[:n] for part, n in zip(parts, real, strict=True)])
+
+
+def held(engine: Engine, x: Array, size: int, tell: Callable[[int], None]) -> Any:
+    """What an engine holds of a block of images, computed in equal batches."""
+    parts, real = [], []
+    for batch, n in batching.split(x, size):
+        parts.append(engine.hold(batch))
+        real.append(n)
+        tell(n)
+    return engine.join(parts, real)
