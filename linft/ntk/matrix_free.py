@@ -62,6 +62,7 @@ def kernel_operator(
     moving = at(lambda p, leaf: leaf if trees.path_of(p) in labels else None, model.params)
     still = at(lambda p, leaf: None if trees.path_of(p) in labels else leaf, model.params)
     scale = at(lambda p, leaf: jnp.asarray(scales[labels[trees.path_of(p)]], leaf.dtype), moving)
+    zeros = jax.tree.map(jnp.zeros_like, moving)
     pull, push = _products(model.forward)
     classes = model.num_classes
 
@@ -74,7 +75,7 @@ def kernel_operator(
             padded = np.zeros((len(columns) * len(columns[0]), classes), x1.dtype)
             padded[:m] = v.reshape(m, classes)
             with jax.default_matmul_precision("highest"):
-                moved = jax.tree.map(jnp.zeros_like, moving)
+                moved = zeros
                 for x, cotangent in zip(columns, np.split(padded, len(columns)), strict=True):
                     moved = pull(moving, still, model.batch_stats, x, cotangent, moved)
                 parts = [push(moving, still, model.batch_stats, x, moved, scale) for x in rows]
