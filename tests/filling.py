@@ -11,58 +11,55 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from linft.ntk import manifest, store
+from linft.ntk.chunks import Chunked
+from linft.ntk.tiles import Tile, Work
+
 WEIGHTS = {1: (1.0,), 3: (0.5, 0.25, 0.25)}  # of summands that add up without rounding
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The tiles of a known kernel; it remembers which ones it was asked for."""
+def cut(
+    blocks: dict[str, np.ndarray],
+    size: int,
+    symmetric: bool = True,
+    backwards: bool = False,
+    given: list[tuple[str, int, int, int]] | None = None,
+) -> Work:
+    """The tiles of a known kernel, of `size` images; the second group is computed in three parts.
 
-    blocks: dict[str, np.ndarray]
-    size: int
-    parts: dict[str, int]
-    symmetric: bool
-    backwards: bool = False
-    given: list[tuple[str, int, int, int]] = field(default_factory=list)
+    Args:
+      given: takes the tiles that were asked for and computed.
+    """
+    first = next(iter(blocks.values()))
+    parts = {group: 3 if number == 1 else 1 for number, group in enumerate(blocks)}
 
-    groups = property(lambda self: tuple(self.blocks))
-    _first = property(lambda self: next(iter(self.blocks.values())))
-    dtype = property(lambda self: self._first.dtype)
-    outputs = property(lambda self: "full" if self._first.ndim == 4 else "trace")
-    k = property(lambda self: self._first.shape[1] if self._first.ndim == 4 else None)
-    rows = property(lambda self: self._along(0))
-    columns = property(lambda self: self._along(self._first.ndim // 2))
+    def along(n: int) -> tuple[slice, ...]:
+        return tuple(slice(start, min(start + size, n)) for start in range(0, n, size))
 
-    def _along(self, axis: int) -> tuple[slice, ...]:
-        n = self._first.shape[axis]
-        return tuple(slice(a, min(a + self.size, n)) for a in range(0, n, self.size))
+    rows, columns = along(first.shape[0]), along(first.shape[first.ndim // 2])
 
-    def tiles(self, wanted: Callable[[str, int, int, int], bool]) -> Iterator[tuple[str, int, int, int, np.ndarray]]:
+    def tiles(wanted: Callable[[str, int, int, int], bool]) -> Iterator[Tile]:
         order = [
             (group, part, i, j)
-            for i in range(len(self.rows))
-            for j in range(i + 1 if self.symmetric else len(self.columns))
-            for group, count in self.parts.items()
+            for i in range(len(rows))
+            for j in range(i + 1 if symmetric else len(columns))
+            for group, count in parts.items()
             for part in range(count)
         ]
-        for group, part, i, j in reversed(order) if self.backwards else order:
+        for group, part, i, j in reversed(order) if backwards else order:
             if wanted(group, part, i, j):
-                self.given.append((group, part, i, j))
-                block = self.blocks[group]
-                index = (self.rows[i], self.columns[j])
-                tile = block[index[0], :, index[1]] if block.ndim == 4 else block[index]
-                yield group, part, i, j, tile * np.asarray(WEIGHTS[self.parts[group]][part], tile.dtype)
+                if given is not None:
+                    given.append((group, part, i, j))
+                block = blocks[group]
+                tile = block[rows[i], :, columns[j]] if block.ndim == 4 else block[rows[i], columns[j]]
+                yield Tile(group, part, i, j, tile * np.asarray(WEIGHTS[parts[group]][part], tile.dtype))
 
-
-def cut(blocks: dict[str, np.ndarray], size: int, symmetric: bool = True, backwards: bool = False) -> Cut:
-    """Tiles of `size` images; the second group is computed in three parts."""
-    parts = {group: 3 if number == 1 else 1 for number, group in enumerate(blocks)}
-    return Cut(blocks, size, parts, symmetric, backwards)
+    outputs, k = ("full", first.shape[1]) if first.ndim == 4 else ("trace", None)
+    return Work(tuple(blocks), parts, rows, columns, symmetric, first.dtype, outputs, k, "layerwise", tiles)
 
 
 def kill_at(moment: str, count: int) -> None:
@@ -85,10 +82,6 @@ def kill_at(moment: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    from linft.ntk import manifest, store
-    from linft.ntk.chunks import Chunked
-
     kernel, path, described, moment, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
     with np.load(kernel) as arrays:
         blocks = dict(arrays)

@@ -11,6 +11,7 @@ from linft.cli.compare import Compare
 from linft.cli.data_list import DataList
 from linft.cli.data_prepare import DataPrepare
 from linft.cli.finetune import Finetune
+from linft.cli.kernel import Kernel
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
 from linft.cli.zoo_add import ZooAdd
@@ -19,7 +20,13 @@ from linft.cli.zoo_list import ZooList
 from linft.cli.zoo_show import ZooShow
 from linft.errors import LinftError
 
-COMMANDS = {"compare": Compare, "finetune": Finetune, "pretrain": Pretrain, "pretrain-domains": PretrainDomains}
+COMMANDS = {
+    "compare": Compare,
+    "finetune": Finetune,
+    "kernel": Kernel,
+    "pretrain": Pretrain,
+    "pretrain-domains": PretrainDomains,
+}
 GROUPS = {
     "data": (
         "Data sets of the papers: what they are, and which are on disk.",
@@ -43,7 +50,8 @@ def main() -> None:
         _leave("out of memory; use fewer images or a smaller batch size")
     except KeyboardInterrupt:
         _leave(
-            "interrupted; what is finished is kept, and the same command goes on from it, finetune with --resume auto"
+            "interrupted; what is finished is kept, and the same command goes on from it, finetune with --resume auto "
+            "and kernel with --resume"
         )
 
 

@@ -12,45 +12,24 @@ below the diagonal are computed, and both triangles written.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from urllib.parse import quote
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from linft.base import Kernel, Model, Outputs
+from linft.base import Kernel, Model
 from linft.errors import LinftError
 from linft.ntk import manifest, memory
 from linft.ntk.chunks import Block, Chunked
-from linft.trees import Groups
+from linft.ntk.tiles import Work
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all), where every group and part has tiles of its own."""
-
-
-@runtime_checkable
-class Work(Protocol):
-    """What the store asks of an engine: a kernel cut into tiles, any of which can be asked for."""
-
-    groups: tuple[str, ...]
-    parts: dict[str, int]
-    """How many summands the kernel of a group is computed in."""
-    rows: tuple[slice, ...]
-    """Images of every row of tiles, all but the last equally many."""
-    columns: tuple[slice, ...]
-    symmetric: bool
-    dtype: Any
-    outputs: Outputs
-    k: int | None
-    """Logits on either side of a full kernel."""
-
-    def tiles(self, wanted: Callable[[str, int, int, int], bool]) -> Iterator[tuple[str, int, int, int, Block]]:
-        """Every wanted (group, part, i, j, block) once, j ≤ i where symmetric."""
-        ...
 
 
 def begin(
@@ -61,24 +40,25 @@ def begin(
     x_test: Float[Array, "m h w ch"] | None = None,
     test: Work | None = None,
     *,
-    groups: Groups | Sequence[str] | None = None,
+    labels: Mapping[str, str],
     **options: Any,
 ) -> None:
     """Make a store for Θ(train, train) and perhaps Θ(test, train), or go on with one that was made for the same.
 
     Args:
-      groups: as the works were made with.
+      labels: the group of every parameter path, as the works were made with.
       options: what else the values depend on, such as seed and draws of random signs, as JSON has it.
 
     Raises:
       LinftError: the store is of another kernel (naming what differs), or cannot be made.
     """
-    partition = groups if isinstance(groups, dict) else model.layer_groups
+    groups = {group: sorted(path for path, of in labels.items() if of == group) for group in train.groups}
     images, layout = {"train": x_train}, _layout("train", train)
     if x_test is not None and test is not None:
         images, layout = images | {"test": x_test}, layout | _layout("test", test)
-    chosen = {group: partition[group] for group in train.groups}
-    described = manifest.describe(model, images, outputs=train.outputs, groups=chosen, **layout, **options)
+    described = manifest.describe(
+        model, images, outputs=train.outputs, engine=train.engine, groups=groups, **layout, **options
+    )
     manifest.claim(Path(path), described)
 
 
@@ -164,9 +144,10 @@ def load(path: str | Path) -> tuple[Kernel, Kernel | None]:
     if missing := sum(whole.missing() for whole in flat):
         total = sum(len(whole.places()) for whole in flat)
         raise LinftError(f"{path} lacks {missing} of {total} tiles; finish it by its `linft kernel` call and --resume")
-    memory.check({"blocks": sum(whole.bytes for whole in flat)}, "read parts of it with a reader of zarr")
+    needs = {"blocks": sum(whole.bytes for whole in flat)}
+    memory.check(needs, memory.budget(None), "read parts of it with a reader of zarr")
     square, *rectangle = (
-        Kernel({group: jnp.asarray(whole.read_all()) for group, whole in of_name.items()}, found["outputs"])
+        Kernel({g: jnp.asarray(whole.read_all()) for g, whole in of_name.items()}, found["outputs"], found["engine"])
         for of_name in wholes.values()
     )
     return square, rectangle[0] if rectangle else None

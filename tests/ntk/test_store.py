@@ -1,6 +1,7 @@
 """A stored kernel is the kernel, however often its computation was killed, shared, or begun for another one."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -13,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import make
-from filling import Cut, cut
+from filling import cut
 from flax import linen as nn
 
 import linft
 from linft import trees
 from linft.errors import LinftError
 from linft.ntk import manifest, memory, store
+from linft.ntk.tiles import Work
 
 FILLING = Path(__file__).parents[1] / "filling.py"
 TRAIN = 24  # of the images
@@ -69,9 +71,9 @@ def begun(model, x, kernel, tmp_path) -> Path:
     return tmp_path / "K.zarr"
 
 
-def begin(path: Path, model: linft.Model, x: jax.Array, train: Cut, test: Cut | None = None, **options) -> None:
-    groups = trees.split_vectors(model.layer_groups)
-    store.begin(path, model, x[:TRAIN], train, x[TRAIN:], test, groups=groups, **{"seed": 0} | options)
+def begin(path: Path, model: linft.Model, x: jax.Array, train: Work, test: Work | None = None, **options) -> None:
+    labels = {"conv/kernel": "conv", "conv/bias": "conv/vectors", "head/kernel": "head", "head/bias": "head/vectors"}
+    store.begin(path, model, x[:TRAIN], train, x[TRAIN:], test, labels=labels, **{"seed": 0} | options)
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -82,9 +84,8 @@ def files(path: Path) -> dict[str, bytes]:
 def starting(kernel: Path, path: Path, described: Path, moment: str = "none", count: int = 0) -> subprocess.Popen:
     """A process that will fill the store once it gets a line."""
     arguments = [sys.executable, FILLING, kernel, path, described, moment, count]
-    return subprocess.Popen(
-        [*map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([*map(str, arguments)], **pipes, env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +136,9 @@ def test_a_killed_fill_goes_on_to_the_same_files(moment, count, root, kernel, tm
     assert process.returncode == -signal.SIGKILL
     assert files(path).keys() != files(root / "whole.zarr").keys()
     manifest.claim(path, json.loads((root / "manifest.json").read_text()))
-    again = cut(kernel, SIZE)
-    store.fill(path, "train", again)
-    assert len(again.given) < 6 * 15  # not everything anew
+    given = []
+    store.fill(path, "train", cut(kernel, SIZE, given=given))
+    assert len(given) < 6 * 15  # not everything anew
     assert files(path) == files(root / "whole.zarr")
 
 
@@ -156,21 +157,21 @@ def test_two_processes_fill_one_store(root, tmp_path):
 
 
 def test_hosts_share_the_rows_of_tiles(begun, root, kernel):
-    hosts = [cut(kernel, SIZE) for _ in range(2)]
-    for number, host in enumerate(hosts):
-        store.fill(begun, "train", host, share=(number, 2))
-    assert [{i for _, _, i, _ in host.given} for host in hosts] == [{0, 2, 4}, {1, 3}]
+    for number, rows in enumerate([{0, 2, 4}, {1, 3}]):
+        given = []
+        store.fill(begun, "train", cut(kernel, SIZE, given=given), share=(number, 2))
+        assert {i for _, _, i, _ in given} == rows
     assert files(begun) == files(root / "whole.zarr")
 
 
 def test_only_what_is_missing_is_asked_for_and_told(begun, root, kernel):
-    told = []
+    told, given = [], []
     shutil.copytree(root / "whole.zarr", begun, dirs_exist_ok=True)
     (begun / "train" / "conv" / "c.3.0.1.0").unlink()
     (begun / "train" / "head%2Fvectors" / "c.0.0.4.0").unlink()  # above the diagonal: computed with its mirror
-    cutting = cut(kernel, SIZE)
-    store.fill(begun, "train", cutting, lambda done, total: told.append((done, total)))
-    assert sorted(cutting.given) == [("conv", 0, 3, 1), ("head/vectors", 0, 4, 0)]
+    work = cut(kernel, SIZE, given=given)
+    store.fill(begun, "train", work, lambda done, total: told.append((done, total)))
+    assert sorted(given) == [("conv", 0, 3, 1), ("head/vectors", 0, 4, 0)]
     assert told == [(88, 90), (89, 90), (90, 90)]
     assert files(begun) == files(root / "whole.zarr")
 
@@ -239,9 +240,9 @@ def test_a_truncated_file_is_computed_anew(begun, root, kernel):
     damaged(begun, root, lambda content: content[:-7])
     with pytest.raises(LinftError, match="lacks 1 of 100 tiles"):
         store.load(begun)
-    again = cut(kernel, SIZE)
-    store.fill(begun, "train", again)
-    assert again.given == [("conv", 0, 2, 1)]
+    given = []
+    store.fill(begun, "train", cut(kernel, SIZE, given=given))
+    assert given == [("conv", 0, 2, 1)]
     assert files(begun) == files(root / "whole.zarr")
 
 
@@ -266,9 +267,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(begun, root, kernel)
             store.fill(begun, "train", cut(kernel, SIZE), fills_up)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    again = cut(kernel, SIZE)
-    store.fill(begun, "train", again)
-    assert len(again.given) == 90 - 12
+    given = []
+    store.fill(begun, "train", cut(kernel, SIZE, given=given))
+    assert len(given) == 90 - 12
     assert files(begun) == files(root / "whole.zarr")
 
 
