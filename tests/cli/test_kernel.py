@@ -91,6 +91,7 @@ def test_bad_input_is_one_line(case, once, refused):
     assert message in refused(*SMALL, "--output", once, *arguments)
 
 
+@pytest.mark.slow
 def test_a_call_that_is_asked_to_leave_keeps_its_tiles(once, model_file, tmp_path):
     output = tmp_path / "K.zarr"
     command = [sys.executable, "-u", "-m", "linft.cli.main", "kernel", "--model", model_file, *SMALL]
