@@ -13,7 +13,7 @@ from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.ntk import batching
-from linft.ntk.empirical import _check_images, _labels
+from linft.ntk.empirical import check_images, labels_of
 from linft.trees import Groups, Tree
 
 
@@ -55,8 +55,8 @@ def kernel_operator(
     if batch_size < 1:
         raise LinftError(f"batch_size is {batch_size}; it must be 1 or more")
     for x in (x1,) if x2 is None else (x1, x2):
-        _check_images(model, x)
-    labels = _labels(model, groups)
+        check_images(model, x)
+    labels = labels_of(model, groups)
     scales = _scales(labels, weights)
     at = jax.tree_util.tree_map_with_path
     moving = at(lambda p, leaf: leaf if trees.path_of(p) in labels else None, model.params)
