@@ -88,7 +88,7 @@ def sketch(
     """
     if gradients.shape[2] <= k:
         return gradients
-    key = np.random.SeedSequence([seed, *path.encode()]).generate_state(2)
+    key = jnp.asarray(np.random.SeedSequence([seed, *path.encode()]).generate_state(2))
     return _sketch(gradients, jax.random.wrap_key_data(key, impl="threefry2x32"), k)  # the same on every device
 
 
