@@ -17,6 +17,13 @@ from linft.ntk.engine import How, Precision
 from linft.ntk.tiles import Progress, Work
 from linft.trees import Groups
 
+CHOICES = {
+    "outputs": ("full", "trace", "pseudo"),
+    "engine": ("auto", "layerwise", "neural-tangents"),
+    "precision": ("highest", "tensorfloat32", "bfloat16"),
+    "sums": (None, "float32", "float64"),
+}
+
 
 def empirical_ntk(
     model: Model,
@@ -72,10 +79,15 @@ def empirical_ntk(
       >>> kernel.total().shape
       (2, 3, 2, 3)
     """
-    how = How(outputs, engine, batch_size, draws, seed, precision, sums, memory, tile)
+    how = how_of(
+        outputs=outputs, engine=engine, batch_size=batch_size, draws=draws, seed=seed,
+        precision=precision, sums=sums, memory=memory, tile=tile,
+    )  # fmt: skip
     if x2 is None:
-        return _kernel(*works(model, x1, None, groups, how, progress)[:1])
-    return _kernel(*works(model, x2, x1, groups, how, progress)[1:])
+        return _kernel(works(model, x1, None, groups, how, progress)[0])
+    rectangle = works(model, x2, x1, groups, how, progress)[1]
+    assert rectangle is not None
+    return _kernel(rectangle)
 
 
 def train_test_ntk(
@@ -91,7 +103,7 @@ def train_test_ntk(
 
     The other arguments (`How`) and errors as in `empirical_ntk`.
     """
-    train, test = works(model, x_train, x_test, groups, How(**how), progress)
+    train, test = works(model, x_train, x_test, groups, how_of(**how), progress)
     assert test is not None
     return _kernel(train), _kernel(test)
 
@@ -105,12 +117,24 @@ def works(
     progress: Progress | None = None,
 ) -> tuple[Work, Work | None]:
     """The train × train and the test × train kernels as tiles to be computed, arguments checked."""
-    if how.batch_size < 1 or how.draws < 1 or (how.tile is not None and how.tile < 1):
-        sizes = f"batch_size is {how.batch_size}, draws {how.draws} and tile {how.tile}"
-        raise LinftError(f"{sizes}; all must be 1 or more")
     for x in (x_train,) if x_test is None else (x_train, x_test):
         check_images(model, x)
     return tiles.works(model, x_train, x_test, labels_of(model, groups), how, progress)
+
+
+def how_of(**options: Any) -> How:
+    """How a kernel is computed, from fields of `How`.
+
+    Raises:
+      LinftError: a choice that there is not, or a size below 1.
+    """
+    for name, choices in CHOICES.items():
+        if options.get(name, choices[0]) not in choices:
+            raise LinftError(f"{name} is {options[name]!r}; choose among {', '.join(map(str, choices))}")
+    for name in ("batch_size", "draws", "tile"):
+        if (options.get(name) or 1) < 1 or options.get(name) == 0:
+            raise LinftError(f"{name} is {options[name]}; it must be 1 or more")
+    return How(**options)
 
 
 def _kernel(work: Work) -> Kernel:

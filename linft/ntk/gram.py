@@ -31,7 +31,8 @@ def tile(a: Rows, b: Rows, directions: Any, outputs: Outputs, dtype: Any) -> dic
     on_host = jax.default_backend() == "cpu"
     groups = dict.fromkeys((*a.dense, *a.aligned, *a.head))
     make = partial(_on_host if on_host else _on_device, a, b, np.asarray(directions), outputs, np.dtype(dtype))
-    return {group: np.asarray(make(group)) for group in groups}
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its image, later
+        return {group: np.asarray(make(group)) for group in groups}
 
 
 def _terms(a: Rows, b: Rows, group: str) -> Iterator[tuple[Any, Any]]:

@@ -180,7 +180,7 @@ def _settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Arra
     if not alike or offsets.min() < 0:
         return Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, frozenset()), offsets[:0]
     measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)[1]
-    found = [aligned.offset(*map(np.asarray, ratios), width) for ratios in measured]
+    found = [aligned.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
     fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
     if len(fitting) < len(alike):
         wanted = Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, fitting)

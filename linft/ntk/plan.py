@@ -7,7 +7,7 @@ output, and the marks in the traced program say where each output goes.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -78,6 +78,12 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
         if not args[0].shape[:1] == output.shape[:1] == x.shape[:1]:
             raise Uncovered(f"{path} does not map one example to one example")
         unbound, rule = module.clone(parent=None, name=None), rule_for(module)
+        delta = jax.ShapeDtypeStruct((1, *output.shape), output.dtype)
+        try:
+            kept = rule.record(module, args, kwargs)
+            jax.eval_shape(partial(rule.gradients, unbound), own(params, path), kept, delta)
+        except (TypeError, ValueError) as error:
+            raise Uncovered(f"a layer is called in a way that its rule cannot follow ({error})") from error
         of_one = jax.ShapeDtypeStruct((1, *output.shape[1:]), output.dtype)
         source = next((i for i, earlier in enumerate(outputs) if earlier is args[0]), None)
         joins = source is not None and folded.covers(layers[source].module, layers[source].rule, module)

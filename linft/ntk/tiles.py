@@ -98,7 +98,7 @@ def works(
     parts = {g: sum(g in chosen.labels.values() for chosen in divided) for g in groups}
     held: dict[tuple[int, int], Any] = {}  # (pass, block of training images) -> their Jacobians
 
-    def columns_of(number: int) -> Callable[[int, Callable[[int], None]], Any]:
+    def columns_of(number: int) -> Callable[..., Any]:
         """The Jacobians of a block of training images in a pass, kept where all of them fit."""
         for other in [key for key in held if key[0] != number]:
             del held[other]
