@@ -9,7 +9,7 @@ The head is in closed form: for output directions E [k c] and features φ its ke
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -158,32 +158,35 @@ def rows(
     outputs: Outputs,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
-    pairs = tuple(labels.items())
-    alone = Wanted(layers, pairs, model.head, outputs, frozenset())
-    asked = frozenset(i for i in alone.perturbed() if layers[i].last)
+    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, frozenset()))
     width = trees.get(model.params, model.head)["kernel"].shape[0]
     settled: list[tuple[Wanted, np.ndarray]] = []  # by the first batch
 
     def of_batch(x: Array) -> Rows:
         if not settled:
-            settled.append(_settle(model, Wanted(layers, pairs, model.head, outputs, asked), width, x, cotangents))
+            settled.append(settle(model, asked, width, x, cotangents))
         chosen, offsets = settled[0]
         return program(model.forward, chosen)(model.params, model.batch_stats, x, cotangents, offsets)[0]
 
     return of_batch
 
 
-def _settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array) -> tuple[Wanted, np.ndarray]:
+def every_last(wanted: Wanted) -> Wanted:
+    """With all layers taken for aligned that could be, by where their outputs go."""
+    return replace(wanted, alike=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
+
+
+def settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array) -> tuple[Wanted, np.ndarray]:
     """Which layers are aligned, and with which features, as the gradients of a batch show."""
     alike = sorted(wanted.alike)
     offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
     if not alike or offsets.min() < 0:
-        return Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, frozenset()), offsets[:0]
+        return replace(wanted, alike=frozenset()), offsets[:0]
     measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)[1]
     found = [aligned.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
     fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
     if len(fitting) < len(alike):
-        wanted = Wanted(wanted.layers, wanted.labels, wanted.head, wanted.outputs, fitting)
+        wanted = replace(wanted, alike=fitting)
     return wanted, np.array([o for o in found if o is not None], np.int32)
 
 

@@ -7,7 +7,7 @@ output, and the marks in the traced program say where each output goes.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -80,8 +80,11 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
         unbound, rule = module.clone(parent=None, name=None), rule_for(module)
         delta = jax.ShapeDtypeStruct((1, *output.shape), output.dtype)
         try:
-            kept = rule.record(module, args, kwargs)
-            jax.eval_shape(partial(rule.gradients, unbound), own(params, path), kept, delta)
+            jax.eval_shape(  # in a trace of its own, or it would count among the uses of the layer's input
+                lambda weights, delta: rule.gradients(unbound, weights, rule.record(module, args, kwargs), delta),
+                own(params, path),
+                delta,
+            )
         except (TypeError, ValueError) as error:
             raise Uncovered(f"a layer is called in a way that its rule cannot follow ({error})") from error
         of_one = jax.ShapeDtypeStruct((1, *output.shape[1:]), output.dtype)

@@ -192,11 +192,10 @@ def _divided(
 ) -> tuple[tuple[passes.Pass, ...], int]:
     """Passes over the layers, and how many images a block has."""
     item = x.dtype.itemsize
-    activations = sum(math.prod(layer.output.shape) for layer in layers)
-    batch = {"one batch": 2 * item * size * (k + 1) * activations}
+    batch = batch_bytes(layers, item, size, k)
     budget = memory.budget(how.memory)
-    memory.check(batch, budget, "use a smaller batch_size or more memory")
-    room = budget - sum(batch.values())
+    memory.check({"one batch": batch}, budget, "use a smaller batch_size or more memory")
+    room = budget - batch
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
     of_head = model.head + "/"
@@ -206,6 +205,11 @@ def _divided(
     largest = max(sum(bytes_of[path] for path in unit) for unit in units)
     tile = how.tile or min(TILE, len(x), max(1, room // (2 * largest)))
     return passes.divide(units, bytes_of, len(x) + beside, tile, room), tile
+
+
+def batch_bytes(layers: tuple[plan.Layer, ...], item: int, size: int, k: int) -> int:
+    """About what a batch takes while it is differentiated: layer inputs, and gradients for k outputs."""
+    return 2 * item * size * (k + 1) * sum(math.prod(layer.output.shape) for layer in layers)
 
 
 def _units(layers: tuple[plan.Layer, ...], labels: Mapping[str, str], of_head: str) -> list[dict[str, str]]:

@@ -1,0 +1,120 @@
+"""However the work is divided among passes, blocks and batches, the kernel is the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import linft
+from linft.base import Model
+from linft.errors import LinftError
+from linft.ntk import passes
+from linft.ntk.empirical import empirical_ntk, labels_of, train_test_ntk, works
+from linft.ntk.engine import How
+from linft.preprocess import Preprocessing
+
+CLASSES, N = 3, 7
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return linft.models.create("cifar_resnet8", CLASSES, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
+
+
+@pytest.fixture(scope="module")
+def images(digits) -> jax.Array:
+    resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")
+    return jnp.broadcast_to(resized, (24, 8, 8, 3)) - 0.5
+
+
+@pytest.fixture(scope="module")
+def whole(model, images):
+    return train_test_ntk(model, images[:N], images[N : N + 5])
+
+
+def room(model: Model, share: float) -> int:
+    """A share of what the Jacobians of all training images take, batch included, as the work counts it."""
+    return int(share * 4 * CLASSES * (N + 5) * sum(leaf.size for leaf in jax.tree.leaves(model.params)))
+
+
+@pytest.mark.parametrize(("share", "tile"), [(0.6, None), (0.3, 3), (0.2, 2), (0.1, 1)])
+def test_a_small_budget_changes_nothing(monkeypatch, model, images, whole, share, tile):
+    """Layers in passes, and where one layer is too large its blocks computed again."""
+    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: room(model, share) if limit else 2**40)
+    train, _ = works(model, images[:N], images[N : N + 5], None, How(memory=1, tile=tile, batch_size=2))
+    assert max(train.parts.values()) > 1 or share > 0.5
+    streamed = train_test_ntk(model, images[:N], images[N : N + 5], memory=1, tile=tile, batch_size=2)
+    for got, expected in zip(streamed, whole, strict=True):
+        for group, block in expected.blocks.items():
+            np.testing.assert_allclose(got.blocks[group], block, rtol=0, atol=2e-6 * np.linalg.norm(block))
+
+
+def test_tiles_are_computed_where_they_are_wanted_only(model, images, whole):
+    train = works(model, images[:N], None, None, How(tile=3))[0]
+    assert [s.stop for s in train.rows] == [3, 6, 7] and train.symmetric
+    (tile,) = train.tiles(lambda group, part, i, j: (group, part, i, j) == ("stage2", 0, 2, 1))
+    expected = whole[0].blocks["stage2"][6:, :, 3:6]
+    assert tile[:4] == ("stage2", 0, 2, 1)
+    np.testing.assert_allclose(tile.block, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
+
+
+def test_every_image_is_differentiated_once(monkeypatch, model, images):
+    """Also where the test images are held against the training ones."""
+    seen = []
+    original = linft.ntk.layerwise.rows
+
+    def counted(*args):
+        rows = original(*args)
+        return lambda x: seen.append(len(x)) or rows(x)
+
+    monkeypatch.setattr("linft.ntk.layerwise.rows", counted)
+    train_test_ntk(model, images[:6], images[6:10], tile=2, batch_size=2)
+    assert sum(seen) == 10
+
+
+@pytest.mark.parametrize(("precision", "error"), [("highest", 1e-6), ("bfloat16", 1e-2)])
+def test_precisions(model, images, whole, caplog, precision, error):
+    """Of Jacobians held with fewer digits: the difference is there, small, and said."""
+    with caplog.at_level("INFO", "linft"):
+        got = empirical_ntk(model, images[:N], precision=precision).total()
+    exact = whole[0].total()
+    difference = float(jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact))
+    assert difference < error and (difference > 1e-5) == (precision == "bfloat16")
+    assert any("differs by" in message for message in caplog.messages) == (precision == "bfloat16")
+
+
+def test_sums_in_float64_are_positive_to_their_rounding(x64, model, images):
+    """Twice the same images: half of the eigenvalues are zero, and only float64 sums say so to 1e-13."""
+    x = jnp.asarray(jnp.concatenate([images[:4], images[:4]]), jnp.float32)
+
+    def lowest(sums) -> float:
+        matrix = np.asarray(empirical_ntk(model, x, sums=sums).total(), np.float64).reshape(8 * CLASSES, -1)
+        values = np.linalg.eigvalsh(matrix)
+        return values[0] / values[-1]
+
+    assert lowest("float64") > -1e-13
+    assert abs(lowest("float32")) < 1e-5
+
+
+def test_passes_hold_every_parameter_once_and_fit():
+    rng = np.random.default_rng(0)
+    units = [{f"layer{i}/kernel": f"g{i // 3}", f"layer{i}/bias": f"g{i // 3}"} for i in range(12)]
+    size = {path: int(rng.integers(1, 100)) for unit in units for path in unit}
+    for budget in (2000, 5000, 20000):
+        divided = passes.divide(units, size, images=20, tile=5, budget=budget)
+        assert sorted(p for chosen in divided for p in chosen.labels) == sorted(size)
+        for chosen in divided:
+            held = sum(size[p] for p in chosen.labels) * (20 if chosen.keeps else 10)
+            assert held <= budget
+    assert len(passes.divide(units, size, images=20, tile=5, budget=10**6)) == 1
+
+
+def test_refuses_a_layer_of_which_two_blocks_do_not_fit():
+    with pytest.raises(LinftError, match=r"Jacobians of stem/conv for two blocks of 5 images are 9.3 GiB and 0.9 GiB"):
+        passes.divide([{"stem/conv/kernel": "stem"}], {"stem/conv/kernel": 10**9}, images=20, tile=5, budget=10**9)
+
+
+def test_groups_say_which_parameters(model):
+    labels = labels_of(model, ["stage3", "head"])
+    assert set(labels.values()) == {"stage3", "head"} and all(p.startswith(("stage3/", "head/")) for p in labels)
