@@ -15,8 +15,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipe", "trees", "preprocess", "task", "files", "interruption", "_compat"),
     ("base", "depth"),
     ("losses", "optim", "recipes", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),
-    ("ntk", "delta", "batch_norm", "reinitialization"),
     ("parallel",),
+    ("ntk", "delta", "batch_norm", "reinitialization"),
     ("training",),
     ("feeding", "measuring"),
     ("recording",),
@@ -33,7 +33,11 @@ FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # module or subpackage -> the only ones that may import it
 ONLY = {
     "linft._compat": ("linft.ntk", "linft.predict.flow"),
-    "linft.ntk": ("linft.predict.tangent", "linft.comparison"),  # to predict; to see the kernel change
+    "linft.ntk": (
+        "linft.predict.tangent",
+        "linft.comparison",
+        "linft.cli.kernel",
+    ),  # to predict; to see it change; to keep it
     "matplotlib": ("linft.report",),
 }
 
