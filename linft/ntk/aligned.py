@@ -11,13 +11,9 @@ Whether a layer is one of them is seen in the gradients of real images: for irre
 the features, the gradient must be w_j(o) δ¹ to rounding, with j(o) = o + offset.
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-from linft.base import Outputs
 
 ALIKE = 1e-3
 """Relative difference of rounding, far below that of any other pair of weights."""
@@ -54,11 +50,7 @@ def offset(factor: np.ndarray, rest: np.ndarray, size: np.ndarray, features: int
     return None
 
 
-def add(rows: Any, group: str, gradient: Float[Array, "b size"], v: Float[Array, "k o"], outputs: Outputs) -> None:
-    """Put a layer's gradients for δ¹ among the rows, in the form that the outputs ask for."""
-    h = gradient.reshape(len(gradient), v.shape[1], -1)
-    if outputs == "full":
-        rows.aligned.setdefault(group, []).append((h, v))
-        return
-    scaled = h * jnp.sqrt((v**2).sum(0))[None, :, None]
-    rows.dense.setdefault(group, []).append(scaled.reshape(len(h), 1, -1))
+def traced(gradient: Float[Array, "b 1 size"], v: Float[Array, "k o"]) -> Float[Array, "b 1 size"]:
+    """One gradient whose inner products are those of all outputs together: H_o √(Σ_k V_ko²)."""
+    h = gradient.reshape(len(gradient), 1, v.shape[1], -1) * jnp.sqrt((v**2).sum(0))[None, None, :, None]
+    return h.reshape(gradient.shape)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs
 
 from linft.base import Outputs
+from linft.ntk import projection
 from linft.ntk.layerwise import Rows
 
 Block = Any
@@ -29,15 +30,38 @@ def tile(a: Rows, b: Rows, directions: Any, outputs: Outputs, dtype: Any) -> dic
       dtype: of the sums over parameters.
     """
     on_host = jax.default_backend() == "cpu"
-    groups = dict.fromkeys((*a.dense, *a.aligned, *a.head))
+    groups = groups_of(a)
     make = partial(_on_host if on_host else _on_device, a, b, np.asarray(directions), outputs, np.dtype(dtype))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its image, later
         return {group: np.asarray(make(group)) for group in groups}
 
 
+def variances(a: Rows, b: Rows, outputs: Outputs, k: int) -> dict[str, np.ndarray]:
+    """The variance of every entry of `tile` that random projection leaves; 0 where gradients are exact."""
+    found = {}
+    for group in groups_of(a):
+        n, m = _length(a, group), _length(b, group)
+        total = np.zeros((n, k, m, k) if outputs == "full" else (n, m))
+        for x, y in zip(a.sketched.get(group, []), b.sketched.get(group, []), strict=True):
+            total += np.asarray(_variance(x, y, outputs == "full")) / (k**2 if outputs == "pseudo" else 1)
+        found[group] = total
+    return found
+
+
+@partial(jax.jit, static_argnums=2)
+def _variance(x: Any, y: Any, full: bool) -> Any:
+    return projection.estimate(x, y, lambda x, y: _product(x, y, full, x.dtype)).variance
+
+
+def groups_of(rows: Rows) -> tuple[str, ...]:
+    """The groups of which there are rows."""
+    return tuple(dict.fromkeys((*rows.dense, *rows.aligned, *rows.sketched, *rows.head)))
+
+
 def _terms(a: Rows, b: Rows, group: str) -> Iterator[tuple[Any, Any]]:
     """Pairs [r k p], [s k p] whose products add up, and whose k is that of the outputs, or 1."""
     yield from zip(a.dense.get(group, []), b.dense.get(group, []), strict=True)
+    yield from zip(a.sketched.get(group, []), b.sketched.get(group, []), strict=True)
 
 
 def _on_host(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str) -> np.ndarray:
@@ -75,9 +99,13 @@ def mirrored(ndim: int) -> tuple[int, ...]:
 
 
 def _length(rows: Rows, group: str) -> int:
-    if group in rows.dense:
-        return len(rows.dense[group][0])
-    return len(rows.aligned[group][0][0]) if group in rows.aligned else len(rows.head[group][0])
+    held = (
+        rows.dense.get(group),
+        [h for h, _ in rows.aligned.get(group, [])],
+        rows.sketched.get(group),
+        rows.head.get(group),
+    )
+    return len(next(arrays for arrays in held if arrays)[0])
 
 
 def _host(array: Any, dtype: np.dtype) -> np.ndarray:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from linft import trees
 from linft.base import Model, Outputs
-from linft.ntk import aligned, folded
+from linft.ntk import aligned, folded, projection
 from linft.ntk.plan import Layer, interceptor, own
 from linft.trees import Tree
 
@@ -38,6 +38,8 @@ class Rows:
     """Per-example gradients of the outputs, [b k size]; k is 1 where one gradient stands for all of them."""
     aligned: dict[str, list[tuple[Any, Any]]]
     """(H [b o size], V [k o]): the gradient of output k with respect to channel o's parameters is V_ko H_o."""
+    sketched: dict[str, list[Any]]
+    """Random projections of per-example gradients, [b k length]."""
     head: dict[str, list[Any]]
     """Inputs of the head, [b d]: φ for its kernel, 1 for its bias."""
 
@@ -51,8 +53,10 @@ class Wanted:
     """(parameter path, group), of the parameters wanted."""
     head: str
     outputs: Outputs
-    alike: frozenset[int]
+    alike: frozenset[int] = frozenset()
     """Layers whose channels each feed one feature."""
+    sketch: tuple[int, int] | None = None
+    """Dimensions and seed of the random projection of parameters with more numbers."""
 
     def ask(self, i: int) -> bool:
         """Whether a layer has parameters that are wanted."""
@@ -112,7 +116,7 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
         zeros = {i: jnp.zeros((len(x), *wanted.layers[i].output.shape[1:]), x.dtype) for i in perturbed}
         (logits, features), pull, (kept, _) = jax.vjp(lambda z: passes(params, batch_stats, x, z), zeros, has_aux=True)
         groups = dict(wanted.labels)
-        found = Rows({}, {}, {})
+        found = Rows({}, {}, {}, {})
         every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
         deltas = jax.vmap(lambda e: pull((e, jnp.zeros_like(features)))[0])(every)
         summed: dict[str, Array] = {}
@@ -133,13 +137,21 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
                 measured.append(aligned.ratios(one, weighed))
                 along = jax.lax.dynamic_slice_in_dim(towards, offset, one.shape[-1], 1)
                 for path, gradient in gradients(params, kept, i, one[None]).items():
-                    if path in groups:
-                        aligned.add(found, groups[path], gradient[:, 0], along, wanted.outputs)
-        small: dict[str, list[Array]] = {}
+                    if path in groups and wanted.outputs == "full":
+                        h = gradient.reshape(len(gradient), along.shape[1], -1)
+                        found.aligned.setdefault(groups[path], []).append((h, along))
+                    elif path in groups:
+                        summed[path] = aligned.traced(gradient, along)
+        small: dict[tuple[str, int], list[Array]] = {}
         for path, gradient in summed.items():
-            place = small if gradient.shape[-1] < SMALL else found.dense
-            place.setdefault(groups[path], []).append(gradient)
-        for group, parts in small.items():
+            group, size = groups[path], gradient.shape[-1]
+            if wanted.sketch and size > wanted.sketch[0]:
+                found.sketched.setdefault(group, []).append(projection.sketch(gradient, path, *wanted.sketch))
+            elif size < SMALL:
+                small.setdefault((group, gradient.shape[1]), []).append(gradient)
+            else:
+                found.dense.setdefault(group, []).append(gradient)
+        for (group, _), parts in small.items():
             found.dense.setdefault(group, []).append(jnp.concatenate(parts, -1) if len(parts) > 1 else parts[0])
         for path, group in wanted.labels:
             if path.startswith(wanted.head + "/"):
@@ -156,9 +168,10 @@ def rows(
     labels: Mapping[str, str],
     cotangents: Float[Array, "k c"],
     outputs: Outputs,
+    sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
-    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, frozenset()))
+    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
     width = trees.get(model.params, model.head)["kernel"].shape[0]
     settled: list[tuple[Wanted, np.ndarray]] = []  # by the first batch
 
@@ -195,8 +208,8 @@ def stack(parts: Sequence[Rows], real: Sequence[int]) -> Rows:
     whole: Any = np if jax.default_backend() == "cpu" else jnp
 
     def joined(*arrays: Array) -> Any:
-        cut = [array[:n] for array, n in zip(arrays, real, strict=True)]
-        return whole.asarray(cut[0]) if len(cut) == 1 else whole.concatenate(cut)
+        cut = [whole.asarray(array)[:n] for array, n in zip(arrays, real, strict=True)]
+        return cut[0] if len(cut) == 1 else whole.concatenate(cut)
 
     first = parts[0]
     return Rows(
@@ -208,5 +221,6 @@ def stack(parts: Sequence[Rows], real: Sequence[int]) -> Rows:
             ]
             for group, pairs in first.aligned.items()
         },
+        jax.tree.map(joined, *(part.sketched for part in parts)),
         jax.tree.map(joined, *(part.head for part in parts)),
     )

@@ -132,7 +132,7 @@ def works(
                     for j in ours:
                         same = symmetric and i == j
                         blocks = engines[number].between(left, left if same else column(j))
-                        _refuse_not_finite(blocks, row.start)
+                        refuse_not_finite(blocks, row.start)
                         if not checked:
                             engines[number].check(blocks, x[row], None if same else x_train[columns[j]])
                             checked = True
@@ -163,7 +163,8 @@ def _blocks(n: int, tile: int) -> tuple[slice, ...]:
     return tuple(slice(start, min(start + tile, n)) for start in range(0, n, tile))
 
 
-def _refuse_not_finite(blocks: Mapping[str, np.ndarray], start: int) -> None:
+def refuse_not_finite(blocks: Mapping[str, np.ndarray], start: int) -> None:
+    """Refuse a kernel with values that are not, naming the image, of those from `start` on."""
     for group, block in blocks.items():
         if not np.isfinite(block).all():
             bad = start + int(np.argmax(~np.isfinite(block.reshape(len(block), -1)).all(1)))

@@ -1,0 +1,93 @@
+"""`projected_ntk`: the kernel from random projections of each example's gradient, with its standard error."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from linft.base import Kernel, Model, Outputs
+from linft.errors import LinftError
+from linft.ntk import batching, engine, gram, layerwise, plan, projection
+from linft.ntk.empirical import check_images, how_of, labels_of
+from linft.ntk.tiles import Progress, refuse_not_finite
+from linft.trees import Groups
+
+
+class Projected(NamedTuple):
+    """A kernel from projected gradients."""
+
+    kernel: Kernel
+    """Unbiased."""
+    standard_error: dict[str, Array]
+    """Of every entry, by group, in the shape of the kernel's blocks."""
+
+
+def projected_ntk(
+    model: Model,
+    x1: Float[Array, "n h w ch"],
+    x2: Float[Array, "m h w ch"] | None = None,
+    *,
+    dimensions: int = projection.DIMENSIONS,
+    outputs: Outputs = "trace",
+    groups: Groups | Sequence[str] | None = None,
+    batch_size: int = 16,
+    draws: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Projected:
+    """The kernel of `empirical_ntk` where parameters of more than k numbers are projected to k.
+
+        Θ̂_g[n, c, m, c'] = Σ_p ⟨Φ_p ∂f_c(x_n)/∂w_p, Φ_p ∂f_c'(x_m)/∂w_p⟩,     E ΦᵀΦ = 1
+
+    (Deshpande and others 2021, section 3.2; Φ as in `projection`). What is held and multiplied are k
+    numbers for each parameter, image and output instead of all.
+
+    Args:
+      dimensions: k.
+      seed: of Φ, and of the signs of pseudo kernels.
+      model, x1, x2, outputs, groups, batch_size, draws, progress: as in `empirical_ntk`.
+
+    Raises:
+      LinftError: parameters that the layerwise engine does not cover, too few dimensions, values that are
+        not finite.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, linft
+      >>> model = linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=4)
+      >>> kernel, error = projected_ntk(model, jnp.ones((2, 32, 32, 3)), dimensions=512, groups=["stage3"])
+      >>> kernel.blocks["stage3"].shape == error["stage3"].shape == (2, 2)
+      True
+    """
+    how = how_of(outputs=outputs, batch_size=batch_size, draws=draws, seed=seed)
+    projection.check(dimensions, seed)
+    for x in (x1,) if x2 is None else (x1, x2):
+        check_images(model, x)
+    labels, cotangents = labels_of(model, groups), engine.directions(how, model.num_classes, x1.dtype)
+    try:
+        layers = plan.plan(model, x1)
+    except plan.Uncovered as reason:
+        raise LinftError(f"{reason}; such gradients cannot be projected: use empirical_ntk") from None
+    with jax.default_matmul_precision("highest"):
+        rows_of = layerwise.rows(model, layers, labels, cotangents, outputs, (dimensions, seed))
+        total = len(x1) + (0 if x2 is None else len(x2))
+
+        def held(x: Array, before: int) -> layerwise.Rows:
+            parts, real = [], []
+            for batch, n in batching.split(x, batching.size_for(len(x), batch_size)):
+                parts.append(rows_of(batch))
+                real.append(n)
+                if progress is not None:
+                    progress(before + sum(real), total)
+            return layerwise.stack(parts, real)
+
+        left = held(x1, 0)
+        right = left if x2 is None else held(x2, len(x1))
+        directions = np.asarray(cotangents @ cotangents.T)
+        blocks = gram.tile(left, right, directions, outputs, x1.dtype)
+        variances = gram.variances(left, right, outputs, len(cotangents))
+    refuse_not_finite(blocks, 0)
+    kernel = Kernel({g: jnp.asarray(blocks[g]) for g in dict.fromkeys(labels.values())}, outputs, "layerwise")
+    return Projected(kernel, {g: jnp.asarray(np.sqrt(v), x1.dtype) for g, v in variances.items()})

@@ -1,0 +1,69 @@
+"""The kernel of projected gradients: exact where nothing is projected, elsewhere off by what it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import linft
+from linft.base import Model
+from linft.errors import LinftError
+from linft.ntk.empirical import empirical_ntk
+from linft.ntk.projected import projected_ntk
+from linft.preprocess import Preprocessing
+
+CLASSES, K = 3, 256
+PROJECTED = ("stage2", "stage3")  # have convolutions of 288 to 2304 numbers
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return linft.models.create("cifar_resnet8", CLASSES, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
+
+
+@pytest.fixture(scope="module")
+def images(digits) -> jax.Array:
+    resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")
+    return jnp.broadcast_to(resized, (24, 8, 8, 3)) - 0.5
+
+
+@pytest.mark.parametrize("outputs", ["full", "trace", "pseudo"])
+def test_is_off_by_its_standard_error(model, images, outputs):
+    exact = empirical_ntk(model, images[:12], images[12:], outputs=outputs).blocks
+    kernel, error = projected_ntk(model, images[:12], images[12:], outputs=outputs, dimensions=K)
+    assert list(kernel.blocks) == list(exact)
+    for group, block in exact.items():
+        difference, expected = np.asarray(kernel.blocks[group] - block), np.asarray(error[group])
+        if group in PROJECTED:
+            assert 0.5 < np.sqrt((difference**2).mean() / (expected**2).mean()) < 2
+        else:
+            assert not expected.any()
+            np.testing.assert_allclose(difference, 0, atol=2e-6 * np.linalg.norm(block))
+
+
+def test_is_one_kernel_whatever_the_batches(model, images):
+    """Symmetric, positive semidefinite to rounding, and the same in batches of any size."""
+    whole = projected_ntk(model, images[:6], outputs="full", dimensions=K).kernel.total()
+    cut = projected_ntk(model, images[:6], outputs="full", dimensions=K, batch_size=4).kernel.total()
+    np.testing.assert_allclose(cut, whole, rtol=0, atol=2e-6 * np.linalg.norm(whole))
+    matrix = np.asarray(whole, np.float64).reshape(6 * CLASSES, -1)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert np.linalg.eigvalsh(matrix)[0] > -1e-6 * np.linalg.norm(matrix)
+
+
+def test_more_dimensions_are_closer_and_enough_are_exact(model, images):
+    exact = empirical_ntk(model, images[:6], outputs="trace").total()
+
+    def error(k: int) -> float:
+        return float(jnp.linalg.norm(projected_ntk(model, images[:6], dimensions=k).kernel.total() - exact))
+
+    assert error(2304) < 1e-5 * float(jnp.linalg.norm(exact)) < error(1024) < error(64)
+
+
+def test_refuses(model, images):
+    with pytest.raises(LinftError, match="projection is 8 dimensions; give 16 or more"):
+        projected_ntk(model, images[:2], dimensions=8)
+    with pytest.raises(LinftError, match="such gradients cannot be projected: use empirical_ntk"):
+        projected_ntk(linft.linearize(model), images[:2])
+    with pytest.raises(LinftError, match="no layer group stage9"):
+        projected_ntk(model, images[:2], groups=["stage9"])
