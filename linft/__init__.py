@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from linft.linearization import linearize as linearize
     from linft.models.from_flax import from_flax as from_flax
     from linft.ntk.empirical import empirical_ntk as empirical_ntk
+    from linft.ntk.projected import projected_ntk as projected_ntk
     from linft.recipe import Recipe as Recipe
     from linft.task import Task as Task
     from linft.training_run import run_in as run_in
@@ -37,7 +38,7 @@ _HOME = {
     "Tangent": "linft.base", "Trajectory": "linft.base", "compare": "linft.comparison",
     "load_task": "linft.data.load", "LinftError": "linft.errors", "finetune": "linft.finetuning",
     "linearize": "linft.linearization", "from_flax": "linft.models.from_flax",
-    "empirical_ntk": "linft.ntk.empirical", "Recipe": "linft.recipe", "Task": "linft.task",
+    "empirical_ntk": "linft.ntk.empirical", "projected_ntk": "linft.ntk.projected", "Recipe": "linft.recipe", "Task": "linft.task",
     "run_in": "linft.training_run", "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report")
