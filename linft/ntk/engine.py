@@ -2,18 +2,20 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from linft.base import Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import batching, gram, layerwise, package, plan
+from linft.ntk import batching, divided, gram, hosts, layerwise, package, plan
 from linft.ntk.check import check
 
 log = logging.getLogger("linft")
@@ -25,7 +27,7 @@ Precision = Literal["highest", "tensorfloat32", "bfloat16"]
 
 @dataclass(frozen=True)
 class How:
-    """How a kernel is computed; every field but batch_size and memory changes values, if only by rounding."""
+    """How a kernel is computed; every field but batch_size, memory and mesh changes values, if only by rounding."""
 
     outputs: Outputs = "full"
     engine: Choice = "auto"
@@ -36,6 +38,8 @@ class How:
     sums: Literal["float32", "float64"] | None = None
     memory: int | None = None
     tile: int | None = None
+    mesh: Mesh | None = None
+    """Devices that share the work, of one host or of several in lockstep; None: one device."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Engine:
 
     hold: Callable[[Array], Any]
     """From a batch of images to what is held of it."""
-    join: Callable[[list[Any], list[int]], Any]
-    """What is held of batches one after another, and how many images of each are real."""
+    join: Callable[[Iterable[tuple[Any, int]], int], Any]
+    """From what is held of batches, and how many images of each are real, to what is held of all n."""
     between: Callable[[Any, Any], dict[str, np.ndarray]]
     """From what is held of two blocks to Θ_g between them."""
     check: Callable[[dict[str, np.ndarray], Array, Array | None], None]
@@ -82,14 +86,21 @@ def of_layers(
     dtype = np.dtype(how.sums or cotangents.dtype)
     pairs = np.asarray(cotangents @ cotangents.T)
 
-    def join(parts: list[layerwise.Rows], real: list[int]) -> layerwise.Rows:
-        whole = layerwise.stack(parts, real)
-        return jax.tree.map(lambda a: a.astype(jnp.bfloat16), whole) if how.precision == "bfloat16" else whole
+    def join(batches: Iterable[tuple[layerwise.Rows, int]], n: int) -> layerwise.Rows:
+        if how.precision != "bfloat16":
+            return layerwise.gather(batches, n)
+        half = ((jax.tree.map(lambda a: a.astype(jnp.bfloat16), rows), real) for rows, real in batches)
+        return layerwise.gather(half, n)
 
+    def between(a: layerwise.Rows, b: layerwise.Rows) -> dict[str, np.ndarray]:
+        blocks = gram.tile(a, b, pairs, how.outputs, dtype)
+        return hosts.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
+
+    rows_of = layerwise.rows if how.mesh is None else partial(divided.rows, how.mesh)
     return Engine(
-        _at(how.precision, layerwise.rows(model, layers, labels, cotangents, how.outputs)),
+        _at(how.precision, hosts.translated(rows_of(model, layers, labels, cotangents, how.outputs))),
         join,
-        _at(how.precision, lambda a, b: gram.tile(a, b, pairs, how.outputs, dtype)),
+        _at(how.precision, hosts.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(
             model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision
         )),
@@ -119,15 +130,16 @@ def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: 
     return Engine(lambda x: x, _images, _at("highest", of_two), lambda blocks, x1, x2: None)
 
 
-def _images(parts: list[Array], real: list[int]) -> Array:
-    return jnp.concatenate([part[:n] for part, n in zip(parts, real, strict=True)])
+def _images(batches: Iterable[tuple[Array, int]], n: int) -> Array:
+    return jnp.concatenate([batch[:real] for batch, real in batches])
 
 
 def held(engine: Engine, x: Array, size: int, tell: Callable[[int], None]) -> Any:
     """What an engine holds of a block of images, computed in equal batches."""
-    parts, real = [], []
-    for batch, n in batching.split(x, size):
-        parts.append(engine.hold(batch))
-        real.append(n)
-        tell(n)
-    return engine.join(parts, real)
+
+    def batches() -> Iterator[tuple[Any, int]]:
+        for batch, real in batching.split(x, size):
+            yield engine.hold(batch), real
+            tell(real)
+
+    return engine.join(batches(), len(x))

@@ -8,9 +8,9 @@ The head is in closed form: for output directions E [k c] and features φ its ke
 (`aligned`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -203,24 +203,36 @@ def settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array
     return wanted, np.array([o for o in found if o is not None], np.int32)
 
 
-def stack(parts: Sequence[Rows], real: Sequence[int]) -> Rows:
-    """The rows of batches one after another, each without what was padded, on the host's side of a CPU."""
-    whole: Any = np if jax.default_backend() == "cpu" else jnp
+def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
+    """The rows of n examples from those of batches, each without what was padded.
 
-    def joined(*arrays: Array) -> Any:
-        cut = [whole.asarray(array)[:n] for array, n in zip(arrays, real, strict=True)]
-        return cut[0] if len(cut) == 1 else whole.concatenate(cut)
+    On CPU they are put in place as they come, so that no more than one batch is there twice.
+    """
+    if jax.default_backend() != "cpu":
+        apart = [(_apart(rows), real) for rows, real in batches]
+        cut = [jax.tree.map(partial(_first, real), by_example) for (by_example, _), real in apart]
+        return _together(jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *cut), apart[0][0][1])
+    whole, done = None, 0
+    for rows, real in batches:
+        by_example, along = _apart(rows)
+        if whole is None:
+            whole = jax.tree.map(lambda a: np.empty((n, *a.shape[1:]), a.dtype), by_example)
+        for place, part in zip(jax.tree.leaves(whole), jax.tree.leaves(by_example), strict=True):
+            place[done : done + real] = np.asarray(part)[:real]
+        done += real
+    return _together(whole, jax.tree.map(np.asarray, along))
 
-    first = parts[0]
-    return Rows(
-        jax.tree.map(joined, *(part.dense for part in parts)),
-        {
-            group: [
-                (joined(*(part.aligned[group][n][0] for part in parts)), whole.asarray(v))
-                for n, (_, v) in enumerate(pairs)
-            ]
-            for group, pairs in first.aligned.items()
-        },
-        jax.tree.map(joined, *(part.sketched for part in parts)),
-        jax.tree.map(joined, *(part.head for part in parts)),
-    )
+
+def _first(n: int, array: Array) -> Array:
+    return array[:n]
+
+
+def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:
+    """What there is of every example, and the V that all have in common."""
+    h = {group: [h for h, _ in pairs] for group, pairs in rows.aligned.items()}
+    return (rows.dense, h, rows.sketched, rows.head), {g: [v for _, v in pairs] for g, pairs in rows.aligned.items()}
+
+
+def _together(by_example: Any, along: dict[str, list[Any]]) -> Rows:
+    dense, h, sketched, head = by_example
+    return Rows(dense, {g: list(zip(h[g], along[g], strict=True)) for g in h}, sketched, head)

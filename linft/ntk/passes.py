@@ -29,7 +29,7 @@ def divide(
     layers: Sequence[Mapping[str, str]],
     bytes_of: Mapping[str, int],
     images: int,
-    tile: int,
+    least: int,
     budget: int,
 ) -> tuple[Pass, ...]:
     """Passes over the layers, from the head down, of which each fits into the budget.
@@ -37,16 +37,16 @@ def divide(
     Args:
       layers: labels of the parameters that are computed together, in network order.
       bytes_of: by parameter path, bytes of the Jacobian of one image.
-      images: how many are held, and computed against them.
-      tile: images in a block, the least that can be held.
+      images: how many are held at once where all of them are, with what is computed against them.
+      least: how many are where it has to be few, two blocks and a batch.
       budget: bytes for Jacobians.
 
     Raises:
-      LinftError: two blocks of one layer are more than the budget.
+      LinftError: even those of one layer are more than the budget.
 
     Example:
       >>> two = [{"a": "low"}, {"b": "high"}]
-      >>> [p.labels for p in divide(two, {"a": 10, "b": 20}, images=100, tile=10, budget=2000)]
+      >>> [p.labels for p in divide(two, {"a": 10, "b": 20}, images=100, least=20, budget=2000)]
       [{'b': 'high'}, {'a': 'low'}]
     """
     whole = {path: group for labels in layers for path, group in labels.items()}
@@ -57,11 +57,12 @@ def divide(
     for labels in reversed(layers):
         size = sum(bytes_of[path] for path in labels)
         if images * size > budget:
-            if 2 * tile * size > budget:
+            if least * size > budget:
                 name = next(iter(labels)).rpartition("/")[0]
                 raise LinftError(
-                    f"the Jacobians of {name} for two blocks of {tile} images are {2 * tile * size / GIB:.1f} GiB and "
-                    f'{budget / GIB:.1f} GiB may be used; use a smaller tile, more memory, or outputs="trace"'
+                    f"the Jacobians of {name} for {least} images, two blocks and a batch, are "
+                    f"{least * size / GIB:.1f} GiB and {budget / GIB:.1f} GiB may be used; "
+                    "use a smaller tile or batch_size, or more memory"
                 )
             passes.append(Pass(dict(labels), False))
             room = 0

@@ -1,6 +1,6 @@
 """`projected_ntk`: the kernel from random projections of each example's gradient, with its standard error."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -75,13 +75,15 @@ def projected_ntk(
         total = len(x1) + (0 if x2 is None else len(x2))
 
         def held(x: Array, before: int) -> layerwise.Rows:
-            parts, real = [], []
-            for batch, n in batching.split(x, batching.size_for(len(x), batch_size)):
-                parts.append(rows_of(batch))
-                real.append(n)
-                if progress is not None:
-                    progress(before + sum(real), total)
-            return layerwise.stack(parts, real)
+            def batches() -> Iterator[tuple[layerwise.Rows, int]]:
+                done = before
+                for batch, real in batching.split(x, batching.size_for(len(x), batch_size)):
+                    yield rows_of(batch), real
+                    done += real
+                    if progress is not None:
+                        progress(done, total)
+
+            return layerwise.gather(batches(), len(x))
 
         left = held(x1, 0)
         right = left if x2 is None else held(x2, len(x1))

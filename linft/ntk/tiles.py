@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from linft import trees
 from linft.base import Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import batching, engine, memory, passes, plan
+from linft.ntk import batching, engine, hosts, memory, passes, plan
+from linft.ntk.divided import memories
 from linft.ntk.engine import How, Name
 
 log = logging.getLogger("linft")
@@ -58,6 +60,8 @@ class Work:
     engine: Name
     tiles: Callable[[Wanted], Iterator[Tile]] = field(repr=False)
     """Every tile that is wanted, once; j ≤ i where symmetric."""
+    mesh: Mesh | None = None
+    """The devices that compute each tile together: all of their hosts must want the same. None: one host's."""
 
 
 def works(
@@ -83,7 +87,9 @@ def works(
     """
     name, layers = engine.choose(how.engine, model, x_train)
     cotangents = engine.directions(how, model.num_classes, x_train.dtype)
-    size = batching.size_for(len(x_train), how.batch_size)
+    mesh = None if layers is None else how.mesh
+    devices = 1 if mesh is None else mesh.size
+    size = devices * batching.size_for(math.ceil(len(x_train) / devices), how.batch_size)
     if layers is None:
         divided, tile = _undivided(model, x_train, labels, how, len(cotangents))
         engines = [engine.of_package(model, labels, cotangents, how)]
@@ -141,7 +147,7 @@ def works(
                                 yield Tile(group, part[group], i, j, block)
 
         dtype, k = np.dtype(how.sums or x_train.dtype), len(cotangents) if how.outputs == "full" else None
-        return Work(tuple(groups), parts, rows, columns, symmetric, dtype, how.outputs, k, name, tiles)
+        return Work(tuple(groups), parts, rows, columns, symmetric, dtype, how.outputs, k, name, tiles, mesh)
 
     return work(x_train, True), None if x_test is None else work(x_test, False)
 
@@ -193,10 +199,11 @@ def _divided(
 ) -> tuple[tuple[passes.Pass, ...], int]:
     """Passes over the layers, and how many images a block has."""
     item = x.dtype.itemsize
-    batch = batch_bytes(layers, item, size, k)
-    budget = memory.budget(how.memory)
+    among = memories(how.mesh)
+    batch = batch_bytes(layers, item, size // among, k)
+    budget = hosts.least(how.mesh, memory.budget(how.memory))
     memory.check({"one batch": batch}, budget, "use a smaller batch_size or more memory")
-    room = budget - batch
+    room = (budget - batch) * among
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
     of_head = model.head + "/"
@@ -204,8 +211,8 @@ def _divided(
                            else k * leaves[p]) for p in labels}  # fmt: skip
     units = _units(layers, labels, of_head)
     largest = max(sum(bytes_of[path] for path in unit) for unit in units)
-    tile = how.tile or min(TILE, len(x), max(1, room // (2 * largest)))
-    return passes.divide(units, bytes_of, len(x) + beside, tile, room), tile
+    tile = how.tile or min(TILE, len(x), max(1, (room // largest - size) // 2))
+    return passes.divide(units, bytes_of, len(x) + beside + size, 2 * tile + size, room), tile
 
 
 def batch_bytes(layers: tuple[plan.Layer, ...], item: int, size: int, k: int) -> int:
