@@ -15,6 +15,7 @@ from linft.cli.size import to_bytes
 from linft.errors import LinftError
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from rich.console import Console
 
     from linft.base import Model
@@ -79,6 +80,10 @@ class Machine:
     """Images of a tile; by default 256, or as many as memory allows."""
     memory: str | None = None
     """Memory that may be used, such as 4GiB; what is free by default."""
+    devices: int | None = None
+    """Devices that share the work; all by default."""
+    distributed: bool = False
+    """Share the work with the other hosts of this job, as the cluster's environment names them."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,24 @@ class Kernel:
 
     def __call__(self) -> None:
         """Compute what is missing, and say what there is."""
+        if not self.machine.distributed:
+            return self.compute()
+        from linft.ntk import hosts
+
+        hosts.join()
+        try:
+            return self.compute()
+        except LinftError as error:
+            hosts.leave(str(error))
+
+    def compute(self) -> None:
+        """What is missing."""
         path = self.writing.output
         resumes = (path / "zarr.json").exists()
+        if self.machine.distributed:  # before any of them makes it
+            from linft import parallel
+
+            resumes = parallel.any_host(resumes)
         if resumes and not self.writing.resume:
             raise LinftError(f"{path} holds a kernel; go on with it by --resume, or choose another --output")
         memory = None if self.machine.memory is None else to_bytes(self.machine.memory)
@@ -119,12 +140,14 @@ class Kernel:
         from rich.filesize import decimal
 
         from linft import trees
-        from linft.ntk import empirical, manifest, store
+        from linft.ntk import empirical, hosts, manifest, store
         from linft.ntk.engine import How
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-        logging.getLogger("linft").setLevel(logging.INFO)
-        console = Console()
+        first = jax.process_index() == 0
+        logging.getLogger("linft").setLevel(logging.INFO if first else logging.WARNING)
+        console = Console(quiet=not first)
+        mesh = self.mesh()
         before = manifest.read(path) if resumes else None
         task = self.load_task()
         model = self.model(task)
@@ -140,23 +163,38 @@ class Kernel:
             precision=machine.precision,
             memory=memory,
             tile=before["train tile"][0] if before and machine.tile is None else machine.tile,
+            mesh=mesh,
         )
         dtype = trees.get(model.params, model.head)["kernel"].dtype
         x_train = model.preprocess(task.x_train).astype(dtype)
         x_test = model.preprocess(task.x_test).astype(dtype) if self.data.test else None
         images = f"{len(x_train)} training" + ("" if x_test is None else f" and {len(x_test)} test")
-        console.print(f"{model.name} → {task.name}: {images} images, on {jax.default_backend()}", soft_wrap=True)
+        place = jax.default_backend() + ("" if mesh is None else f", {mesh.size} devices, {jax.process_count()} hosts")
+        console.print(f"{model.name} → {task.name}: {images} images, on {place}", soft_wrap=True)
         train, test = empirical.works(model, x_train, x_test, what.groups or None, how)
         store.begin(path, model, x_train, train, x_test, test, labels=labels, **self.options())
+        share = (jax.process_index(), jax.process_count())
         with told(console) as tell:
             for name, work in (("train", train), ("test", test)):
                 if work is not None:
-                    store.fill(path, name, work, partial(tell, f"tiles of {name}"))
+                    store.fill(path, name, work, partial(tell, f"tiles of {name}"), share)
+        hosts.meet(mesh)
         found = manifest.read(path)
         shapes = " and ".join(f"{name} {found[f'{name} shape']}" for name in ("train", "test")[: 1 + self.data.test])
         size = decimal(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
         groups = ", ".join(train.groups)
         console.print(f"Kernel: {path}, {shapes} for {groups}; {size} on disk", markup=False, soft_wrap=True)
+
+    def mesh(self) -> "Mesh | None":
+        """The devices, of all hosts; None where there is one."""
+        import jax
+
+        from linft import parallel
+
+        devices = self.machine.devices
+        if jax.process_count() > 1 and devices is not None:
+            raise LinftError("several hosts share all of their devices; leave out --devices")
+        return None if (devices or jax.device_count()) == 1 else parallel.mesh(devices)
 
     def options(self) -> dict[str, Any]:
         """What values depend on beside the model, the images and the tiles."""

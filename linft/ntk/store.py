@@ -24,9 +24,9 @@ from jaxtyping import Array, Float
 
 from linft.base import Kernel, Model
 from linft.errors import LinftError
-from linft.ntk import manifest, memory
+from linft.ntk import hosts, manifest, memory
 from linft.ntk.chunks import Block, Chunked
-from linft.ntk.tiles import Work
+from linft.ntk.tiles import Wanted, Work
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all), where every group and part has tiles of its own."""
@@ -68,7 +68,8 @@ def fill(
     """Compute the tiles that are missing of a begun store's kernel, each on disk as soon as it is there.
 
     Several processes may fill one store: they do not ask for what another has finished, and a tile
-    that two compute is the same. A file that is not as long as its tile is computed anew.
+    that two compute is the same. Hosts of one mesh compute what any of them lacks together, each of
+    them writing its share. A file that is not as long as its tile is computed anew.
 
     Args:
       path: a store that `begin` made.
@@ -113,7 +114,9 @@ def fill(
     tell(done, total)
     for group, _, i, j in units:
         add_up(group, i, j)  # where all summands were there when the call before this one ended
-    for group, part, i, j, block in work.tiles(wanted):
+    for group, part, i, j, block in work.tiles(_agreed(work, wanted)):
+        if (i, j) not in ours:  # computed together, and another host's to write
+            continue
         if not np.isfinite(block).all():
             images = f"images {work.rows[i].start} to {work.rows[i].stop - 1}"
             raise LinftError(f"the kernel {name} of {group} is not finite at {images}; check them and the weights")
@@ -180,6 +183,17 @@ def _summands(path: Path, name: str, group: str, layout: dict[str, Any]) -> list
 
 def _chunked(path: Path, at: str, name: str, layout: dict[str, Any]) -> Chunked:
     return Chunked(path, at, tuple(layout[f"{name} shape"]), tuple(layout[f"{name} tile"]), layout[f"{name} dtype"])
+
+
+def _agreed(work: Work, wanted: Wanted) -> Wanted:
+    """What this process wants; or, where hosts compute every tile together, what any of them does."""
+    if not hosts.many(work.mesh):
+        return wanted
+    tiles = [(i, j) for i in range(len(work.rows)) for j in _columns(work, i)]
+    units = [(group, part, i, j) for group in work.groups for part in range(work.parts[group]) for i, j in tiles]
+    flags = hosts.anywhere(work.mesh, np.array([wanted(*unit) for unit in units]))
+    agreed = frozenset(unit for unit, flag in zip(units, flags, strict=True) if flag)
+    return lambda *unit: unit in agreed
 
 
 def _columns(work: Work, i: int) -> range:
