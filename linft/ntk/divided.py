@@ -29,7 +29,7 @@ from linft.parallel import ROWS
 IMAGES = PartitionSpec(ROWS)
 LAST = PartitionSpec(None, None, ROWS)
 SECOND = PartitionSpec(None, ROWS)
-HELD = Rows(dense=LAST, aligned=SECOND, sketched=LAST, head=SECOND)  # type: ignore[arg-type]  # a prefix of the tree
+HELD = (LAST, SECOND, LAST, SECOND)  # fields of Rows
 
 
 def rows(
@@ -55,7 +55,7 @@ def rows(
         chosen, offsets = settled[0]
         params, batch_stats, towards = everywhere
         found = program(on, model.forward, chosen)(params, batch_stats, images(on, x), towards, offsets)
-        return jax.tree.map(own_share, found) if jax.default_backend() == "cpu" else found
+        return Rows(*(jax.tree.map(own_share, found) if jax.default_backend() == "cpu" else found))
 
     return of_batch
 
@@ -68,11 +68,11 @@ def images(on: Mesh, x: Array) -> Array:
 
 @lru_cache(maxsize=32)
 def program(on: Mesh, forward: Callable, wanted: Wanted) -> Callable:
-    """(params, batch_stats, x [b …], E [k c], offsets) -> Rows, jitted; b is a multiple of the devices."""
+    """(params, batch_stats, x [b …], E [k c], offsets) -> the fields of Rows, jitted; the devices divide b."""
     alone = layerwise.program(forward, wanted)
     everywhere = PartitionSpec()
 
-    def of_device(*args: Any) -> Rows:
+    def of_device(*args: Any) -> tuple:
         return exchange(alone(*args)[0], on.size)
 
     return jax.jit(
@@ -86,11 +86,11 @@ def program(on: Mesh, forward: Callable, wanted: Wanted) -> Callable:
     )
 
 
-def exchange(rows: Rows, devices: int) -> Rows:
-    """On each device, from all numbers of its images to its share of the numbers of all images."""
+def exchange(rows: Rows, devices: int) -> tuple:
+    """On each device, field by field, from all numbers of its images to its share of the numbers of all images."""
     last = partial(_traded, axis=2, devices=devices)
     second = partial(_traded, axis=1, devices=devices)
-    return Rows(
+    return (
         jax.tree.map(last, rows.dense),
         {group: [(second(h), _cut(v, devices)) for h, v in pairs] for group, pairs in rows.aligned.items()},
         jax.tree.map(last, rows.sketched),
