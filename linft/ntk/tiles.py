@@ -97,6 +97,8 @@ def works(
         beside = 0 if x_test is None else min(TILE, len(x_test))
         divided, tile = _divided(layers, model, x_train, beside, labels, how, len(cotangents), size)
         engines = [engine.of_layers(model, layers, chosen.labels, cotangents, how) for chosen in divided]
+    if tile < len(x_train):  # each block in equal batches
+        size = devices * batching.size_for(math.ceil(tile / devices), how.batch_size)
     if len(divided) > 1:
         log.info("the kernel is computed in %d passes over the layers, to stay within its memory", len(divided))
     tell = _counter(progress, len(divided) * (len(x_train) + (0 if x_test is None else len(x_test))))
