@@ -92,6 +92,7 @@ def test_each_domain_is_a_plain_model(model, domains, sharing, tmp_path):
         assert np.array_equal(again.logits_of(task.x_test).argmax(1), expert.logits_of(task.x_test).argmax(1))
 
 
+@pytest.mark.slow
 def test_both_domains_are_learnt(domains):
     model = create("cifar_resnet8", 10, jax.random.key(0), width=8)
     recipe = RECIPE.replace(steps=60, batch_size=24)

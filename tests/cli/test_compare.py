@@ -70,6 +70,7 @@ def test_bad_input_is_one_line_and_exit_code_2(case, model_file, tmp_path, monke
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_what_is_finished_and_the_next_call_goes_on(model_file, tmp_path):
     output = tmp_path / "out"
     command = [sys.executable, "-m", "linft.cli.main", "compare", "--model", model_file, "--output", str(output)]

@@ -58,6 +58,7 @@ def test_an_expert_and_all_that_is_known_of_it(call, data, tmp_path):
     np.testing.assert_array_equal(model.class_means.counts, means.counts)
 
 
+@pytest.mark.slow
 def test_another_model_is_where_it_starts(call, data, tmp_path):
     start = linft.models.create("cifar_resnet8", 7, jax.random.key(5), width=4).replace(name="start")
     linft.save_model(start, tmp_path / "start.safetensors")

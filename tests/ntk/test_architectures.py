@@ -41,7 +41,10 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+APART = ("inception v4", "alexnet", "wide resnet")  # take longest to compile, and have no layer of their own
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in APART else n for n in NETWORKS])
 def network(request, x64) -> tuple[Model, jax.Array]:
     """In float64, all of its parameters and statistics moved at random, and images."""
     name, options, size = NETWORKS[request.param]

@@ -124,6 +124,12 @@ def case(request) -> Case:
     return make_case(MODELS[request.param]())
 
 
+@pytest.fixture(params=["resnet, convolved shortcut", "sequence"], scope="module")
+def brief(request) -> Case:
+    """A network of every shape that matters to laws that do not depend on the layers."""
+    return make_case(MODELS[request.param]())
+
+
 @pytest.fixture(scope="module")
 def small() -> Case:
     """The case that compiles soonest, for laws that do not depend on the layers."""
@@ -154,28 +160,42 @@ def assert_close(got: jax.Array, expected: np.ndarray, dtype: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE[dtype] * np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_layerwise_is_the_explicit_kernel(request, case, dtype):
-    if dtype == "float64":
-        request.getfixturevalue("x64")
+def assert_explicit(case: Case, dtype: str, outputs: str) -> None:
     model, x, y = case.cast(dtype)
-    for outputs in ("full", "trace"):
-        train, test = train_test_ntk(model, x, y, outputs=outputs, engine="layerwise", batch_size=3)
-        assert list(train.blocks) == list(test.blocks) == list(model.layer_groups)
-        for name, prefixes in model.layer_groups.items():
-            j = case.group(prefixes)
-            assert_close(train.blocks[name], contract(outputs, j[TRAIN], j[TRAIN]), dtype)
-            assert_close(test.blocks[name], contract(outputs, j[TEST], j[TRAIN]), dtype)
+    train, test = train_test_ntk(model, x, y, outputs=outputs, engine="layerwise", batch_size=3)
+    assert list(train.blocks) == list(test.blocks) == list(model.layer_groups)
+    for name, prefixes in model.layer_groups.items():
+        j = case.group(prefixes)
+        assert_close(train.blocks[name], contract(outputs, j[TRAIN], j[TRAIN]), dtype)
+        assert_close(test.blocks[name], contract(outputs, j[TEST], j[TRAIN]), dtype)
 
 
-def test_pseudo_is_the_explicit_kernel_of_signed_sums(case):
+def test_layerwise_is_the_explicit_kernel(x64, case):
+    assert_explicit(case, "float64", "full")
+
+
+def test_traces_are_the_explicit_kernels(x64, brief):
+    assert_explicit(brief, "float64", "trace")
+
+
+def test_so_it_is_in_float32(brief):
+    assert_explicit(brief, "float32", "full")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_every_layer_in_float32(case, outputs):
+    assert_explicit(case, "float32", outputs)
+
+
+def test_pseudo_is_the_explicit_kernel_of_signed_sums(brief):
     """Whatever the signs, they are among the 2^C, and the same for every group, batch and part."""
-    model, x, y = case.cast("float32")
+    model, x, y = brief.cast("float32")
     train, test = train_test_ntk(model, x, y, outputs="pseudo", engine="layerwise", batch_size=3, draws=3, seed=5)
     signs = [np.array((1.0, *rest)) / np.sqrt(CLASSES) for rest in itertools.product((1, -1), repeat=CLASSES - 1)]
 
     def expected(draws, prefixes, rows):
-        summed = [np.einsum("c,ncp->np", s, case.group(prefixes)) for s in draws]
+        summed = [np.einsum("c,ncp->np", s, brief.group(prefixes)) for s in draws]
         return np.mean([j[rows] @ j[TRAIN].T for j in summed], axis=0)
 
     everything = tuple(p for prefixes in model.layer_groups.values() for p in prefixes)
@@ -186,16 +206,16 @@ def test_pseudo_is_the_explicit_kernel_of_signed_sums(case):
         assert_close(test.blocks[name], expected(drawn, prefixes, TEST), "float32")
 
 
-def test_neural_tangents_is_the_explicit_kernel(x64, case):
+def test_neural_tangents_is_the_explicit_kernel(x64, brief):
     """Below the head as one group, since the package differentiates the whole network for each."""
-    model, x, y = case.cast("float64")
+    model, x, y = brief.cast("float64")
     below = tuple(p for name, prefixes in model.layer_groups.items() if name != model.head for p in prefixes)
     groups = {"below": below, "head": (model.head,)}
     same = x[:3]  # as many as in y: one shape to compile
     symmetric = empirical_ntk(model, same, engine="neural-tangents", groups=groups)
     rectangular = empirical_ntk(model, y, same, engine="neural-tangents", groups=groups)
     for name, prefixes in groups.items():
-        j = case.group(prefixes)
+        j = brief.group(prefixes)
         assert_close(symmetric.blocks[name], contract("full", j[:3], j[:3]), "float64")
         assert_close(rectangular.blocks[name], contract("full", j[TEST], j[:3]), "float64")
 
@@ -222,8 +242,8 @@ def square(kernel: Kernel) -> np.ndarray:
     return total.reshape(total.shape[0] * (total.shape[1] if total.ndim == 4 else 1), -1)
 
 
-def test_symmetric_and_positive(x64, case):
-    model, x, _ = case.cast("float64")
+def test_symmetric_and_positive(x64, brief):
+    model, x, _ = brief.cast("float64")
     for outputs in ("full", "trace"):
         matrix = square(empirical_ntk(model, x, outputs=outputs, batch_size=3))
         np.testing.assert_array_equal(matrix, matrix.T)
@@ -231,8 +251,8 @@ def test_symmetric_and_positive(x64, case):
         assert values[0] > -1e-12 * values[-1] and values[-1] > 0
 
 
-def test_the_kernel_of_the_head_is_that_of_its_features(x64, case):
-    model, x, y = case.cast("float64")
+def test_the_kernel_of_the_head_is_that_of_its_features(x64, brief):
+    model, x, y = brief.cast("float64")
     kernel = empirical_ntk(model, y, x, groups=[model.head], batch_size=3)
     bias = 1 if "bias" in model.params[model.head] else 0
     features = jax.jit(lambda images: model.features(model.params, images))
@@ -240,9 +260,9 @@ def test_the_kernel_of_the_head_is_that_of_its_features(x64, case):
     assert_close(kernel.total(), np.einsum("nm,cd->ncmd", inner, np.eye(CLASSES)), "float64")
 
 
-def test_partitions_add_up(x64, case):
+def test_partitions_add_up(x64, brief):
     """Layer groups to the whole; kernels and vectors to their layer group."""
-    model, x, _ = case.cast("float64")
+    model, x, _ = brief.cast("float64")
     layers = empirical_ntk(model, x, batch_size=3)
     whole = empirical_ntk(model, x, groups={"all": tuple(model.params)}, batch_size=3)
     assert_close(layers.total(), np.asarray(whole.blocks["all"]), "float64")

@@ -37,7 +37,10 @@ def room(model: Model, share: float) -> int:
     return int(share * 4 * CLASSES * (N + 5 + 2) * sum(leaf.size for leaf in jax.tree.leaves(model.params)))
 
 
-@pytest.mark.parametrize(("share", "tile"), [(0.6, None), (0.3, 3), (0.25, 2), (0.15, 1)])
+BUDGETS = [(0.6, None), (0.15, 1), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((0.3, 3), (0.25, 2)))]
+
+
+@pytest.mark.parametrize(("share", "tile"), BUDGETS)
 def test_a_small_budget_changes_nothing(monkeypatch, model, images, whole, share, tile):
     """Layers in passes, and where one layer is too large its blocks computed again."""
     monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)

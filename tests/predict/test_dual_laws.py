@@ -105,7 +105,14 @@ def train(model, task):
     return linft.finetune(linft.linearize(model), task, record_every=10)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+PARTS = {  # of what other recipes have together
+    "no momentum, full batch", "heavy ball, step", "Nesterov, cosine", "Nesterov, warm-up", "step after warm-up",
+    "decoupled, decay to zero", "decay of kernels to zero", "decay of kernels to the pretrained", "group rates",
+    "frozen groups",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in PARTS else n for n in RECIPES])
 def test_dual_is_the_training_of_the_linearized_network(train, tangent, split_tangent, explicit, name):
     recipe = RECIPES[name]
     replayed = predict.dual(tangent if recipe.decay_vectors else split_tangent, record_every=10)(recipe)

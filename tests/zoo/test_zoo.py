@@ -17,7 +17,9 @@ from linft.models import create, from_flax
 from linft.preprocess import Preprocessing
 
 
-@pytest.mark.parametrize(("name", "accuracy"), [("resnet20", 81.10), ("resnet32", 82.80)])
+@pytest.mark.parametrize(
+    ("name", "accuracy"), [("resnet20", 81.10), pytest.param("resnet32", 82.80, marks=pytest.mark.slow)]
+)
 def test_public_weights_reach_their_accuracy(shared, name, accuracy):
     model = load_model(shared / "weights" / f"{name}_cifar10_akamaster.safetensors")
     task = load_task(f"npz:{shared / 'data' / 'cifar10_32.npz'}")
