@@ -17,9 +17,10 @@ from linft.models import create, from_flax
 from linft.preprocess import Preprocessing
 
 
-@pytest.mark.parametrize(
-    ("name", "accuracy"), [("resnet20", 81.10), pytest.param("resnet32", 82.80, marks=pytest.mark.slow)]
-)
+PUBLIC = [("resnet20", 81.10), pytest.param("resnet32", 82.80, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("name", "accuracy"), PUBLIC)
 def test_public_weights_reach_their_accuracy(shared, name, accuracy):
     model = load_model(shared / "weights" / f"{name}_cifar10_akamaster.safetensors")
     task = load_task(f"npz:{shared / 'data' / 'cifar10_32.npz'}")
