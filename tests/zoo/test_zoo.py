@@ -16,7 +16,6 @@ from linft.errors import LinftError
 from linft.models import create, from_flax
 from linft.preprocess import Preprocessing
 
-
 PUBLIC = [("resnet20", 81.10), pytest.param("resnet32", 82.80, marks=pytest.mark.slow)]
 
 
