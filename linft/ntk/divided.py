@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -72,18 +73,22 @@ def program(on: Mesh, forward: Callable, wanted: Wanted) -> Callable:
     alone = layerwise.program(forward, wanted)
     everywhere = PartitionSpec()
 
-    def of_device(*args: Any) -> tuple:
-        return exchange(alone(*args)[0], on.size)
+    @jax.jit
+    def of_all(*args: Any) -> tuple:
+        params, batch_stats, x, *others = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
+        part = jax.ShapeDtypeStruct((x.shape[0] // on.size, *x.shape[1:]), x.dtype)
+        # differentiated without the mesh: under it JAX 0.7 has no vmap for a convolution's gradient
+        derivatives, (shapes, _) = jax.make_jaxpr(alone, return_shape=True)(params, batch_stats, part, *others)
+        structure = jax.tree.structure(shapes)
 
-    return jax.jit(
-        jax.shard_map(
-            of_device,
-            mesh=on,
-            in_specs=(everywhere, everywhere, IMAGES, everywhere, everywhere),
-            out_specs=HELD,
-            check_vma=False,  # else the gradient of the zeros, which all devices have alike, is summed over them
-        )
-    )
+        def of_device(*args: Any) -> tuple:
+            found = jaxpr_as_fun(derivatives)(*jax.tree.leaves(args))
+            return exchange(jax.tree.unflatten(structure, found[: structure.num_leaves]), on.size)
+
+        specs = (everywhere, everywhere, IMAGES, everywhere, everywhere)
+        return jax.shard_map(of_device, mesh=on, in_specs=specs, out_specs=HELD, check_vma=False)(*args)
+
+    return of_all
 
 
 def exchange(rows: Rows, devices: int) -> tuple:
