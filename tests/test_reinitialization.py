@@ -40,7 +40,8 @@ NETWORKS = {
 
 
 @pytest.fixture(
-    scope="module", params=["cifar_resnet8", pytest.param("cifar_densenet22", marks=pytest.mark.slow), "inception_v4"]
+    scope="module",
+    params=["cifar_resnet8", *(pytest.param(n, marks=pytest.mark.slow) for n in ("cifar_densenet22", "inception_v4"))],
 )
 def pair(request) -> tuple[Model, Model]:
     """A network, and itself with the head and its last stage drawn anew."""

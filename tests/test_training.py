@@ -47,7 +47,7 @@ def plain(model, held):
     return steps(model, held)
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+@pytest.mark.parametrize("augmentation", ["none", pytest.param("crop_flip", marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_those_of_the_batch(model, held, plain, augmentation):
     recipe = RECIPE.replace(augmentation=augmentation)
     whole = plain if augmentation == "none" else steps(model, held, recipe)

@@ -41,7 +41,13 @@ NETWORKS = {
 }
 
 
-APART = ("inception v4", "alexnet", "wide resnet")  # take longest to compile, and have no layer of their own
+APART = (
+    "inception v4",
+    "alexnet",
+    "wide resnet",
+    "wide resnet for small images",
+    "resnet v2",
+)  # take longest to compile, and have no layer of their own
 
 
 @pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in APART else n for n in NETWORKS])
