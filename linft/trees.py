@@ -55,6 +55,16 @@ def split_vectors(groups: Groups) -> dict[str, tuple[str, ...]]:
     return {name: p for g, p in groups.items() for name in (g, g + VECTORS)}
 
 
+def chosen(params: Tree, paths: frozenset[str]) -> tuple[dict[str, jax.Array], Callable[[dict[str, jax.Array]], Tree]]:
+    """The leaves at some paths, and a function that gives params with others in their place."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+
+    def put_back(own: dict[str, jax.Array]) -> Tree:
+        return jax.tree.unflatten(structure, [own.get(path_of(p), leaf) for p, leaf in leaves])
+
+    return {path_of(p): leaf for p, leaf in leaves if path_of(p) in paths}, put_back
+
+
 def map_by_label(fn: Callable, labels: Tree, *trees: Tree) -> Tree:
     """Map fn(label, *leaves); the labels may be a prefix of the trees, one label a subtree."""
     return jax.tree.map(

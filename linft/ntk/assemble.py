@@ -3,7 +3,7 @@
 import numpy as np
 
 from linft.ntk import memory
-from linft.ntk.gram import mirrored
+from linft.ntk.gram import transposed
 from linft.ntk.tiles import Work
 
 
@@ -24,7 +24,7 @@ def assemble(work: Work) -> dict[str, np.ndarray]:
     for group, _, i, j, block in work.tiles(lambda *_: True):
         place(kernels[group], work.rows[i], work.columns[j], block)
         if work.symmetric and i != j:
-            place(kernels[group], work.columns[j], work.rows[i], block.transpose(mirrored(block.ndim)))
+            place(kernels[group], work.columns[j], work.rows[i], transposed(block))
     return kernels
 
 

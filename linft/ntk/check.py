@@ -105,14 +105,8 @@ def _pullback(forward: Callable, paths: frozenset[str]) -> Callable:
 
     @jax.jit
     def pull(params: Tree, batch_stats: Tree, x: Array, cotangents: Array) -> dict[str, Array]:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-        own = {trees.path_of(p): leaf for p, leaf in leaves if trees.path_of(p) in paths}
-
-        def logits(own: dict[str, Array]) -> Array:
-            merged = jax.tree.unflatten(structure, [own.get(trees.path_of(p), leaf) for p, leaf in leaves])
-            return forward(merged, batch_stats, x)[0]
-
-        back = jax.vjp(logits, own)[1]
+        own, put_back = trees.chosen(params, paths)
+        back = jax.vjp(lambda own: forward(put_back(own), batch_stats, x)[0], own)[1]
         return jax.vmap(lambda c: back(c)[0])(cotangents)
 
     return pull

@@ -20,7 +20,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from linft import parallel, trees
+from linft import parallel
 from linft.base import Model, Outputs
 from linft.ntk import layerwise
 from linft.ntk.layerwise import Rows, Wanted
@@ -40,20 +40,17 @@ def rows(
     labels: Mapping[str, str],
     cotangents: Float[Array, "k c"],
     outputs: Outputs,
+    sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """As `layerwise.rows`, of batches that the mesh's devices divide; what is held is divided by its numbers.
 
     Every host gives the same batch. On CPU a host gets its own share of the numbers, as NumPy has it.
     """
-    asked = layerwise.every_last(Wanted(layers, tuple(labels.items()), model.head, outputs))
-    width = trees.get(model.params, model.head)["kernel"].shape[0]
+    settled = layerwise.settling(model, layers, labels, cotangents, outputs, sketch)
     everywhere = parallel.replicate(on, (model.params, model.batch_stats, cotangents))
-    settled: list[tuple[Wanted, np.ndarray]] = []  # by the first images, the same on every host
 
     def of_batch(x: Array) -> Rows:
-        if not settled:
-            settled.append(layerwise.settle(model, asked, width, x[: len(x) // on.size], cotangents))
-        chosen, offsets = settled[0]
+        chosen, offsets, _ = settled(x[: len(x) // on.size])  # the same images on every host
         params, batch_stats, towards = everywhere
         found = program(on, model.forward, chosen)(params, batch_stats, images(on, x), towards, offsets)
         return Rows(*(jax.tree.map(own_share, found) if jax.default_backend() == "cpu" else found))

@@ -38,6 +38,8 @@ class How:
     sums: Literal["float32", "float64"] | None = None
     memory: int | None = None
     tile: int | None = None
+    sketch: tuple[int, int] | None = None
+    """Dimensions and seed of the random projection of large parameters' gradients."""
     mesh: Mesh | None = None
     """Devices that share the work, of one host or of several in lockstep; None: one device."""
 
@@ -98,7 +100,7 @@ def of_layers(
 
     rows_of = layerwise.rows if how.mesh is None else partial(divided.rows, how.mesh)
     return Engine(
-        _at(how.precision, hosts.translated(rows_of(model, layers, labels, cotangents, how.outputs))),
+        _at(how.precision, hosts.translated(rows_of(model, layers, labels, cotangents, how.outputs, how.sketch))),
         join,
         _at(how.precision, hosts.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(
@@ -125,7 +127,7 @@ def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: 
         blocks = {group: np.asarray(block) for group, block in between(a, b).items()}
         if a is not b:
             return blocks
-        return {g: (block + np.transpose(block, gram.mirrored(block.ndim))) / 2 for g, block in blocks.items()}
+        return {g: (block + gram.transposed(block)) / 2 for g, block in blocks.items()}
 
     return Engine(lambda x: x, _images, _at("highest", of_two), lambda blocks, x1, x2: None)
 

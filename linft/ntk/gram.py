@@ -93,9 +93,9 @@ def _on_host(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: 
     return by_logit
 
 
-def mirrored(ndim: int) -> tuple[int, ...]:
-    """The axes of a block's transpose."""
-    return (2, 3, 0, 1) if ndim == 4 else (1, 0)
+def transposed(block: Block) -> Block:
+    """Θ(x', x) of Θ(x, x')."""
+    return block.transpose(2, 3, 0, 1) if block.ndim == 4 else block.T
 
 
 def _length(rows: Rows, group: str) -> int:
@@ -151,5 +151,5 @@ def _on_device(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype
         parts.append(jnp.einsum("nm,kl->nkml", inner, directions) if full else inner * np.trace(directions))
     out = sum(parts[1:], start=parts[0]).astype(dtype)
     if a is b:
-        out = (out + out.transpose(mirrored(out.ndim))) / 2
+        out = (out + transposed(out)) / 2
     return out / len(directions) if outputs == "pseudo" else out

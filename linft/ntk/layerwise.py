@@ -171,15 +171,36 @@ def rows(
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
-    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
-    width = trees.get(model.params, model.head)["kernel"].shape[0]
-    settled: list[tuple[Wanted, np.ndarray]] = []  # by the first batch
+    settled = settling(model, layers, labels, cotangents, outputs, sketch)
 
     def of_batch(x: Array) -> Rows:
-        if not settled:
-            settled.append(settle(model, asked, width, x, cotangents))
-        chosen, offsets = settled[0]
+        chosen, offsets, found = settled(x)
+        if found is not None:
+            return found
         return program(model.forward, chosen)(model.params, model.batch_stats, x, cotangents, offsets)[0]
+
+    return of_batch
+
+
+def settling(
+    model: Model,
+    layers: tuple[Layer, ...],
+    labels: Mapping[str, str],
+    cotangents: Float[Array, "k c"],
+    outputs: Outputs,
+    sketch: tuple[int, int] | None = None,
+) -> Callable[[Float[Array, "b ..."]], tuple[Wanted, np.ndarray, Rows | None]]:
+    """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
+    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
+    width = trees.get(model.params, model.head)["kernel"].shape[0]
+    settled: list[tuple[Wanted, np.ndarray]] = []
+
+    def of_batch(x: Array) -> tuple[Wanted, np.ndarray, Rows | None]:
+        found = None
+        if not settled:
+            chosen, offsets, found = settle(model, asked, width, x, cotangents)
+            settled.append((chosen, offsets))
+        return *settled[0], found
 
     return of_batch
 
@@ -189,18 +210,23 @@ def every_last(wanted: Wanted) -> Wanted:
     return replace(wanted, alike=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
 
 
-def settle(model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array) -> tuple[Wanted, np.ndarray]:
-    """Which layers are aligned, and with which features, as the gradients of a batch show."""
+def settle(
+    model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array
+) -> tuple[Wanted, np.ndarray, Rows | None]:
+    """Which layers are aligned, and with which features, as the gradients of a batch show.
+
+    With them the rows of the batch, where it was differentiated in just that way to find out.
+    """
     alike = sorted(wanted.alike)
     offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
     if not alike or offsets.min() < 0:
-        return replace(wanted, alike=frozenset()), offsets[:0]
-    measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)[1]
+        return replace(wanted, alike=frozenset()), offsets[:0], None
+    rows, measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)
     found = [aligned.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
     fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
-    if len(fitting) < len(alike):
-        wanted = replace(wanted, alike=fitting)
-    return wanted, np.array([o for o in found if o is not None], np.int32)
+    if found == offsets.tolist():
+        return wanted, offsets, rows
+    return replace(wanted, alike=fitting), np.array([o for o in found if o is not None], np.int32), None
 
 
 def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:

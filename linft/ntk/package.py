@@ -6,9 +6,10 @@ from functools import lru_cache
 import jax
 from jaxtyping import Array, Float
 
+from linft import trees
 from linft._compat import neural_tangents
 from linft.base import Model, Outputs
-from linft.trees import Tree, path_of
+from linft.trees import Tree
 
 
 @lru_cache(maxsize=16)
@@ -18,12 +19,10 @@ def _group_kernel(forward: Callable, paths: frozenset[str], outputs: Outputs) ->
 
     @jax.jit
     def kernel(params: Tree, batch_stats: Tree, cotangents: Array, x1: Array, x2: Array) -> Array:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-        own = {path_of(p): leaf for p, leaf in leaves if path_of(p) in paths}
+        own, put_back = trees.chosen(params, paths)
 
         def directions(own: dict[str, Array], x: Array) -> Array:
-            merged = jax.tree.unflatten(structure, [own.get(path_of(p), leaf) for p, leaf in leaves])
-            return forward(merged, batch_stats, x)[0] @ cotangents.T
+            return forward(put_back(own), batch_stats, x)[0] @ cotangents.T
 
         by_logit = nt.empirical_ntk_fn(
             directions,

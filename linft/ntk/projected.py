@@ -1,6 +1,6 @@
 """`projected_ntk`: the kernel from random projections of each example's gradient, with its standard error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from linft.base import Kernel, Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import batching, engine, gram, layerwise, plan, projection
+from linft.ntk import batching, engine, gram, plan, projection
 from linft.ntk.empirical import check_images, how_of, labels_of
-from linft.ntk.tiles import Progress, refuse_not_finite
+from linft.ntk.tiles import Progress, counter, refuse_not_finite
 from linft.trees import Groups
 
 
@@ -61,8 +61,8 @@ def projected_ntk(
       >>> kernel.blocks["stage3"].shape == error["stage3"].shape == (2, 2)
       True
     """
-    how = how_of(outputs=outputs, batch_size=batch_size, draws=draws, seed=seed)
     projection.check(dimensions, seed)
+    how = how_of(outputs=outputs, batch_size=batch_size, draws=draws, seed=seed, sketch=(dimensions, seed))
     for x in (x1,) if x2 is None else (x1, x2):
         check_images(model, x)
     labels, cotangents = labels_of(model, groups), engine.directions(how, model.num_classes, x1.dtype)
@@ -70,26 +70,15 @@ def projected_ntk(
         layers = plan.plan(model, x1)
     except plan.Uncovered as reason:
         raise LinftError(f"{reason}; such gradients cannot be projected: use empirical_ntk") from None
-    with jax.default_matmul_precision("highest"):
-        rows_of = layerwise.rows(model, layers, labels, cotangents, outputs, (dimensions, seed))
-        total = len(x1) + (0 if x2 is None else len(x2))
-
-        def held(x: Array, before: int) -> layerwise.Rows:
-            def batches() -> Iterator[tuple[layerwise.Rows, int]]:
-                done = before
-                for batch, real in batching.split(x, batching.size_for(len(x), batch_size)):
-                    yield rows_of(batch), real
-                    done += real
-                    if progress is not None:
-                        progress(done, total)
-
-            return layerwise.gather(batches(), len(x))
-
-        left = held(x1, 0)
-        right = left if x2 is None else held(x2, len(x1))
-        directions = np.asarray(cotangents @ cotangents.T)
-        blocks = gram.tile(left, right, directions, outputs, x1.dtype)
-        variances = gram.variances(left, right, outputs, len(cotangents))
+    ours = engine.of_layers(model, layers, labels, cotangents, how)
+    tell = counter(progress, len(x1) + (0 if x2 is None else len(x2)))
+    left, right = (
+        None if x is None else engine.held(ours, x, batching.size_for(len(x), batch_size), tell) for x in (x1, x2)
+    )
+    right = left if right is None else right
+    blocks = ours.between(left, right)
     refuse_not_finite(blocks, 0)
+    with jax.default_matmul_precision("highest"):
+        variances = gram.variances(left, right, outputs, len(cotangents))
     kernel = Kernel({g: jnp.asarray(blocks[g]) for g in dict.fromkeys(labels.values())}, outputs, "layerwise")
     return Projected(kernel, {g: jnp.asarray(np.sqrt(v), x1.dtype) for g, v in variances.items()})

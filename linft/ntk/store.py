@@ -26,6 +26,7 @@ from linft.base import Kernel, Model
 from linft.errors import LinftError
 from linft.ntk import hosts, manifest, memory
 from linft.ntk.chunks import Block, Chunked
+from linft.ntk.gram import transposed
 from linft.ntk.tiles import Wanted, Work
 
 Progress = Callable[[int, int], None]
@@ -98,7 +99,7 @@ def fill(
         return (i, j) in ours and lacks(group, i, j) and not (parts and parts[part].has(i, j))
 
     def write(group: str, i: int, j: int, block: Block) -> None:
-        mirrored = {(j, i): _mirror(block)} if work.symmetric and i != j else {}
+        mirrored = {(j, i): transposed(block)} if work.symmetric and i != j else {}
         wholes[group].write({(i, j): block, **mirrored})
 
     def add_up(group: str, i: int, j: int) -> None:
@@ -198,7 +199,3 @@ def _agreed(work: Work, wanted: Wanted) -> Wanted:
 
 def _columns(work: Work, i: int) -> range:
     return range(i + 1 if work.symmetric else len(work.columns))
-
-
-def _mirror(block: Block) -> Float[np.ndarray, "s k r k"] | Float[np.ndarray, "s r"]:
-    return block.transpose(2, 3, 0, 1) if block.ndim == 4 else block.T

@@ -101,7 +101,7 @@ def works(
         size = devices * batching.size_for(math.ceil(tile / devices), how.batch_size)
     if len(divided) > 1:
         log.info("the kernel is computed in %d passes over the layers, to stay within its memory", len(divided))
-    tell = _counter(progress, len(divided) * (len(x_train) + (0 if x_test is None else len(x_test))))
+    tell = counter(progress, len(divided) * (len(x_train) + (0 if x_test is None else len(x_test))))
     groups = dict.fromkeys(labels.values())
     parts = {g: sum(g in chosen.labels.values() for chosen in divided) for g in groups}
     held: dict[tuple[int, int], Any] = {}  # (pass, block of training images) -> their Jacobians
@@ -154,7 +154,7 @@ def works(
     return work(x_train, True), None if x_test is None else work(x_test, False)
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     """A function that is told of images done, and passes on how many of all are."""
     done = 0
 

@@ -1,6 +1,17 @@
 """What tests of the command line share."""
 
+import jax
 import pytest
+
+import linft
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """A small network with four outputs, on disk."""
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    linft.save_model(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=2), path)
+    return path
 
 
 @pytest.fixture

@@ -26,13 +26,6 @@ def quick_compiler():
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    linft.save_model(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=2), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def call(model_file):
     def call(*arguments):
         with pytest.MonkeyPatch.context() as patch:

@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import pytest
+
+import linft
+from linft.base import Model
+from linft.preprocess import Preprocessing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +17,16 @@ def quick_compiler() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A narrow residual network with three outputs."""
+    return linft.models.create("cifar_resnet8", 3, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
+
+
+@pytest.fixture(scope="module")
+def images(digits) -> jax.Array:
+    """24 digits as the narrow network takes them."""
+    resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")
+    return jnp.broadcast_to(resized, (24, 8, 8, 3)) - 0.5

@@ -1,30 +1,16 @@
 """The kernel of projected gradients: exact where nothing is projected, elsewhere off by what it says."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import linft
-from linft.base import Model
 from linft.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.projected import projected_ntk
-from linft.preprocess import Preprocessing
 
 CLASSES, K = 3, 256
 PROJECTED = ("stage2", "stage3")  # have convolutions of 288 to 2304 numbers
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return linft.models.create("cifar_resnet8", CLASSES, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
-
-
-@pytest.fixture(scope="module")
-def images(digits) -> jax.Array:
-    resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")
-    return jnp.broadcast_to(resized, (24, 8, 8, 3)) - 0.5
 
 
 @pytest.mark.parametrize("outputs", ["full", "trace", "pseudo"])

@@ -11,20 +11,8 @@ from linft.errors import LinftError
 from linft.ntk import passes
 from linft.ntk.empirical import empirical_ntk, labels_of, train_test_ntk, works
 from linft.ntk.engine import How
-from linft.preprocess import Preprocessing
 
 CLASSES, N = 3, 7
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return linft.models.create("cifar_resnet8", CLASSES, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
-
-
-@pytest.fixture(scope="module")
-def images(digits) -> jax.Array:
-    resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")
-    return jnp.broadcast_to(resized, (24, 8, 8, 3)) - 0.5
 
 
 @pytest.fixture(scope="module")
