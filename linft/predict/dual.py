@@ -5,23 +5,22 @@ runs on the coordinates (α_g, γ_g) instead: the gradient of the loss with resp
 logits is scattered into α, and decay pulls (α, γ) towards (0, 0) or (0, 1).
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from linft import losses, optim
-from linft.base import Model, Tangent, Trajectory, recorded_steps
+from linft import optim
+from linft.base import Model, Tangent, Trajectory
 from linft.errors import LinftError
 from linft.optim import Settings
-from linft.predict.operator import Operator, apply, apply_rows, operator
+from linft.predict import replay
+from linft.predict.operator import apply, apply_rows, operator
+from linft.predict.replay import Network
 from linft.predict.tangent import tangent as tangent_of
 from linft.recipe import Recipe
 from linft.task import Task
@@ -78,8 +77,8 @@ def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int 
         f = f0 + Σ_g [Θ_g α_g + (γ_g − 1) J_g w0_g],  ‖w_g − w0_g‖² = αᵀΘ_gα + 2(γ−1)w0ᵀJ_gᵀα + (γ−1)²‖w0_g‖²
 
     Exact for the linearized network under momentum, schedules, minibatches, decay and group rates,
-    for either loss; one row-block of the kernel a step. `many` runs recipes of one structure in one
-    vmapped program.
+    for either loss; one row-block of the kernel a step. `many` runs recipes of one structure and
+    order of images in one vmapped program, where a step is one matrix product for all of them.
 
     Args:
       model, task: from which the Tangent is computed; or a Tangent alone.
@@ -119,43 +118,22 @@ class Dual:
         return self.many([recipe])[0]
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
-        """One compiled program for all recipes of one structure, number of steps and batch size."""
-        recipes = list(recipes)
-        n = len(self.tangent.labels_train)
-        families: dict[Any, list[int]] = {}
-        for i, recipe in enumerate(recipes):
-            if reason := why_not(recipe):
-                raise LinftError(f"no kernel predicts this recipe: {reason}; use predict.nearest(recipe)")
-            key = (optim.structure(recipe), recipe.num_steps(n), recipe.batch_size_for(n))
-            families.setdefault(key, []).append(i)
-        results: dict[int, Trajectory] = {}
-        for (structure, steps, _), members in families.items():
-            family = self._family(structure, steps, [recipes[i] for i in members])
-            results.update(zip(members, family, strict=True))
-        return [results[i] for i in range(len(recipes))]
+        """One compiled program for all recipes of one structure and one sequence of minibatches."""
+        return replay.many(predictable(recipes), len(self.tangent.labels_train), self._family)
 
-    def _family(self, structure: Recipe, steps: int, recipes: list[Recipe]) -> list[Trajectory]:
-        begin = time.perf_counter()
+    def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
         bundles, numbers = bundle([optim.settings(recipe, t.groups, n) for recipe in recipes])
-        batches = np.stack([recipe.batches(n) for recipe in recipes])
-        same_order = bool((batches == batches[:1]).all())
-        at = recorded_steps(steps, self.record_every)
-        recorded = np.isin(np.arange(steps), at)
-        operators = {
-            b: (operator(t.kernel_train, t, weights), operator(t.kernel_test, t, weights))
-            for b, weights in bundles.items()
-        }
-        with jax.default_matmul_precision("highest"):
-            names = tuple((b, tuple(weights.items())) for b, weights in bundles.items())
-            replay = _replay_lanes(structure, names, same_order)
-            values = replay(t, operators, numbers, batches[0] if same_order else batches, recorded)
-        values = jax.device_get(values)
-        seconds = (time.perf_counter() - begin) / len(recipes)
-        return [
-            trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at], values), seconds)
-            for lane in range(len(recipes))
-        ]
+        return replay.replay(_network, named(bundles), t, numbers, recipes, n, self.record_every)
+
+
+def predictable(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """The recipes, of which none may be one that no kernel predicts."""
+    recipes = list(recipes)
+    for recipe in recipes:
+        if reason := why_not(recipe):
+            raise LinftError(f"no kernel predicts this recipe: {reason}; use predict.nearest(recipe)")
+    return recipes
 
 
 def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
@@ -185,72 +163,81 @@ def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
     return bundles, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *stacked)
 
 
-@lru_cache(maxsize=32)
-def _replay_lanes(
-    structure: Recipe, bundles: tuple[tuple[str, tuple[tuple[str, float], ...]], ...], same_order: bool
-) -> Callable:
-    """The replay, vmapped over recipes and jitted; batches are shared where all have one order."""
-    replay = partial(_replay, structure, {b: dict(weights) for b, weights in bundles})
-    return jax.jit(jax.vmap(replay, in_axes=(None, None, 0, None if same_order else 0, None)))
+Named = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
 
 
-def _replay(
-    structure: Recipe,
-    bundles: Bundles,
-    tangent: Tangent,
-    operators: dict[str, tuple[Operator, Operator]],
-    numbers: Settings,
-    batches: Int[Array, "steps batch"],
-    recorded: Bool[Array, "steps"],
-) -> dict[str, Any]:
-    """Values at every step, 0 where it is not recorded; the last is after all steps."""
-    n, c = tangent.logits_train.shape
-    dtype = tangent.logits_train.dtype
-    start = {b: Coordinates(jnp.zeros((n, c), dtype), jnp.ones((), dtype)) for b in bundles}
-    optimizer = optim.transform(structure, numbers, {b: b for b in bundles}, start)
-    from_weights = {
-        b: (_summed(tangent.weights_train, members), _summed(tangent.weights_test, members))
-        for b, members in bundles.items()
+def named(bundles: Bundles) -> Named:
+    """Bundles as something that can be hashed."""
+    return tuple((b, tuple(weights.items())) for b, weights in bundles.items())
+
+
+class Span(NamedTuple):
+    """The weights that coordinates of bundles reach, as outputs see them: Θ α + (γ − 1) J w0, summed over bundles."""
+
+    start: dict[str, Coordinates]
+    on_train: Callable[[dict[str, Coordinates]], Float[Array, "n c"]]
+    on_test: Callable[[dict[str, Coordinates]], Float[Array, "m c"]]
+    on_batch: Callable[[dict[str, Coordinates], Int[Array, "b"]], Float[Array, "b c"]]
+    gradient: Callable[[Int[Array, "b"], Float[Array, "b c"]], dict[str, Coordinates]]
+    """From ∂L/∂outputs of a batch to that of the coordinates."""
+    lengths: Callable[[dict[str, Coordinates]], dict[str, dict[str, Array]]]
+
+
+def span(names: Named, tangent: Tangent) -> Span:
+    """What the outputs of a tangent are at coordinates of bundles."""
+    bundles = {b: dict(weights) for b, weights in names}
+    shape, dtype = tangent.logits_train.shape, tangent.logits_train.dtype
+    parts = {
+        b: (
+            (operator(tangent.kernel_train, tangent, weights), _summed(tangent.weights_train, weights)),
+            (operator(tangent.kernel_test, tangent, weights), _summed(tangent.weights_test, weights)),
+        )
+        for b, weights in bundles.items()
     }
-    first = losses.mean_loss(structure.loss, tangent.logits_train, tangent.labels_train)
 
-    def logits(at: dict[str, Coordinates], part: int) -> Array:
-        base = (tangent.logits_train, tangent.logits_test)[part]
-        moves = [apply(operators[b][part], x.alpha) + (x.gamma - 1) * from_weights[b][part] for b, x in at.items()]
-        return base + sum(moves)  # pyright: ignore
+    def on(part: int) -> Callable[[dict[str, Coordinates]], Array]:
+        def moves(at: dict[str, Coordinates]) -> Array:
+            theta = {b: parts[b][part] for b in at}
+            return sum(apply(theta[b][0], x.alpha) + (x.gamma - 1) * theta[b][1] for b, x in at.items())  # pyright: ignore
 
-    def measure(at: dict[str, Coordinates], alive: Array) -> dict[str, Any]:
-        on_train, on_test = logits(at, 0), logits(at, 1)
-        return dict(
-            train_loss=jnp.where(alive, losses.mean_loss(structure.loss, on_train, tangent.labels_train), jnp.inf),
-            test_loss=losses.mean_loss(structure.loss, on_test, tangent.labels_test),
-            train_accuracy=losses.accuracy(on_train, tangent.labels_train),
-            test_accuracy=losses.accuracy(on_test, tangent.labels_test),
-            **lengths(tangent, {g: (weight, at[b]) for b, w in bundles.items() for g, weight in w.items()}),
+        return moves
+
+    def on_batch(at: dict[str, Coordinates], batch: Array) -> Array:
+        theta = {b: parts[b][0] for b in at}
+        return sum(  # pyright: ignore
+            apply_rows(theta[b][0], batch, x.alpha) + (x.gamma - 1) * theta[b][1][batch] for b, x in at.items()
         )
 
-    def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, dict[str, Any]]:
-        at, opt_state, alive = carry
-        batch, is_recorded = inputs
-        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, at, alive))
-        values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
-        on_batch = tangent.logits_train[batch]
-        for b, x in at.items():
-            on_batch += apply_rows(operators[b][0], batch, x.alpha) + (x.gamma - 1) * from_weights[b][0][batch]
-        y = tangent.labels_train[batch]
-        residual = losses.gradient(structure.loss, on_batch, y)
-        gradient = {b: Coordinates(jnp.zeros((n, c), dtype).at[batch].add(residual), jnp.zeros((), dtype)) for b in at}
-        updates, new_state = optimizer.update(gradient, opt_state, at)
-        alive &= ~losses.has_diverged(losses.mean_loss(structure.loss, on_batch, y), first)
-        moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
-        at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
-        return (at, opt_state, alive), values
+    def gradient(batch: Array, residual: Array) -> dict[str, Coordinates]:
+        alpha = jnp.zeros(shape, dtype).at[batch].add(residual)
+        return {b: Coordinates(alpha, jnp.zeros((), dtype)) for b in bundles}
 
-    if len(batches) == 0:  # a step cannot be traced without a rate
-        return jax.tree.map(lambda v: v[None], measure(start, jnp.asarray(True)))
-    (at, _, alive), values = jax.lax.scan(step, (start, optimizer.init(start), jnp.asarray(True)), (batches, recorded))
-    last = measure(at, alive)
-    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last)
+    def lengths_at(at: dict[str, Coordinates]) -> dict[str, dict[str, Array]]:
+        return lengths(tangent, {g: (weight, at[b]) for b, w in bundles.items() for g, weight in w.items()})
+
+    start = {b: Coordinates(jnp.zeros(shape, dtype), jnp.ones((), dtype)) for b in bundles}
+    return Span(start, on(0), on(1), on_batch, gradient, lengths_at)
+
+
+def _network(names: Named, tangent: Tangent) -> Network:
+    reach = span(names, tangent)
+
+    def of_batch(at: dict[str, Coordinates], batch: Array) -> tuple[Array, Callable]:
+        return tangent.logits_train[batch] + reach.on_batch(at, batch), partial(reach.gradient, batch)
+
+    def logits(at: dict[str, Coordinates]) -> tuple[Array, Array]:
+        return tangent.logits_train + reach.on_train(at), tangent.logits_test + reach.on_test(at)
+
+    return Network(
+        origin=reach.start,
+        here=reach.start,
+        groups={b: b for b in reach.start},
+        of_batch=of_batch,
+        logits=logits,
+        lengths=reach.lengths,
+        labels_train=tangent.labels_train,
+        labels_test=tangent.labels_test,
+    )
 
 
 def _summed(by_group: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
@@ -269,17 +256,3 @@ def lengths(tangent: Tangent, at: Mapping[str, tuple[float, Coordinates]]) -> di
             squared = quadratic + scale * mixed + scale**2 * tangent.squared_norms[group]
             values[group] = jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a length of zero below it
     return {"distance": distance, "norm": norm}
-
-
-def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:
-    """Values at the recorded steps as a Trajectory, cut where the run diverged."""
-    diverged = np.asarray(losses.has_diverged(values["train_loss"], values["train_loss"][0]))
-    keep = int(np.argmax(diverged)) if diverged.any() else len(at)
-    if keep == 0:
-        raise LinftError("the loss is not finite before the first step; check the model's weights")
-    return Trajectory(
-        steps=at[:keep],
-        **jax.tree.map(lambda v: np.asarray(v)[:keep], values),
-        seconds=seconds,
-        diverged_at=int(at[keep]) if diverged.any() else None,
-    )

@@ -13,9 +13,10 @@ from linft import losses, optim
 from linft._compat import neural_tangents
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
-from linft.predict.dual import as_tangent, trajectory
+from linft.predict.dual import as_tangent
 from linft.predict.dual import why_not as why_no_kernel
 from linft.predict.operator import dense, operator
+from linft.predict.replay import trajectory
 from linft.recipe import Recipe
 from linft.task import Task
 

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from linft import losses, optim
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
-from linft.predict.dual import Coordinates, as_tangent, lengths, trajectory
+from linft.predict.dual import Coordinates, as_tangent, lengths
 from linft.predict.dual import why_not as why_no_kernel
 from linft.predict.operator import dense, operator
+from linft.predict.replay import trajectory
 from linft.recipe import Recipe
 from linft.task import Task
 

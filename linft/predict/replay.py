@@ -1,0 +1,164 @@
+"""An optimizer replayed in coordinates of the weights, without the network: what exact predictions share.
+
+An update of SGD is linear in gradient, velocity, weights and what decay pulls them to. Where weights are
+a linear function of coordinates, the chain that trains weights may move the coordinates instead.
+"""
+
+import time
+from collections.abc import Callable, Hashable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from linft import losses, optim
+from linft.base import Trajectory, recorded_steps
+from linft.errors import LinftError
+from linft.optim import Settings
+from linft.recipe import Recipe
+from linft.trees import Tree
+
+
+class Network(NamedTuple):
+    """A network whose weights are given by coordinates."""
+
+    origin: Tree
+    """Coordinates of the pretrained weights, a multiple of which decay pulls to."""
+    here: Tree
+    """Coordinates of the weights at which the replay begins."""
+    groups: Tree
+    """What every subtree of the coordinates is called in the settings."""
+    of_batch: Callable[[Tree, Int[Array, "b"]], tuple[Float[Array, "b c"], Callable[[Float[Array, "b c"]], Tree]]]
+    """(coordinates, training images) -> their logits, and from ∂L/∂logits to the gradient's coordinates."""
+    logits: Callable[[Tree], tuple[Float[Array, "n c"], Float[Array, "m c"]]]
+    """Of all training and all test images."""
+    lengths: Callable[[Tree], dict[str, dict[str, Float[Array, ""]]]]
+    """Distance moved and norm of every layer group."""
+    labels_train: Int[Array, "n"]
+    labels_test: Int[Array, "m"]
+    resume: Callable[[Any], Any] = lambda state: state
+    """From the optimizer's first state to the one that the replay begins with."""
+
+
+Build = Callable[[Hashable, Any], Network]
+"""(what a compiled program is for, arrays) -> Network."""
+
+
+def many(recipes: list[Recipe], n: int, family: Callable[[list[Recipe]], list[Trajectory]]) -> list[Trajectory]:
+    """Trajectories of recipes, those of one structure and one sequence of minibatches at once."""
+    families: dict[Any, list[int]] = {}
+    for i, recipe in enumerate(recipes):
+        order = recipe.seed if recipe.shuffle else None
+        key = (optim.structure(recipe), recipe.num_steps(n), recipe.batch_size_for(n), order)
+        families.setdefault(key, []).append(i)
+    results: dict[int, Trajectory] = {}
+    for members in families.values():
+        results.update(zip(members, family([recipes[i] for i in members]), strict=True))
+    return [results[i] for i in range(len(recipes))]
+
+
+def replay(
+    build: Build,
+    names: Hashable,
+    arrays: Any,
+    numbers: Settings,
+    recipes: list[Recipe],
+    n: int,
+    record_every: int | None,
+    first: int = 0,
+) -> list[Trajectory]:
+    """One family of recipes, vmapped: their minibatches from step `first` on, in one compiled program.
+
+    They share the minibatches, so that a step is one matrix product for all of them.
+
+    Args:
+      build, names, arrays: the network, made where it is compiled.
+      numbers: settings of the recipes, stacked.
+      n: number of training images.
+      record_every: measure every so many steps; about a dozen times by default.
+    """
+    begin = time.perf_counter()
+    batches = recipes[0].batches(n)[first:]
+    steps = first + len(batches)
+    at = recorded_steps(steps, record_every)
+    at = at[at >= first]
+    recorded = np.isin(np.arange(first, steps), at)
+    with jax.default_matmul_precision("highest"):
+        lanes = _lanes(build, names, optim.structure(recipes[0]))
+        values = jax.device_get(lanes(arrays, numbers, batches, recorded))
+    seconds = (time.perf_counter() - begin) / len(recipes)
+    return [
+        trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds)
+        for lane in range(len(recipes))
+    ]
+
+
+@lru_cache(maxsize=32)
+def _lanes(build: Build, names: Hashable, structure: Recipe) -> Callable:
+    """The replay, vmapped over the numbers of recipes and jitted."""
+    return jax.jit(jax.vmap(partial(_replay, build, names, structure), in_axes=(None, 0, None, None)))
+
+
+def _replay(
+    build: Build,
+    names: Hashable,
+    structure: Recipe,
+    arrays: Any,
+    numbers: Settings,
+    batches: Int[Array, "steps batch"],
+    recorded: Bool[Array, "steps"],
+) -> dict[str, Any]:
+    """Values at every step, 0 where it is not recorded; the last is after all steps."""
+    network = build(names, arrays)
+    optimizer = optim.transform(structure, numbers, network.groups, network.origin)
+    first = losses.mean_loss(structure.loss, network.logits(network.here)[0], network.labels_train)
+
+    def measure(at: Tree, alive: Array) -> dict[str, Any]:
+        on_train, on_test = network.logits(at)
+        loss = losses.mean_loss(structure.loss, on_train, network.labels_train)
+        return dict(
+            train_loss=jnp.where(alive, loss, jnp.inf),
+            test_loss=losses.mean_loss(structure.loss, on_test, network.labels_test),
+            train_accuracy=losses.accuracy(on_train, network.labels_train),
+            test_accuracy=losses.accuracy(on_test, network.labels_test),
+            **network.lengths(at),
+        )
+
+    def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, dict[str, Any]]:
+        at, opt_state, alive = carry
+        batch, is_recorded = inputs
+        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, at, alive))
+        values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
+        on_batch, pull = network.of_batch(at, batch)
+        y = network.labels_train[batch]
+        gradient = pull(losses.gradient(structure.loss, on_batch, y))
+        updates, new_state = optimizer.update(gradient, opt_state, at)
+        alive &= ~losses.has_diverged(losses.mean_loss(structure.loss, on_batch, y), first)
+        moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
+        at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
+        return (at, opt_state, alive), values
+
+    if len(batches) == 0:  # a step cannot be traced without a rate
+        return jax.tree.map(lambda v: v[None], measure(network.here, jnp.asarray(True)))
+    begin = (network.here, network.resume(optimizer.init(network.here)), jnp.asarray(True))
+    (at, _, alive), values = jax.lax.scan(step, begin, (batches, recorded))
+    last = measure(at, alive)
+    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last)
+
+
+def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:
+    """Values at the recorded steps as a Trajectory, cut where the run diverged."""
+    diverged = np.asarray(losses.has_diverged(values["train_loss"], values["train_loss"][0]))
+    keep = int(np.argmax(diverged)) if diverged.any() else len(at)
+    if keep == 0:
+        raise LinftError("the loss is not finite before the first step; check the model's weights")
+    return Trajectory(
+        steps=at[:keep],
+        **jax.tree.map(lambda v: np.asarray(v)[:keep], values),
+        seconds=seconds,
+        diverged_at=int(at[keep]) if diverged.any() else None,
+    )
