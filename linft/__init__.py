@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from linft import predict as predict
     from linft import recipes as recipes
     from linft import report as report
+    from linft import scores as scores
     from linft.base import Kernel as Kernel
     from linft.base import Model as Model
     from linft.base import Run as Run
@@ -42,7 +43,7 @@ _HOME = {
     "Recipe": "linft.recipe", "Task": "linft.task", "run_in": "linft.training_run",
     "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
-_MODULES = ("models", "predict", "recipes", "report")
+_MODULES = ("models", "predict", "recipes", "report", "scores")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,85 @@
+"""What every score asks of its arrays: finite float64 numbers, and classes numbered without gaps."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Int, Integer
+
+from linft.errors import LinftError
+from linft.scores.undefined import Undefined
+
+CONSTANT = 1e-12  # a spread below this part of the largest value is round-off
+
+
+def finite(array: Any, name: str) -> Float[np.ndarray, "..."]:
+    """The array in float64.
+
+    Raises:
+      Undefined: some of its numbers are NaN or infinite.
+    """
+    numbers = np.asarray(array, np.float64)
+    if not np.isfinite(numbers).all():
+        raise Undefined(f"{name}: {np.sum(~np.isfinite(numbers))} of {numbers.size} numbers are not finite")
+    return numbers
+
+
+def class_numbers(labels: Integer[ArrayLike, "n"]) -> Int[np.ndarray, "n"]:
+    """Labels as 0 … C−1, whatever integers they were and whatever gaps they had.
+
+    Raises:
+      Undefined: there is one class only, so that there is nothing to tell apart.
+    """
+    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    if len(classes) < 2:
+        raise Undefined(f"all {numbers.size} images are of one class")
+    return numbers.reshape(-1).astype(np.int64)
+
+
+def image_features(features: Float[ArrayLike, "n d"], name: str = "features") -> Float[np.ndarray, "n d"]:
+    """Features in float64.
+
+    Raises:
+      LinftError: they are not a matrix.
+      Undefined: some are not finite, or all images have the same.
+    """
+    x = finite(features, name)
+    if x.ndim != 2:
+        raise LinftError(f"{name} have shape {x.shape}; give one row an image")
+    if x.size == 0 or np.ptp(x, axis=0).max() <= CONSTANT * np.abs(x).max():
+        raise Undefined(f"{name}: all {len(x)} images have the same")
+    return x
+
+
+def labelled(
+    features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "n"]]:
+    """Features in float64 and the class number of each image.
+
+    Raises:
+      LinftError: there are not as many labels as rows of features.
+      Undefined: as `image_features` and `class_numbers`.
+    """
+    x, y = image_features(features), class_numbers(labels)
+    if len(x) != len(y):
+        raise LinftError(f"{len(x)} rows of features and {len(y)} labels; give one label a row")
+    return x, y
+
+
+def square(kernel: Float[ArrayLike, "n n"], n: int) -> Float[np.ndarray, "n n"]:
+    """A kernel of n images in float64.
+
+    Raises:
+      LinftError: it is not [n n].
+      Undefined: some of its entries are not finite.
+    """
+    theta = finite(kernel, "kernel")
+    if theta.shape != (n, n):
+        raise LinftError(
+            f"the kernel has shape {theta.shape} for {n} images; give [n n], summed or averaged over outputs"
+        )
+    return theta
+
+
+def one_hot(numbers: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n c"]:
+    """Class numbers 0 … C−1 as rows of the identity."""
+    return np.eye(numbers.max() + 1)[numbers]

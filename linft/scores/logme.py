@@ -1,0 +1,55 @@
+"""Evidence of a linear model from the features to the labels."""
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Integer
+from scipy.optimize import minimize_scalar
+
+from linft.scores.inputs import labelled, one_hot
+from linft.scores.principal import principal
+from linft.scores.undefined import Undefined
+
+
+def logme(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]) -> float:
+    """Mean over classes of max_{α,β} log p(y_c | F, α, β) / n, with y_c one-hot, w ~ N(0, I/α), y ~ N(Fw, I/β).
+
+    With F = U diag(s) Vᵀ, t = α/β, z = Uᵀy and the best β for every t, the evidence is
+
+      ½ Σ_k log t/(t + s_k²) − (n/2) log (1/n)(Σ_k z_k² t/(t + s_k²) + ‖y‖² − ‖z‖²) − (n/2)(1 + log 2π),
+
+    a function of t alone, of which the largest value is searched: exact for any number of features, and
+    the same for features of any scale. In nats an image.
+
+    You and others 2021, *LogME: practical assessment of pre-trained models for transfer learning*, eq. 2.
+
+    Raises:
+      Undefined: there is one class only, all images have the same features, or a class is an exact
+        linear function of fewer features than images, where the evidence has no largest value.
+
+    Example:
+      >>> import numpy as np
+      >>> round(logme(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.1]]), np.array([0, 0, 1])), 4)
+      0.2904
+    """
+    x, y = labelled(features, labels)
+    u, s, _ = principal(x / np.abs(x).max())
+    return float(np.mean([_evidence(u, s**2, target) for target in one_hot(y).T]))
+
+
+def _evidence(u: Float[np.ndarray, "n r"], squares: Float[np.ndarray, "r"], y: Float[np.ndarray, "n"]) -> float:
+    """The largest evidence of one target, over the number of images."""
+    n, r = u.shape
+    z = (u.T @ y) ** 2
+    outside = float(np.sum((y - u @ (u.T @ y)) ** 2)) if r < n else 0.0
+    if r < n and outside <= n * np.finfo(np.float64).eps * np.sum(y**2):
+        raise Undefined(f"{r} features fit a class of {n} images exactly: the evidence is unbounded")
+
+    def negative(log_t: float) -> float:
+        share = 1 / (1 + squares * np.exp(-log_t))  # t / (t + s²)
+        return float(n * np.log((z @ share + outside) / n) - np.log(share).sum()) / 2
+
+    # It can have several peaks: the highest point of a grid, which reaches where t no longer matters, then its peak.
+    grid = np.linspace(np.log(squares[-1]) - 25, np.log(squares[0]) + 25, 100)
+    best = int(np.argmin([negative(t) for t in grid]))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    peak = minimize_scalar(negative, bounds=around, method="bounded", options={"xatol": 1e-9})
+    return -float(peak.fun) / n - (1 + np.log(2 * np.pi)) / 2  # pyright: ignore
