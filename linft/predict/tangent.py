@@ -1,7 +1,8 @@
 """The Tangent of a model on a task, the one place where prediction meets the network; and its file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def tangent(
     if outputs == "trace":  # how the logits mix is measured on a few images
         few = empirical_ntk(model, x_train[:MIXING_IMAGES], groups=groups, engine=engine, batch_size=batch_size)
     labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
-    logits_train, weights_train = _logits_and_weights(model, x_train, labels, names)
-    logits_test, weights_test = _logits_and_weights(model, x_test, labels, names)
+    logits_train, logits_test = (outputs_on(model, x) for x in (x_train, x_test))
+    weights_train, weights_test = (pushed(model, x, model.params, labels, names) for x in (x_train, x_test))
     squares = trees.dots_by_group(model.params, model.params, labels, jax.tree.leaves(labels))
     return Tangent(
         logits_train=logits_train,
@@ -91,28 +92,39 @@ def _dtype(model: Model) -> Any:
     return trees.get(model.params, model.head)["kernel"].dtype
 
 
-def _logits_and_weights(
-    model: Model, x: Array, labels: Tree, names: tuple[str, ...], batch_size: int = 64
-) -> tuple[Array, dict[str, Array]]:
-    """f0 and J_g w0_g, in equal batches."""
+def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:
+    """f0, in equal batches."""
+    outputs = partial(_programs(model.forward)[0], model.params, model.batch_stats)
+    return _in_batches(outputs, x, batch_size)
+
+
+def pushed(
+    model: Model, x: Array, vector: Tree, labels: Tree, groups: Sequence[str], batch_size: int = 64
+) -> dict[str, Float[Array, "n c"]]:
+    """J_g u_g of every group, for u shaped like the weights, in equal batches."""
+    push = partial(_programs(model.forward)[1], model.params, model.batch_stats)
+    return {g: _in_batches(partial(push, trees.restrict(vector, labels, g)), x, batch_size) for g in groups}
+
+
+@lru_cache(maxsize=8)  # tangents of one architecture share what is compiled
+def _programs(forward: Callable) -> tuple[Callable, Callable]:
+    """(params, batch_stats, x) -> outputs, and (params, batch_stats, u, x) -> J u."""
 
     @jax.jit
-    def forward(x: Array) -> Array:
-        return model.apply(model.params, x)
+    def outputs(params: Tree, batch_stats: Tree, x: Array) -> Array:
+        return forward(params, batch_stats, x)[0]
 
     @jax.jit
-    def push(x: Array, direction: Tree) -> Array:
-        return jax.jvp(lambda p: model.apply(p, x), (model.params,), (direction,))[1]
+    def push(params: Tree, batch_stats: Tree, direction: Tree, x: Array) -> Array:
+        return jax.jvp(lambda p: forward(p, batch_stats, x)[0], (params,), (direction,))[1]
 
-    size = batching.size_for(len(x), batch_size)
-    parts = batching.split(x, size)
+    return outputs, push
+
+
+def _in_batches(outputs: Callable[[Array], Array], x: Array, batch_size: int) -> Array:
+    parts = batching.split(x, batching.size_for(len(x), batch_size))
     with jax.default_matmul_precision("highest"):
-        logits = jnp.concatenate([forward(part)[:n] for part, n in parts])
-        weights = {}
-        for group in names:
-            direction = trees.restrict(model.params, labels, group)
-            weights[group] = jnp.concatenate([push(part, direction)[:n] for part, n in parts])
-    return logits, weights
+        return jnp.concatenate([outputs(part)[:n] for part, n in parts])
 
 
 def _mixing(model: Model, kernel: Kernel, few: Kernel | None, labels: Tree) -> dict[str, Array]:

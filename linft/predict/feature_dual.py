@@ -1,0 +1,143 @@
+"""Prediction in function space with the head exact and the features to first order: f = φ W + b is bilinear.
+
+The weights below the head stay w_g = γ_g w0_g + Jφ_gᵀ a_g. With r the gradient of the loss at the logits, that
+of a_i is W r_i, and those of W and b are Σ_i φ_i r_iᵀ and Σ_i r_i: the same optax chain moves (a, γ, W, b).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from linft import optim
+from linft.base import Model, Trajectory, dense
+from linft.errors import LinftError
+from linft.optim import Settings
+from linft.predict import replay
+from linft.predict.dual import Named, bundle, named, predictable, span
+from linft.predict.feature_tangent import FeatureTangent, feature_tangent
+from linft.predict.replay import Network
+from linft.recipe import Recipe
+from linft.task import Task
+from linft.trees import Tree
+
+
+def feature_dual(
+    model: Model | FeatureTangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any
+) -> "FeatureDual":
+    """Predict fine-tuning from the features' kernel, replaying the real run's minibatches: a Run.
+
+        φ = φ0 + Σ_g [Θφ_g a_g + (γ_g − 1) Jφ_g w0_g],   f = φ W + b
+
+    With the full kernel exactly the training of `linearize(model, at="features")`, under all that `dual`
+    follows; approximately with its trace, or along few directions. `many` as in `dual`.
+
+    Args:
+      model, task: from which the FeatureTangent is computed; or a FeatureTangent alone.
+      record_every: measure every so many steps; about a dozen times by default.
+      **kernel: groups, outputs, rank, draws, seed, engine, batch_size, progress of `predict.feature_tangent`.
+
+    Raises:
+      LinftError: no kernel predicts the recipe; as `feature_tangent`.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> run = feature_dual(model, task, outputs="low-rank", rank=4)
+      >>> run(linft.Recipe(learning_rate=0.01, batch_size=5, steps=4)).train_loss.shape
+      (5,)
+    """
+    if isinstance(model, FeatureTangent):
+        if task is not None or kernel:
+            raise LinftError("a FeatureTangent carries its task and kernel already; pass it alone")
+        return FeatureDual(model, record_every)
+    if task is None:
+        raise LinftError("pass a model and a task, or a FeatureTangent alone")
+    return FeatureDual(feature_tangent(model, task, **kernel), record_every)
+
+
+@dataclass(frozen=True)
+class FeatureDual:
+    """The Run that `feature_dual` gives."""
+
+    tangent: FeatureTangent
+    record_every: int | None = None
+
+    def __call__(self, recipe: Recipe) -> Trajectory:
+        return self.many([recipe])[0]
+
+    def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
+        """One compiled program for all recipes of one structure and one sequence of minibatches."""
+        return replay.many(predictable(recipes), len(self.tangent.labels_train), self._family)
+
+    def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
+        t, n = self.tangent, len(self.tangent.labels_train)
+        settings = [optim.settings(recipe, t.groups, n) for recipe in recipes]
+        bundles, numbers = bundle([_of(s, {g: g for g in t.projected.groups}) for s in settings])
+        of_head = [_of(s, {_member(name): g for name, g in t.head_groups}) for s in settings]
+        whole = numbers._replace(
+            **{
+                kind: getattr(numbers, kind) | {name: jnp.stack([getattr(s, kind)[name] for s in of_head])
+                                                for name in getattr(of_head[0], kind)}
+                for kind in ("multipliers", "decays", "pulls")
+            }
+        )  # fmt: skip
+        return replay.replay(_network, named(bundles), t, whole, recipes, n, self.record_every)
+
+
+def _of(settings: Settings, names: dict[str, str]) -> Settings:
+    """The settings of some groups, by other names."""
+    kinds = ("multipliers", "decays", "pulls")
+    return settings._replace(**{kind: {k: getattr(settings, kind)[g] for k, g in names.items()} for kind in kinds})
+
+
+def _member(name: str) -> str:
+    """What an array of the head is called in the settings, apart from any bundle."""
+    return f"(head) {name}"
+
+
+def _network(names: Named, t: FeatureTangent) -> Network:
+    below = span(names, t.projected)
+    start = {"below": below.start, "head": t.head}
+
+    def of_batch(at: Tree, batch: Array) -> tuple[Array, Callable[[Array], Tree]]:
+        features = t.features_train[batch] + below.on_batch(at["below"], batch) @ t.directions.T
+
+        def gradient(residual: Array) -> Tree:
+            towards = residual @ at["head"]["kernel"].T @ t.directions  # W r_i, along U
+            of_head = {"kernel": features.T @ residual, "bias": residual.sum(0)}
+            return {"below": below.gradient(batch, towards), "head": {name: of_head[name] for name in at["head"]}}
+
+        return dense(at["head"], features), gradient
+
+    def logits(at: Tree) -> tuple[Array, Array]:
+        moved = below.on_train(at["below"]), below.on_test(at["below"])
+        on_train, on_test = (
+            dense(at["head"], start + move @ t.directions.T)
+            for start, move in zip((t.features_train, t.features_test), moved, strict=True)
+        )
+        return on_train, on_test
+
+    def lengths(at: Tree) -> dict[str, dict[str, Array]]:
+        found = below.lengths(at["below"])
+        of_head = {"distance": jax.tree.map(jnp.subtract, at["head"], t.head), "norm": at["head"]}
+        for kind, arrays in of_head.items():
+            for name, group in t.head_groups:
+                others = found[kind].get(group, jnp.zeros(()))
+                found[kind][group] = jnp.sqrt(others**2 + jnp.vdot(arrays[name], arrays[name]))
+        return found
+
+    return Network(
+        origin=start,
+        here=start,
+        groups={"below": {b: b for b in below.start}, "head": {name: _member(name) for name in t.head}},
+        of_batch=of_batch,
+        logits=logits,
+        lengths=lengths,
+        labels_train=t.projected.labels_train,
+        labels_test=t.projected.labels_test,
+    )
