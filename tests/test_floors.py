@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training_run",),
     ("protocol",),
     ("comparison", "sweep", "select", "advise"),
+    ("selection",),
     ("report",),
     ("cli",),
 )
@@ -35,6 +36,7 @@ ONLY = {
     "linft._compat": ("linft.ntk", "linft.predict.flow"),
     "linft.ntk": (
         "linft.predict.tangent",
+        "linft.predict.feature_tangent",
         "linft.comparison",
         "linft.cli.kernel",
     ),  # to predict; to see it change; to keep it

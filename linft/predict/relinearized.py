@@ -1,0 +1,214 @@
+"""Linearized again after some real steps: train t of them, expand at w_t, and predict the rest of the same run.
+
+The optimizer arrives with a velocity v_t, and decay may pull to the pretrained weights w0; neither lies in the
+span of the new Jacobians. So the weights of every group are, with w_t the first and last of these directions,
+
+    w_g = γ_g1 (w_t − w0)_g + γ_g2 v_t,g + γ_g3 w0_g + J_gᵀ α_g
+
+and the same optax chain, its velocity and its count taken over, goes on in (α, γ).
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from linft import losses, optim, trees
+from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.errors import LinftError
+from linft.feeding import feed
+from linft.measuring import Row, measuring, parts
+from linft.optim import Settings
+from linft.predict import replay
+from linft.predict.dual import Coordinates, predictable
+from linft.predict.operator import apply, apply_rows, operator
+from linft.predict.replay import Network
+from linft.predict.tangent import pushed, tangent
+from linft.recipe import Recipe
+from linft.task import Task
+from linft.training import Execution, State, training
+from linft.trees import Groups, Tree
+
+HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
+"""γ of w_t, of v_t and of w0."""
+
+
+def relinearized(model: Model, task: Task, *, after: int, record_every: int | None = None, **kernel: Any) -> Run:
+    """Predict fine-tuning from the tangent kernel at the weights after some real steps: a Run.
+
+    The first steps train the network by the recipe; what follows is the training of the network linearized
+    where they end, with the momentum that they leave, by the recipe's next minibatches and rates. `after=0` is
+    `dual`. With `model.with_head(init="probe", …)` it is the linear probe that is the first stage.
+
+    Args:
+      after: real steps, t.
+      record_every: measure every so many steps; about a dozen times by default.
+      **kernel: outputs, engine, batch_size, draws, progress of `predict.tangent`.
+
+    Raises:
+      LinftError: no kernel predicts the recipe, or it has no steps left after the real ones.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> run = relinearized(model, task, after=2)
+      >>> run(linft.Recipe(learning_rate=0.01, batch_size=5, steps=4)).steps
+      array([0, 1, 2, 3, 4])
+    """
+    model.check_classes(task)
+    n = len(task.y_train)
+
+    def run(recipe: Recipe) -> Trajectory:
+        begin = time.perf_counter()
+        predictable([recipe])
+        steps = recipe.num_steps(n)
+        if not 0 <= after < steps:
+            raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")
+        groups = optim.groups_for(recipe, model.layer_groups)
+        numbers = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n)
+        at = recorded_steps(steps, record_every)
+        rows, state = _train(model, task, recipe, groups, numbers, after, set(at[at < after].tolist()))
+        if rows and losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
+            return replay.trajectory(at[: len(rows)], _curves(rows), time.perf_counter() - begin)
+        arrays = _departed(model, task, state, groups, recipe, kernel)
+        names = (tuple(arrays.tangent.groups), recipe.convention, after)
+        stacked = jax.tree.map(lambda number: jnp.asarray(number)[None], numbers)
+        rest = replay.replay(_network, names, arrays, stacked, [recipe], n, record_every, first=after)[0]
+        return _joined(at, rows, rest, time.perf_counter() - begin, f"linearized at step {after}")
+
+    return OneByOne(run)
+
+
+class Departed(NamedTuple):
+    """Arrays of the network linearized at w_t; the directions w_t − w0, v_t and w0 come first."""
+
+    tangent: Tangent
+    pushed_train: dict[str, Float[Array, "3 n c"]]
+    """J_g of every direction, on the training images."""
+    pushed_test: dict[str, Float[Array, "3 m c"]]
+    gram: dict[str, Float[Array, "3 3"]]
+    """Inner products of the directions."""
+
+
+def _train(
+    model: Model, task: Task, recipe: Recipe, groups: Groups, numbers: Settings, steps: int, recorded: set[int]
+) -> tuple[list[Row], State]:
+    """Rows at the recorded steps, the last one where the loss is beyond recovery; and the state after all steps."""
+    execution = Execution()
+    source = feed(model, task, False, execution, 0)
+    measure = measuring(model, *parts(model, task, execution, source.held and source.held.images), execution)
+    begin, advance = training(model, optim.structure(recipe), groups)
+    state, step = begin(numbers), 0
+    rows = [measure(recipe, state)] if recorded else []
+    for batch in source.batches(recipe, 0, sorted((recorded | {steps}) - {0})):
+        state, _ = advance(state, batch, numbers, model.params, np.uint32(recipe.seed), source.held)
+        step += len(batch.index)
+        if step in recorded:
+            rows.append(measure(recipe, state))
+            if losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
+                break
+    return rows, state
+
+
+def _departed(
+    model: Model, task: Task, state: State, groups: Groups, recipe: Recipe, kernel: dict[str, Any]
+) -> Departed:
+    there = model.replace(params=state.params)
+    found = tangent(there, task, groups=groups, **kernel)
+    labels = trees.labels(model.params, groups)
+    momentum = optax.tree_utils.tree_get(state.opt_state, "trace" if recipe.convention == "coupled" else "velocity")
+    moved = trees.subtract(state.params, model.params)
+
+    def along(images: Any, from_weights: dict[str, Array]) -> dict[str, Array]:
+        x = there.preprocess(images).astype(found.logits_train.dtype)
+        one, two = (pushed(there, x, u, labels, found.groups) for u in (moved, momentum))
+        return {g: jnp.stack([one[g], two[g], from_weights[g] - one[g]]) for g in found.groups}
+
+    directions = (moved, momentum, model.params)
+    dots = [[trees.dots_by_group(u, v, labels, found.groups) for v in directions] for u in directions]
+    return Departed(
+        tangent=found,
+        pushed_train=along(task.x_train, found.weights_train),
+        pushed_test=along(task.x_test, found.weights_test),
+        gram={g: jnp.array([[dot[g] for dot in row] for row in dots]) for g in found.groups},
+    )
+
+
+def _network(names: tuple[tuple[str, ...], str, int], arrays: Departed) -> Network:
+    groups, convention, first = names
+    t = arrays.tangent
+    dtype = t.logits_train.dtype
+    theta = {g: [operator(kernel, t, {g: 1.0}) for kernel in (t.kernel_train, t.kernel_test)] for g in groups}
+    here = jnp.array(HERE, dtype)
+
+    def everywhere(gamma: tuple[int, int, int]) -> dict[str, Coordinates]:
+        return {g: Coordinates(jnp.zeros_like(t.logits_train), jnp.array(gamma, dtype)) for g in groups}
+
+    def of_batch(at: dict[str, Coordinates], batch: Array) -> tuple[Array, Any]:
+        def gradient(residual: Array) -> dict[str, Coordinates]:
+            alpha = jnp.zeros_like(t.logits_train).at[batch].add(residual)
+            return {g: Coordinates(alpha, jnp.zeros_like(here)) for g in groups}
+
+        logits = t.logits_train[batch]
+        for g, x in at.items():
+            along = jnp.tensordot(x.gamma - here, arrays.pushed_train[g][:, batch], 1)
+            logits += apply_rows(theta[g][0], batch, x.alpha) + along
+        return logits, gradient
+
+    def logits(at: dict[str, Coordinates]) -> tuple[Array, Array]:
+        on_train, on_test = t.logits_train, t.logits_test
+        for g, x in at.items():
+            on_train += apply(theta[g][0], x.alpha) + jnp.tensordot(x.gamma - here, arrays.pushed_train[g], 1)
+            on_test += apply(theta[g][1], x.alpha) + jnp.tensordot(x.gamma - here, arrays.pushed_test[g], 1)
+        return on_train, on_test
+
+    def lengths(at: dict[str, Coordinates]) -> dict[str, dict[str, Array]]:
+        def length(g: str, since: tuple[int, int, int]) -> Array:
+            gamma, alpha = at[g].gamma - jnp.array(since, dtype), at[g].alpha
+            mixed = jnp.tensordot(arrays.pushed_train[g], alpha, 2) @ gamma
+            squared = jnp.vdot(alpha, apply(theta[g][0], alpha)) + 2 * mixed + gamma @ arrays.gram[g] @ gamma
+            return jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a length of zero below it
+
+        return {kind: {g: length(g, s) for g in groups} for kind, s in (("distance", ORIGIN), ("norm", (0, 0, 0)))}
+
+    def resume(state: Any) -> Any:
+        momentum, count = ("trace", "count") if convention == "coupled" else ("velocity", "step")
+        started = {momentum: everywhere(VELOCITY), count: jnp.asarray(first, jnp.int32)}
+        return optax.tree_utils.tree_set(state, **started)
+
+    return Network(
+        origin=everywhere(ORIGIN),
+        here=everywhere(HERE),
+        groups={g: g for g in groups},
+        of_batch=of_batch,
+        logits=logits,
+        lengths=lengths,
+        labels_train=t.labels_train,
+        labels_test=t.labels_test,
+        resume=resume,
+    )
+
+
+def _curves(rows: list[Row]) -> dict[str, Any]:
+    return jax.tree.map(lambda *values: np.array(values), *rows)
+
+
+def _joined(at: np.ndarray, rows: list[Row], rest: Trajectory, seconds: float, note: str) -> Trajectory:
+    """Real rows, then the predicted trajectory, its lengths by layer group."""
+    ahead = {name: getattr(rest, name) for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
+    ahead |= {name: _by_layer_group(getattr(rest, name)) for name in ("distance", "norm")}
+    whole = jax.tree.map(lambda a, b: np.concatenate([a, b]), _curves(rows), ahead) if rows else ahead
+    steps = np.concatenate([at[: len(rows)], rest.steps])
+    return Trajectory(steps=steps, **whole, seconds=seconds, diverged_at=rest.diverged_at, note=note)
+
+
+def _by_layer_group(lengths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    squares: dict[str, Tree] = {}
+    for g, length in lengths.items():
+        squares[trees.layer_group(g)] = squares.get(trees.layer_group(g), 0) + length**2
+    return {g: np.sqrt(square) for g, square in squares.items()}
