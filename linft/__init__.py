@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from linft.models.from_flax import from_flax as from_flax
     from linft.ntk.empirical import empirical_ntk as empirical_ntk
     from linft.ntk.projected import projected_ntk as projected_ntk
+    from linft.ranking import Ranking as Ranking
+    from linft.ranking import rank as rank
     from linft.recipe import Recipe as Recipe
     from linft.task import Task as Task
     from linft.training_run import run_in as run_in
@@ -40,7 +42,7 @@ _HOME = {
     "load_task": "linft.data.load", "LinftError": "linft.errors", "finetune": "linft.finetuning",
     "linearize": "linft.linearization", "from_flax": "linft.models.from_flax",
     "empirical_ntk": "linft.ntk.empirical", "projected_ntk": "linft.ntk.projected",
-    "Recipe": "linft.recipe", "Task": "linft.task", "run_in": "linft.training_run",
+    "Ranking": "linft.ranking", "rank": "linft.ranking", "Recipe": "linft.recipe", "Task": "linft.task", "run_in": "linft.training_run",
     "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report", "scores")

@@ -88,6 +88,12 @@ class Task:
             raise LinftError(f"few_shot({k}) needs {k} training images of each class; the rarest has {fewest}")
         return self._train(_pick(self.y_train, [k] * self.num_classes, seed))
 
+    def at_most(self, k: int, seed: int = 0) -> Self:
+        """At most k training images of each class, class by class; the test part stays whole."""
+        if k < 1:
+            raise LinftError(f"at_most({k}) leaves no training image; give 1 or more of each class")
+        return self._train(_pick(self.y_train, [k] * self.num_classes, seed))
+
     def subset(self, n_train: int, n_test: int | None = None, seed: int = 0) -> Self:
         """n_train training and n_test test images (all by default), shuffled, classes in proportion."""
         task = self._train(_proportional(self.y_train, n_train, self.num_classes, seed, "training"))

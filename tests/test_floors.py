@@ -20,11 +20,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("feeding", "measuring"),
     ("recording",),
-    ("zoo", "finetuning", "multidomain", "predict", "scores"),
-    ("agreement", "attribution", "pretraining", "spectrum", "store", "planning"),
-    ("training_run",),
+    ("zoo", "finetuning", "multidomain", "predict"),
+    ("agreement", "attribution", "pretraining", "spectrum", "store", "planning", "scores", "standings"),
+    ("training_run", "scoring"),
     ("protocol",),
-    ("comparison", "sweep", "select", "advise"),
+    ("comparison", "sweep", "ranking", "advise"),
     ("selection",),
     ("report",),
     ("cli",),
@@ -38,8 +38,9 @@ ONLY = {
         "linft.predict.tangent",
         "linft.predict.feature_tangent",
         "linft.comparison",
+        "linft.scores.evidence",
         "linft.cli.kernel",
-    ),  # to predict; to see it change; to keep it
+    ),  # to predict; to see it change; to score; to keep it
     "matplotlib": ("linft.report",),
 }
 

@@ -1,0 +1,313 @@
+"""What scores are computed from: all that one pass over a sample of the target's images tells of a model."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.special import softmax
+
+from linft import trees
+from linft.base import ClassMeans, Model, Tangent
+from linft.errors import LinftError
+from linft.ntk import batching
+from linft.ntk.empirical import empirical_ntk
+from linft.ntk.near_head import last_convolution, near_head
+from linft.ntk.projected import projected_ntk
+from linft.scores import compiling
+from linft.scores.last_layer import last_layer
+from linft.scores.predicted_accuracy import part
+from linft.scores.small_network import SmallNetwork
+from linft.scores.undefined import Undefined
+from linft.task import Task
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of which layers the kernel is, and how it is computed; by default exact, of the last convolution."""
+
+    groups: tuple[str, ...] = ()
+    """Layer groups in place of the last convolution, by name; `all` is every one."""
+    outputs: Literal["trace", "pseudo"] = "trace"
+    """Summed over the logits, or along random signs over them; only for layer groups."""
+    draws: int = 8
+    """Random sign vectors of pseudo."""
+    dimensions: int | None = None
+    """Project large parameters' gradients at random to so many numbers; only for layer groups."""
+
+
+LAST_CONVOLUTION = Gradients()
+DRAWS = 4  # random sign vectors of the kernel with a fresh head
+LAYER = ("layer_inputs", "layer_gradients")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of n target images what one model makes of them. What is not there is None, for the reason in `missing`."""
+
+    model: str
+    labels: Int[np.ndarray, "n"]
+    features: Float[np.ndarray, "n d"]
+    probabilities: Float[np.ndarray, "n s"] | None = None
+    """Of the source's classes."""
+    kernel: Float[np.ndarray, "n n"] | None = None
+    """Of the layers that `Gradients` says, with the source's head."""
+    kernel_error: Float[np.ndarray, "n n"] | None = None
+    """Standard error of a projected kernel's entries."""
+    layer_inputs: Float[np.ndarray, "n t p"] | None = None
+    """Patches of the last convolution's input, by position."""
+    layer_gradients: Float[np.ndarray, "n t q"] | None = None
+    """Gradients at its output, of the logits along random signs over them."""
+    source: ClassMeans | None = None
+    reference: Float[np.ndarray, "n r"] | None = None
+    """Features of the small network that was trained on the target."""
+    scratch_accuracy: float | None = None
+    """Its accuracy on images that it was not trained on."""
+    tangent: Tangent | None = None
+    """With a fresh head, of the whole network, on the n images."""
+    seed: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each part took; `compile` apart from the others."""
+
+    def given(self, name: str) -> Any:
+        """The evidence of a name.
+
+        Raises:
+          Undefined: it is not there; with the reason.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise Undefined(self.missing.get(name, f"{name.replace('_', ' ')} was not gathered"))
+        return value
+
+    def take(self, indices: Int[np.ndarray, "k"]) -> Self:
+        """The evidence of some of the images."""
+        some = {name: getattr(self, name) for name in ("features", "probabilities", "reference", *LAYER)}
+        pairs = {name: getattr(self, name) for name in ("kernel", "kernel_error")}
+        return dataclasses.replace(
+            self,
+            labels=self.labels[indices],
+            **{name: None if array is None else array[indices] for name, array in some.items()},
+            **{name: None if array is None else array[np.ix_(indices, indices)] for name, array in pairs.items()},
+            tangent=None if self.tangent is None else part(self.tangent, indices, indices),
+        )
+
+    @property
+    def source_labels(self) -> Int[np.ndarray, "n"] | None:
+        """The source's most probable class of every image."""
+        return None if self.probabilities is None else self.probabilities.argmax(1)
+
+    @property
+    def source_means(self) -> Float[np.ndarray, "s d"] | None:
+        """Mean features of the source's classes."""
+        return None if self.source is None else self.source.means
+
+    @property
+    def source_counts(self) -> Int[np.ndarray, "s"] | None:
+        """Images that each of them is the mean of."""
+        return None if self.source is None else self.source.counts
+
+    @property
+    def target_means(self) -> Float[np.ndarray, "c d"]:
+        """Mean features of the target's classes among the images."""
+        classes, which = np.unique(self.labels, return_inverse=True)
+        sums = np.zeros((len(classes), self.features.shape[1]))
+        np.add.at(sums, which, self.features)
+        return sums / self.target_counts[:, None]
+
+    @property
+    def target_counts(self) -> Int[np.ndarray, "c"]:
+        """Images that each of them is the mean of."""
+        return np.unique(self.labels, return_counts=True)[1]
+
+    @property
+    def residual(self) -> Float[np.ndarray, "n c"]:
+        """δY: one-hot labels less each class's share, which is what a new head's bias knows."""
+        one_hot = (self.labels[:, None] == np.unique(self.labels)[None, :]).astype(float)
+        return one_hot - one_hot.mean(0, keepdims=True)
+
+
+def gather(
+    model: Model,
+    task: Task,
+    needs: Collection[str] = ("features", "probabilities", "kernel"),
+    *,
+    small: SmallNetwork | None = None,
+    gradients: Gradients = LAST_CONVOLUTION,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Evidence:
+    """One pass over a task's training images, for all that scores need of a model.
+
+    Features, logits and the gradients of the last convolution come from the same pass; what is compiled
+    for it serves every model of one architecture.
+
+    Args:
+      model: with its source's head, where LEEP and NCE are to be defined.
+      task: its training images are the sample, at most some of each class; see `Task.at_most`.
+      needs: names of what is wanted, of `Evidence`; `table.needs` tells them for scores.
+      small: the network that was trained on the same images, for RSA and the probe gap.
+      gradients: which layers' kernel.
+      seed: of the fresh head, of random signs and projections, and of what is random in scores.
+      batch_size: most images that are in the device's memory at once.
+
+    Raises:
+      LinftError: features that are not finite; a layer group that there is not.
+
+    Example:
+      >>> import linft
+      >>> task = linft.load_task("digits").at_most(2)
+      >>> evidence = gather(linft.load_model("resnet14-mnist"), task)
+      >>> evidence.features.shape, evidence.kernel.shape, evidence.probabilities.shape
+      ((20, 64), (20, 20), (20, 10))
+    """
+    near, seconds = "kernel" in needs and gradients == LAST_CONVOLUTION, {}
+    kernel = error = tangent = None
+    with compiling.apart(seconds, "pass"):
+        features, jacobian = _passed(model, task, near, batch_size)
+    if "kernel" in needs:
+        with compiling.apart(seconds, "kernel"):
+            if jacobian is None:
+                kernel, error = _kernel(model, task, gradients, seed, batch_size)
+            else:
+                kernel = jacobian @ jacobian.T
+    layer = _last_layer(model, task, seed, batch_size) if set(LAYER) & set(needs) else (None, None)
+    if "tangent" in needs:
+        with compiling.apart(seconds, "tangent"):
+            tangent = _fresh_tangent(model, task, features, seed, batch_size)
+    no_head, no_means = _no_source_head(model), _no_class_means(model)
+    head = trees.get(model.params, model.head)
+    probabilities = None
+    if no_head is None:
+        logits = features @ np.asarray(head["kernel"]) + np.asarray(head.get("bias", 0.0))
+        probabilities = softmax(logits.astype(np.float64), axis=1)
+    missing = {
+        **dict.fromkeys(("probabilities", "source_labels"), no_head),
+        **dict.fromkeys(("source", "source_means", "source_counts"), no_means),
+        "scratch_accuracy": "a class has too few images to hold some out from the small network",
+    }
+    return Evidence(
+        model.name,
+        np.asarray(task.y_train),
+        features,
+        probabilities,
+        kernel,
+        error,
+        *layer,
+        source=model.class_means if no_means is None else None,
+        reference=None if small is None else small.features,
+        scratch_accuracy=None if small is None else small.accuracy,
+        tangent=tangent,
+        seed=seed,
+        missing={name: reason for name, reason in missing.items() if reason},
+        seconds=seconds,
+    )
+
+
+def _passed(
+    model: Model, task: Task, near: bool, batch_size: int
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p"] | None]:
+    """Features, and the last convolution's gradients where they are asked for."""
+    pass_over = near_head(model) if near else _features(model)
+    n = len(task.y_train)
+    size = batching.size_for(n, batch_size)
+    features, gradients = [], []
+    for start in range(0, n, size):
+        ((x, real),) = batching.split(model.preprocess(task.x_train[start : start + size]), size)
+        found = pass_over(x)
+        features.append(np.asarray(found.features if near else found)[:real])
+        if near:
+            gradients.append(np.asarray(found.gradients)[:real])
+    joined = np.concatenate(features)
+    if not np.isfinite(joined).all():
+        raise LinftError(f"{model.name} gives features that are not finite; check its weights")
+    return joined, np.concatenate(gradients) if near else None
+
+
+def _features(model: Model) -> Callable[[Array], Array]:
+    """Features of a batch; the head, whose size differs from source to source, is left out of the program."""
+    kernel = trees.get(model.params, model.head)["kernel"]
+    headless = trees.put(model.params, model.head, {"kernel": kernel[:, :1]})
+    return lambda x: _features_program(model.forward)(headless, model.batch_stats, x)
+
+
+@lru_cache(maxsize=32)
+def _features_program(forward: Callable) -> Callable:
+    return jax.jit(lambda params, batch_stats, x: forward(params, batch_stats, x)[1])
+
+
+def _kernel(
+    model: Model, task: Task, gradients: Gradients, seed: int, batch_size: int
+) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]:
+    """The kernel of layer groups, and its standard error where it is projected."""
+    how: dict[str, Any] = {
+        "outputs": gradients.outputs,
+        "draws": gradients.draws,
+        "seed": seed,
+        "batch_size": batch_size,
+        "groups": None if gradients.groups in ((), ("all",)) else gradients.groups,
+    }
+    x = model.preprocess(task.x_train)
+    if gradients.dimensions is None:
+        return np.asarray(empirical_ntk(model, x, **how).total()), None
+    kernel, errors = projected_ntk(model, x, dimensions=gradients.dimensions, **how)
+    return np.asarray(kernel.total()), np.sqrt(sum(np.asarray(error) ** 2 for error in errors.values()))
+
+
+def _last_layer(
+    model: Model, task: Task, seed: int, batch_size: int
+) -> tuple[Float[np.ndarray, "n t p"], Float[np.ndarray, "n t q"]]:
+    """Patches and gradients of the last convolution, along random signs over the logits."""
+    path, images = last_convolution(model), task.x_train
+    signs = jnp.asarray(np.random.default_rng(seed).choice([-1.0, 1.0], model.num_classes) / model.num_classes**0.5)
+    parts = [
+        last_layer(model, path, model.preprocess(images[i : i + batch_size]), signs.astype(jnp.float32))
+        for i in range(0, len(images), batch_size)
+    ]
+    inputs, gradients = zip(*parts, strict=True)
+    return np.concatenate([np.asarray(each) for each in inputs]), np.concatenate([np.asarray(g) for g in gradients])
+
+
+def _fresh_tangent(model: Model, task: Task, features: Float[np.ndarray, "n d"], seed: int, batch_size: int) -> Tangent:
+    """All that predicting fine-tuning without decay needs of the images: J_g w0_g, which only decay uses, is 0."""
+    fresh = model.with_head(task.num_classes, jax.random.key(seed))
+    head = trees.get(fresh.params, fresh.head)
+    kernel = empirical_ntk(
+        fresh, fresh.preprocess(task.x_train), outputs="pseudo", draws=DRAWS, seed=seed, batch_size=batch_size
+    )
+    logits = jnp.asarray(features) @ head["kernel"]
+    groups, labels = tuple(kernel.blocks), jnp.asarray(task.y_train)
+    nothing = {group: jnp.zeros_like(logits) for group in groups}
+    return Tangent(
+        logits, logits, labels, labels, kernel, kernel, nothing, nothing,
+        {group: jnp.zeros(()) for group in groups},
+        {group: _mixing(head["kernel"], of_head=group == fresh.head) for group in groups},
+    )  # fmt: skip
+
+
+def _mixing(head: Float[Array, "d c"], of_head: bool) -> Float[Array, "c c"]:
+    """How a trace spreads over pairs of logits: evenly for the head itself, WᵀW / ‖W‖² below it."""
+    return jnp.eye(head.shape[1]) / head.shape[1] if of_head else head.T @ head / jnp.vdot(head, head)
+
+
+def _no_source_head(model: Model) -> str | None:
+    """Why the logits are not of the source's classes; None where they are."""
+    names = model.source.get("class_names")
+    if names and len(names) != model.num_classes:
+        return f"the model has {model.num_classes} outputs for {len(names)} source classes: its head is a new one"
+    if not names and "data" not in model.source:
+        return "the model has no source head: what it was trained on is unknown"
+    return None
+
+
+def _no_class_means(model: Model) -> str | None:
+    """Why the source's class means are not there, or not those of this network; None where they are."""
+    if model.class_means is None:
+        return "the source's class means are unknown; `linft zoo add --task` measures them"
+    return None

@@ -1,0 +1,168 @@
+"""The scores of many models on one sample: in several processes, kept line by line as they come."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from joblib import Parallel, delayed
+
+from linft.base import Model
+from linft.errors import LinftError
+from linft.scores import compiling
+from linft.scores.evidence import Evidence, Gradients, gather
+from linft.scores.small_network import SmallNetwork, small_network
+from linft.scores.table import SCORES, SMALL, Score, needs
+from linft.scores.undefined import Undefined
+from linft.store import digest
+from linft.task import Task
+from linft.zoo.load import load_model, local, shipped
+
+LINES = "models.jsonl"
+Given = str | Path | Model
+"""A model, or where `load_model` finds it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The scores of one model."""
+
+    model: str
+    architecture: str
+    data: str
+    """What it was pretrained on."""
+    scores: dict[str, float]
+    halves: dict[str, list[float | None]]
+    """Every score on halves of the sample, the same for all models."""
+    undefined: dict[str, str]
+    """Scores that do not exist for this model, and why."""
+    seconds: dict[str, float]
+    """load; compile; pass, kernel and tangent, without compiling; and every score's own."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images that models are scored on, and how."""
+
+    task: Task
+    scores: tuple[str, ...]
+    halves: Int[np.ndarray, "r k"]
+    """Images of every half."""
+    gradients: Gradients
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """Tells this sample and what is done with it from others."""
+        return digest((self.task.x_train, self.task.y_train, self.halves)) + f" {self.gradients} {self.seed}"
+
+
+def scored(
+    models: Mapping[str, Given], sample: Sample, jobs: int, output: Path | None
+) -> Iterator[tuple[str, Measured | str]]:
+    """Name and scores of every model as they come, or why it cannot be scored; those on disk first.
+
+    Args:
+      jobs: processes.
+      output: a directory where every line of `models.jsonl` is a model; those that are there already,
+        of the same weights, sample and scores, are not scored again.
+    """
+    kept = {} if output is None else _kept(output / LINES)
+    keys = {name: json.dumps([name, _identity(model), sample.digest]) for name, model in models.items()}
+    missing = dict(models)
+    for name, key in keys.items():
+        one = kept.get(key)
+        if one is not None and set(sample.scores) <= {*one.scores, *one.undefined}:
+            del missing[name]
+            yield name, one
+    if not missing:
+        return
+    small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
+    measure = delayed(partial(_measure, sample=sample, small=small))
+    for name, one in Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        measure(name, model) for name, model in missing.items()
+    ):  # pyright: ignore
+        if isinstance(one, Measured) and output is not None:
+            _keep(output / LINES, keys[name], one)
+        yield name, one
+
+
+def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None) -> tuple[str, Measured | str]:
+    """The name, and the scores of the model or why it cannot be scored."""
+    seconds: dict[str, float] = {}
+    try:
+        with compiling.apart(seconds, "load"):
+            loaded = model if isinstance(model, Model) else load_model(model)
+        wanted = needs(sample.scores)
+        evidence = gather(loaded, sample.task, wanted, small=small, gradients=sample.gradients, seed=sample.seed)
+    except LinftError as error:
+        return name, str(error)
+    seconds["compile"] += evidence.seconds["compile"]
+    seconds |= {part: spent for part, spent in evidence.seconds.items() if part != "compile"}
+    evidence = replace(evidence, model=name)
+    scores: dict[str, float] = {}
+    undefined: dict[str, str] = {}
+    for score in sample.scores:
+        try:
+            with compiling.apart(seconds, score):
+                scores[score] = SCORES[score](evidence)
+        except Undefined as reason:
+            undefined[score] = str(reason)
+    resampled = [score for score in scores if SCORES[score].resampled]
+    on_halves: dict[str, list[float | None]] = {score: [] for score in resampled}
+    with compiling.apart(seconds, "halves"):
+        for indices in sample.halves:
+            some = evidence.take(indices)
+            for score in resampled:
+                on_halves[score].append(_or_none(SCORES[score], some))
+    architecture = (loaded.architecture or {}).get("name", "")
+    data = str(loaded.source.get("data", ""))
+    return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds)
+
+
+def _or_none(score: Score, evidence: Evidence) -> float | None:
+    try:
+        return score(evidence)
+    except Undefined:
+        return None
+
+
+def _identity(model: Given) -> str:
+    """What tells whether a model is the one that was scored before."""
+    if isinstance(model, Model):
+        return digest((model.params, model.batch_stats))
+    found = next((found for source in (shipped, local) if (found := source(str(model))) is not None), None)
+    try:
+        return str(model) if found is None else sha256(found.path.read_bytes()).hexdigest()[:16]
+    except OSError:  # which is told when it is loaded
+        return str(model)
+
+
+def _kept(file: Path) -> dict[str, Measured]:
+    """What the lines of a file hold, by key; a last line that was cut short is passed over."""
+    kept = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except OSError as error:
+        raise LinftError(f"cannot read {file} ({error.strerror}); choose another output directory") from None
+    for line in lines:
+        try:
+            row = json.loads(line)
+            kept[row["key"]] = Measured(**row["measured"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def _keep(file: Path, key: str, one: Measured) -> None:
+    """Add a line; on a line of its own, whatever the last one is."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            out.write("\n" + json.dumps({"key": key, "measured": asdict(one)}) + "\n")
+    except OSError as error:
+        raise LinftError(f"cannot write {file} ({error.strerror}); choose a directory that you can write to") from None
