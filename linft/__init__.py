@@ -42,7 +42,8 @@ _HOME = {
     "load_task": "linft.data.load", "LinftError": "linft.errors", "finetune": "linft.finetuning",
     "linearize": "linft.linearization", "from_flax": "linft.models.from_flax",
     "empirical_ntk": "linft.ntk.empirical", "projected_ntk": "linft.ntk.projected",
-    "Ranking": "linft.ranking", "rank": "linft.ranking", "Recipe": "linft.recipe", "Task": "linft.task", "run_in": "linft.training_run",
+    "Ranking": "linft.ranking", "rank": "linft.ranking", "Recipe": "linft.recipe", "Task": "linft.task",
+    "run_in": "linft.training_run",
     "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report", "scores")
