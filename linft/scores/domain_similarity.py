@@ -53,7 +53,9 @@ def domain_similarity(
     return float(np.exp(-gamma * distance))
 
 
-def _classes(name: str, means: Float[ArrayLike, "c d"], counts: Integer[ArrayLike, "c"]):
+def _classes(
+    name: str, means: Float[ArrayLike, "c d"], counts: Integer[ArrayLike, "c"]
+) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, "k"]]:
     """Means and weights of the classes with enough images."""
     numbers = np.asarray(counts)
     if np.ndim(means) != 2 or len(means) != len(numbers):  # pyright: ignore
