@@ -1,4 +1,4 @@
-"""Predictions from kernels, of network or features: replayed, in closed form, in continuous time; and the stability edge."""
+"""Predictions from kernels, of network or features: replayed, in closed form, in continuous time; stability."""
 
 from linft.predict.dual import dual as dual
 from linft.predict.dual import nearest as nearest

@@ -1,0 +1,280 @@
+"""Which prediction is worth its cost: error of the loss curve and of the final test accuracy, beside the seconds.
+
+    python experiments/prediction_kinds.py --scale laptop --data ../shared/data
+
+Four real tasks × two heads (fresh, linear probe) × two learning rates, frozen batch norm, cross-entropy: 16
+real runs, each beside its prediction by every kind that `linft predict --how` knows. Seconds are without
+compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes. Rows are
+written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl, table.md and
+figure.svg into experiments/prediction_kinds/SCALE. The errors and costs in linft/predict/choice.py, by which
+`--how auto` chooses, are `expected` and `costs` of the rows at laptop scale.
+
+Expected: EXPECTED
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import matplotlib
+import numpy as np
+import tyro
+from jax import monitoring
+from matplotlib.figure import Figure
+
+import linft
+from linft import predict, trees
+from linft.agreement import agreement
+from linft.base import Model, Task, Trajectory
+from linft.predict.choice import CHEAPEST, FALLS, KINDS, Head, fall, first_steps
+
+HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
+COLOURS = dict(zip(KINDS, ("#999999", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00"), strict=True))
+COMPILING = ("jaxpr_to_mlir_module_duration", "backend_compile_duration")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the experiment."""
+
+    tasks: tuple[str, ...] = ("digits", "hymenoptera_32", "ucmerced16_32", "sign_digits_32")
+    model: str = "resnet14-cifar10"
+    train_images: int = 96
+    test_images: int = 64
+    rates: tuple[tuple[Literal["normal", "probe"], tuple[float, ...]], ...] = (
+        ("normal", (0.002, 0.01)),
+        ("probe", (0.0005, 0.002)),
+    )
+    steps: int = 60
+    batch_size: int = 32
+
+
+def get_config(scale: Literal["smoke", "laptop"]) -> Config:
+    """smoke: a minute, to see that it runs; laptop: 25 minutes on one CPU core."""
+    if scale == "smoke":
+        rates = (("normal", (0.01,)), ("probe", (0.001,)))
+        return Config(tasks=("digits",), train_images=8, test_images=8, rates=rates, steps=4, batch_size=4)
+    return Config()
+
+
+def main(
+    scale: Literal["smoke", "laptop"] = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/prediction_kinds"),
+) -> None:
+    """Run what is missing, then draw the table and the figure."""
+    directory = output / scale
+    directory.mkdir(parents=True, exist_ok=True)
+    config, file = get_config(scale), directory / "rows.jsonl"
+    (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    begin = time.perf_counter()
+    for row in measure(config, data, {row["key"] for row in rows}):
+        rows.append(row)
+        with file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
+        print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
+    (directory / "table.md").write_text(table(rows))
+    figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
+    print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
+
+
+class Clock:
+    """Seconds of calls, without those that compiling took."""
+
+    def __init__(self) -> None:
+        self.compiling = 0.0
+        monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, seconds: float, **_: Any) -> None:
+        self.compiling += seconds if event.endswith(COMPILING) else 0.0
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+        begin, compiling = time.perf_counter(), self.compiling
+        found = jax.block_until_ready(function(*args, **options))
+        return found, time.perf_counter() - begin - (self.compiling - compiling)
+
+
+def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, Any]]:
+    """One row for each real run that is not done."""
+    clock = Clock()
+    for name in config.tasks:
+        keys = {(head, rate): f"{name} {head} {rate}" for head, rates in config.rates for rate in rates}
+        if done >= set(keys.values()):
+            continue
+        task = linft.load_task("digits" if name == "digits" else f"npz:{data / name}.npz")
+        task = task.subset(config.train_images, config.test_images, seed=0)
+        bare = linft.load_model(config.model)
+        below = {"features-trace": "trace", "features": "full"}  # this kernel does not depend on the head
+        shared = {
+            kind: clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs=outputs)
+            for kind, outputs in below.items()
+        }
+        for head, rates in config.rates:
+            model = _headed(bare, task, head)
+            kernels = kernels_of(model, task, clock, shared)
+            for rate in rates:
+                if keys[head, rate] in done:
+                    continue
+                recipe = linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps)
+                real, seconds = clock(linft.finetune(model, task), recipe)
+                row = {"key": keys[head, rate], "task": task.name, "head": HEADS[head], "rate": rate}
+                yield row | compared(model, task, recipe, kernels, real, seconds, clock)
+
+
+def _headed(model: Model, task: Task, head: Literal["normal", "probe"]) -> Model:
+    return model.with_head(task.num_classes, jax.random.key(0), head, task=task)
+
+
+def kernels_of(model: Model, task: Task, clock: Clock, shared: dict[str, Any]) -> dict[str, tuple[Any, float]]:
+    """What every kind but relinearize is predicted from, and the seconds it took."""
+    head = dict(trees.get(model.params, model.head))
+    return {
+        "trace": clock(predict.tangent, model, task, outputs="trace"),
+        "dual": clock(predict.tangent, model, task),
+        "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
+        **{kind: (dataclasses.replace(found, head=head), seconds) for kind, (found, seconds) in shared.items()},
+    }
+
+
+def compared(
+    model: Model,
+    task: Task,
+    recipe: linft.Recipe,
+    kernels: dict[str, Any],
+    real: Trajectory,
+    seconds: float,
+    clock: Clock,
+) -> dict[str, Any]:
+    """The real run, and every kind of prediction beside it."""
+    kinds, predicted_fall = {}, None
+    for kind in KINDS:
+        if kind == "relinearize":
+            run, of_kernel = predict.relinearized(model, task, after=first_steps(recipe, len(task.y_train))), 0.0
+        else:
+            arrays, of_kernel = kernels[kind]
+            run = (predict.feature_dual if kind.startswith("features") else predict.dual)(arrays)
+        found, of_recipe = clock(run, recipe)
+        if kind == CHEAPEST:
+            predicted_fall = fall(found)
+        kinds[kind] = agreement(found, real) | {
+            "kernel_seconds": of_kernel,
+            "recipe_seconds": of_recipe,
+            "train_loss": found.train_loss.tolist(),
+        }
+    return {
+        "predicted_fall": predicted_fall,
+        "probing_error": kernels["features-trace"][0].standard_error,
+        "real_seconds": seconds,
+        "steps": real.steps.tolist(),
+        "train_loss": real.train_loss.tolist(),
+        "test_accuracy": real.test_accuracy.tolist(),
+        "kinds": kinds,
+    }
+
+
+def expected(rows: list[dict[str, Any]]) -> dict[str, dict[Head, list[float | None]]]:
+    """Upper quartile of the curve's error, by kind, head and predicted fall; rounded up to a tenth of a percent."""
+    found: dict[str, dict[Head, list[float | None]]] = {kind: {head: [] for head in HEADS.values()} for kind in KINDS}
+    for kind, head, (lower, upper) in itertools.product(KINDS, HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
+        errors = [
+            row["kinds"][kind]["train_loss_error"]
+            for row in rows
+            if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
+        ]
+        found[kind][head].append(np.ceil(1000 * np.quantile(errors, 0.75)) / 1000 if errors else None)
+    return found
+
+
+def costs(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of one prediction, its kernel included, over those of the real run: median."""
+    return {kind: round(float(np.median([_cost(row, kind) for row in rows])), 2) for kind in KINDS}
+
+
+def _cost(row: dict[str, Any], kind: str) -> float:
+    found = row["kinds"][kind]
+    return (found["kernel_seconds"] + found["recipe_seconds"]) / row["real_seconds"]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Errors and costs by kind; and how well the steps to reach a loss are foretold."""
+    lines = [
+        "Train-loss curve: mean |difference| / mean real loss. Test accuracy: |difference| at the end, in points. Both",
+        "median (largest) over tasks and rates. Seconds: median, without compilation, of the kernel and of a recipe;",
+        "cost: of one prediction with its kernel, over the real run.",
+        "",
+        "| | fresh head: curve | accuracy | probe head: curve | accuracy | kernel, s | recipe, s | cost |",
+        "| --- |" + " --- |" * 7,
+    ]
+    for kind, about in KINDS.items():
+        cells = []
+        for head in HEADS.values():
+            own = [row["kinds"][kind] for row in rows if row["head"] == head]
+            cells.append(_spread([found["train_loss_error"] for found in own], "{:.1%}"))
+            cells.append(_spread([100 * abs(found["test_accuracy_difference"]) for found in own], "{:.1f}"))
+        seconds = [np.median([r["kinds"][kind][f"{what}_seconds"] for r in rows]) for what in ("kernel", "recipe")]
+        cells += [f"{seconds[0]:.1f}", f"{seconds[1]:.2f}", f"{np.median([_cost(row, kind) for row in rows]):.2f}"]
+        lines.append(f"| {kind}: {about.label} | " + " | ".join(cells) + " |")
+    cells = [
+        f"{np.median([1 - row['train_loss'][-1] / row['train_loss'][0] for row in rows if row['head'] == head]):.1%}"
+        for head in HEADS.values()
+    ]
+    seconds = np.median([row["real_seconds"] for row in rows])
+    lines.append(f"| the real run; its loss fell by | {cells[0]} | | {cells[1]} | | | {seconds:.1f} | 1 |")
+    return "\n".join([*lines, "", *steps_table(rows)]) + "\n"
+
+
+def steps_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Steps until the train loss is three quarters, a half and a quarter of its first value."""
+    lines = [
+        "Steps until the train loss is 75 %, 50 % and 25 % of its first value, where the real run gets there: how many",
+        "the prediction reaches within the run too, their |error| relative to the real steps, median (largest); how",
+        "many times less than the real run a prediction costs, with its kernel and once that is there.",
+        "Zancato and others 2020 report 20 % error at 30 to 45 times less cost.",
+        "",
+        "| | reached | error | times less, first recipe | each further recipe |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind in KINDS:
+        levels = [level for row in rows for level in row["kinds"][kind]["steps_to_loss"] if level["reference_steps"]]
+        errors = [abs(level["relative_error"]) for level in levels if level["relative_error"] is not None]
+        first = np.median([1 / _cost(row, kind) for row in rows])
+        further = np.median([row["real_seconds"] / row["kinds"][kind]["recipe_seconds"] for row in rows])
+        cells = [f"{len(errors)} of {len(levels)}", _spread(errors, "{:.0%}"), f"{first:.2g}", f"{further:.2g}"]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _spread(values: list[float], form: str) -> str:
+    if not values:
+        return "–"
+    return f"{form.format(np.median(values))} ({form.format(max(values))})"
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Error against cost: a panel for each head, a dot for each run, a cross for a kind's medians."""
+    matplotlib.rcParams["svg.hashsalt"] = "prediction_kinds"
+    drawing = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = drawing.subplots(1, len(HEADS), sharex=True, sharey=True)
+    for head, axes in zip(HEADS.values(), panels, strict=True):
+        for kind in KINDS:
+            own = [row for row in rows if row["head"] == head]
+            points = np.array([(_cost(row, kind), max(row["kinds"][kind]["train_loss_error"], 1e-4)) for row in own])
+            axes.scatter(*points.T, s=14, color=COLOURS[kind], alpha=0.45, linewidths=0)
+            axes.scatter(*np.median(points, 0), s=90, marker="P", color=COLOURS[kind], edgecolor="white", label=kind)
+        axes.set(xscale="log", yscale="log", title=f"{head} head", xlabel="cost of one prediction / real run")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("error of the loss curve")
+    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return drawing
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

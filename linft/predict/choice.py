@@ -1,0 +1,138 @@
+"""Which prediction to take: the cheapest that, by what was measured, will hold the error asked for."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from linft.base import Model, Trajectory
+from linft.errors import LinftError
+from linft.predict.dual import dual
+from linft.predict.feature_dual import feature_dual
+from linft.predict.relinearized import relinearized
+from linft.recipe import Recipe
+from linft.task import Task
+
+Head = Literal["fresh", "probe"]
+
+AFTER = 0.25
+"""Share of the steps that are real before the network is linearized again."""
+FALLS = (0.1, 0.3, 0.6, 1.0)
+"""Upper bounds of how far the cheapest kind predicts that the loss falls, of its first value."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to predict a run."""
+
+    label: str
+    run: Callable[..., Trajectory]
+    """(model, task, recipe, record_every, **kernel) -> the predicted trajectory."""
+    cost: float
+    """Measured seconds over those of the real run, median."""
+    errors: Mapping[Head, tuple[float | None, ...]]
+    """Measured error of the train-loss curve, upper quartile, for each of FALLS; None where nothing was measured."""
+
+
+def _dual(outputs: str) -> Callable[..., Trajectory]:
+    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
+        return dual(model, task, record_every=record_every, outputs=outputs, **kernel)(recipe)
+
+    return run
+
+
+def _feature_dual(outputs: str) -> Callable[..., Trajectory]:
+    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
+        return feature_dual(model, task, record_every=record_every, outputs=outputs, **kernel)(recipe)
+
+    return run
+
+
+def _relinearized(
+    model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any
+) -> Trajectory:
+    after = first_steps(recipe, len(task.y_train))
+    kernel.pop("groups", None)  # those of the recipe, always
+    return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
+
+
+def first_steps(recipe: Recipe, n: int) -> int:
+    """Real steps before the network is linearized again."""
+    return math.floor(AFTER * recipe.num_steps(n))
+
+
+UNMEASURED: Mapping[Head, tuple[float | None, ...]] = {"fresh": (None,) * 4, "probe": (None,) * 4}
+
+# Costs and errors as experiments/prediction_kinds.py measured them; a test holds them to its rows.
+KINDS: dict[str, Kind] = {
+    "trace": Kind("kernel of the network, its trace over logits", _dual("trace"), 1.0, UNMEASURED),
+    "dual": Kind("kernel of the network", _dual("full"), 1.0, UNMEASURED),
+    "features-trace": Kind("kernel of the features, its trace", _feature_dual("trace"), 1.0, UNMEASURED),
+    "features-low-rank": Kind("kernel of the features, few directions", _feature_dual("low-rank"), 1.0, UNMEASURED),
+    "relinearize": Kind("linearized again after a quarter of the steps", _relinearized, 1.0, UNMEASURED),
+    "features": Kind("kernel of the features", _feature_dual("full"), 1.0, UNMEASURED),
+}
+"""Every kind of prediction, the cheapest first."""
+
+CHEAPEST = next(iter(KINDS))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kind, and why."""
+
+    kind: str
+    expected: float | None
+    """Error of the train-loss curve that three of four measured runs held; None where nothing was measured."""
+    holds: bool
+    """Whether that is within what was asked for."""
+    reason: str
+
+
+def fall(predicted: Trajectory) -> float | None:
+    """By how much of its first value the train loss falls; None where it rises above it, or diverges."""
+    loss = predicted.train_loss
+    if predicted.diverged_at is not None or loss.max() > loss[0]:
+        return None
+    return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
+
+
+def choose(error: float, fall: float | None, head: Head) -> Choice:
+    """The cheapest kind whose measured error, at such a head and such a fall of the loss, is within `error`.
+
+    Errors are the upper quartiles in `KINDS`, of the runs of experiments/prediction_kinds.py whose predicted
+    loss never rises above its first value. Where no kind holds it, the most accurate is taken, and the choice
+    says so.
+
+    Args:
+      error: mean |predicted − real| train loss over the mean real one, that is asked for.
+      fall: of the loss, as the cheapest kind predicts it.
+      head: fresh (random or zero) or probe.
+
+    Raises:
+      LinftError: the error asked for is not above 0.
+
+    Example:
+      >>> choose(1.0, 0.2, "fresh").kind
+      'trace'
+    """
+    if not error > 0:
+        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
+    place = len(FALLS) - 1 if fall is None else next(i for i, upper in enumerate(FALLS) if fall <= upper)
+    known = {name: value for name, kind in KINDS.items() if (value := kind.errors[head][place]) is not None}
+    where = f"{head} head, loss falling by {_between(place)}"
+    if not known:
+        return Choice(list(KINDS)[-1], None, False, f"nothing was measured for such a run ({where})")
+    best = min(known, key=lambda name: known[name])
+    if fall is None:
+        return Choice(best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate")
+    for name, value in known.items():
+        if value <= error:
+            return Choice(name, value, True, f"three of four measured runs were off by at most {value:.1%} ({where})")
+    reason = f"none held {error:.1%} in three of four measured runs ({where}); this one held {known[best]:.1%}"
+    return Choice(best, known[best], False, reason)
+
+
+def _between(place: int) -> str:
+    lower = f"{FALLS[place - 1]:.0%} to " if place else "less than "
+    return f"{lower}{FALLS[place]:.0%}"

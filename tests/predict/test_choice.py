@@ -1,0 +1,99 @@
+"""What `auto` takes is the cheapest kind that the measured table says will do; the table is that of the rows."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import linft
+from linft import predict
+from linft.base import Trajectory
+from linft.errors import LinftError
+from linft.predict import choice
+from linft.predict.choice import FALLS, KINDS, Kind, choose, fall
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "prediction_kinds.py"
+
+
+def curve(*loss: float, diverged_at: int | None = None) -> Trajectory:
+    values = np.array(loss)
+    return Trajectory(np.arange(len(loss)), *[values] * 4, distance={}, norm={}, seconds=0.0, diverged_at=diverged_at)
+
+
+@pytest.fixture
+def three(monkeypatch) -> None:
+    """Kinds of a table that is easy to read."""
+    errors = {"cheap": (0.01, 0.1, 0.5, None), "fair": (0.02, 0.05, 0.4, None), "dear": (0.005, 0.03, 0.2, None)}
+    kinds = {name: Kind(name, predict.dual, 1.0, {"fresh": row, "probe": (None,) * 4}) for name, row in errors.items()}
+    monkeypatch.setattr(choice, "KINDS", kinds)
+
+
+@pytest.mark.parametrize(
+    ("error", "fallen", "kind", "expected", "holds"),
+    [
+        (0.05, 0.05, "cheap", 0.01, True),
+        (0.05, 0.1, "cheap", 0.01, True),
+        (0.05, 0.2, "fair", 0.05, True),
+        (0.04, 0.2, "dear", 0.03, True),
+        (0.01, 0.2, "dear", 0.03, False),
+        (0.5, 0.5, "cheap", 0.5, True),
+        (0.5, None, "dear", None, False),
+        (0.5, 0.9, "dear", None, False),
+    ],
+)
+def test_the_cheapest_that_holds_the_error(three, error, fallen, kind, expected, holds):
+    found = choose(error, fallen, "fresh")
+    assert (found.kind, found.expected, found.holds) == (kind, expected, holds)
+
+
+def test_says_why(three):
+    assert choose(0.05, 0.2, "fresh").reason == (
+        "three of four measured runs were off by at most 5.0% (fresh head, loss falling by 10% to 30%)"
+    )
+    assert choose(0.001, 0.05, "fresh").reason == (
+        "none held 0.1% in three of four measured runs (fresh head, loss falling by less than 10%); this one held 0.5%"
+    )
+    assert choose(0.1, 0.05, "probe").reason.startswith("nothing was measured for such a run (probe head")
+    assert choose(0.1, 1.0, "fresh").reason.endswith("falling by 60% to 100%)")
+    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
+        choose(0, 0.2, "fresh")
+
+
+def test_fall():
+    assert fall(curve(2.0, 1.8, 1.5)) == 0.25
+    assert fall(curve(2.0, 2.1, 1.5)) is None
+    assert fall(curve(2.0, 1.0, diverged_at=2)) is None
+    assert fall(curve(0.0, 0.0)) == 0
+
+
+@pytest.fixture(scope="module")
+def experiment() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prediction_kinds", EXPERIMENT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_is_that_of_the_committed_rows(experiment):
+    lines = (EXPERIMENT.parent / "prediction_kinds" / "laptop" / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    expected, costs = experiment.expected(rows), experiment.costs(rows)
+    for name, kind in KINDS.items():
+        assert {head: list(errors) for head, errors in kind.errors.items()} == expected[name], name
+        assert kind.cost == costs[name], name
+    assert list(KINDS) == sorted(KINDS, key=lambda name: KINDS[name].cost), "the cheapest first"
+    assert len(FALLS) == len(expected["dual"]["fresh"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_begins_at_the_model(kind, model, task):
+    recipe = linft.Recipe(learning_rate=0.02, batch_size=5, steps=8)
+    found = KINDS[kind].run(model, task, recipe, 2)
+    real = linft.finetune(model, task, record_every=2)(recipe)
+    np.testing.assert_array_equal(found.steps, real.steps)
+    np.testing.assert_allclose(found.test_loss[0], real.test_loss[0])
+    assert np.abs(found.train_loss - real.train_loss).max() < 0.1 * (real.train_loss[0] - real.train_loss[-1])
