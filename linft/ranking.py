@@ -1,5 +1,8 @@
 """`rank`: score pretrained models on a sample of a task, and say how far the order can be trusted."""
 
+import csv
+import io
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +17,15 @@ from linft import standings
 from linft.base import Model
 from linft.data.lazy import LazyImages
 from linft.errors import LinftError
+from linft.files import whole
 from linft.scores.evidence import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
 from linft.scoring import Given, Measured, Sample, scored
+from linft.store import versions
 from linft.task import Task
 
 SCHEMA = "linft-rank-1"
+COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "group", "seconds", "undefined")
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""
@@ -79,6 +85,56 @@ class Ranking:
         values = np.array([self.consensus.get(model, np.nan) for model in self.models])
         found = standings.groups(values, self._consensus_on_halves, self._factor)
         return {model: int(group) for model, group in zip(self.models, found, strict=True) if group >= 0}
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain JSON, the best model first; intervals hold 95% of what other samples would give."""
+        of = {score: (self.values(score), self.errors(score), self.groups(score)) for score in self.scores}
+        parts = {one.model: one for one in self.measured}
+        places = {model: place for place, model in enumerate(self.order(), 1)}
+        last = [model for model in self.models if model not in places]  # no score exists for them
+
+        def row(model: str) -> dict[str, Any]:
+            one = parts[model]
+            consensus = (self.consensus, self.consensus_errors, self.consensus_groups)
+            return {
+                "model": model,
+                "architecture": one.architecture,
+                "data": one.data,
+                "consensus": _entry(model, *consensus),
+                "scores": {score: _entry(model, *of[score]) for score in self.scores if score in one.scores},
+                "undefined": {score: one.undefined[score] for score in self.scores if score in one.undefined},
+                "seconds": one.seconds,
+            }
+
+        return {
+            "schema": SCHEMA,
+            **self.about,
+            "voting": list(self.voting),
+            "models": [row(model) for model in (*places, *last)],
+            "broken": self.broken,
+            "versions": versions(),
+        }
+
+    def write(self, directory: str | Path) -> None:
+        """Write `ranking.json` and `ranking.csv`."""
+        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
+        for name, content in (("ranking.json", text), ("ranking.csv", self.as_csv())):
+            with whole(Path(directory) / name) as partial:
+                partial.write_text(content, encoding="utf-8")
+
+    def as_csv(self) -> str:
+        """A line a model and score."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for row in self.as_json()["models"]:
+            about = [row["model"], row["architecture"], row["data"]]
+            for name, entry in {"consensus": row["consensus"], **row["scores"]}.items():
+                values = [entry.get(column) for column in COLUMNS[4:8]]
+                table.writerow([*about, name, *values, row["seconds"].get(name), ""])
+            for name, reason in row["undefined"].items():
+                table.writerow([*about, name, *[None] * 5, reason])
+        return text.getvalue()
 
     @property
     def voting(self) -> tuple[str, ...]:
@@ -150,7 +206,7 @@ def rank(
       ('resnet14-mnist', 'resnet14-gtsrb')
     """
     begin, names, tell = time.perf_counter(), chosen(scores), progress or (lambda what, done, total: None)
-    given, drawn = _named(models), _drawn(task, per_class, seed)
+    given, drawn = named(models), _drawn(task, per_class, seed)
     sample = Sample(drawn, names, standings.halves(drawn.y_train, resamples, seed), gradients, seed)
     found: dict[str, Measured] = {}
     broken: dict[str, str] = {}
@@ -174,7 +230,16 @@ def rank(
     return Ranking(about, tuple(found[name] for name in given if name in found), broken)
 
 
-def _named(models: Sequence[Given]) -> dict[str, Given]:
+def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> dict[str, Any]:
+    """A value with its interval and group, empty where there is none."""
+    if model not in values:
+        return {}
+    value, either_side = values[model], standings.margin() * errors.get(model, np.nan)
+    low, high = (value - either_side, value + either_side) if np.isfinite(either_side) else (None, None)
+    return {"value": value, "low": low, "high": high, "group": groups[model]}
+
+
+def named(models: Sequence[Given]) -> dict[str, Given]:
     """Models by name: a file's is its stem."""
     named: dict[str, Given] = {}
     for model in models:

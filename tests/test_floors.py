@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recording",),
     ("zoo", "finetuning", "multidomain", "predict"),
     ("agreement", "attribution", "pretraining", "spectrum", "store", "planning", "scores", "standings"),
-    ("training_run", "scoring"),
+    ("training_run", "scoring", "kernel_pictures"),
     ("protocol",),
     ("comparison", "sweep", "ranking", "advise"),
     ("selection",),

@@ -1,15 +1,13 @@
 """The page of a report, its figures and its table, on disk."""
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from linft.errors import LinftError
-from linft.report import reading, runs, style, trajectories, verdict, words
+from linft.report import reading, runs, style, templates, trajectories, verdict, words
 from linft.report.figures import FIGURES
 from linft.report.reading import Result
 
@@ -59,14 +57,7 @@ def figure_files(result: Result) -> dict[str, bytes]:
 
 def render(result: Result) -> str:
     """The page as HTML: all in one file, with no script and nothing to fetch."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
-    )
-    for filter_ in (words.number, words.fixed, words.signed, words.percent, words.points, words.duration, words.plain):
-        environment.filters[filter_.__name__] = filter_
-    environment.filters["label"] = runs.label
-    template = environment.from_string(files("linft.report").joinpath("page.html.jinja").read_text("utf-8"))
-    return template.render(
+    return templates.template("page.html.jinja").render(
         result=result,
         figures=_figures(result),
         palette=style.PALETTE,

@@ -1,0 +1,85 @@
+"""`linft rank` as a user types it."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import linft
+from linft.cli.main import main
+
+FEW = ("--shots", 3, "--resamples", 3, "--scores", "lfc", "lgc", "leep")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("zoo")
+    for i in range(3):
+        model = linft.models.create("cifar_resnet8", 3, jax.random.key(i), width=2)
+        source = {} if i == 2 else {"data": f"source{i}", "class_names": list("abc")}
+        linft.save_model(model.replace(name=f"model{i}", source=source), directory / f"model{i}.safetensors")
+    (directory / "torn.safetensors").write_bytes(b"torn")
+    return directory
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["linft", "rank", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_a_zoo_is_ranked(call, zoo, tmp_path):
+    said = call("--zoo", zoo, "--task", "digits", "--output", tmp_path, *FEW)
+    found = json.loads((tmp_path / "ranking.json").read_text())
+    order = [row["model"] for row in found["models"]]
+    rows = [line.split() for line in said.splitlines()]
+    assert [row[1] for row in rows if len(row) > 5 and row[0].isdigit() and row[1].startswith("model")] == order
+    first = found["models"][0]
+    assert f"{first['scores']['lfc']['value']:.3g} ± " in said
+    assert "torn is broken: " in said
+    assert "leep does not exist for model2: the model has no source head" in said
+    assert f"Page: {tmp_path / 'ranking.html'}" in said
+    assert {path.name for path in tmp_path.iterdir()} >= {"ranking.json", "ranking.csv", "ranking.html", "models.jsonl"}
+    again = call("--zoo", zoo, "--task", "digits", "--output", tmp_path, "--pictures", 0, *FEW)
+    assert "kernels" not in again
+    assert json.loads((tmp_path / "ranking.json").read_text())["models"] == found["models"]
+
+
+def test_kernels_over_a_real_fine_tuning(call, zoo, tmp_path):
+    call("--models", zoo / "model0.safetensors", "--task", "digits", "--output", tmp_path, *FEW, "--epochs", 2)
+    page = (tmp_path / "ranking.html").read_text()
+    assert "epoch 0" in page and "epoch 1" in page and "epoch 2" in page
+
+
+def test_layer_groups(call, zoo, tmp_path):
+    call("--zoo", zoo, "--task", "digits", "--output", tmp_path, *FEW, "--groups", "stage3", "head", "--pictures", 0)
+    assert json.loads((tmp_path / "ranking.json").read_text())["gradients"]["groups"] == ["stage3", "head"]
+
+
+BAD = {
+    "no zoo": (("--zoo", "{tmp}/nowhere", "--task", "digits"), "no zoo at"),
+    "an empty zoo": (("--zoo", "{tmp}", "--task", "digits"), "there is no model to rank"),
+    "no such score": (("--zoo", "{zoo}", "--task", "digits", "--scores", "lgz"), "no score lgz"),
+    "no such task": (("--zoo", "{zoo}", "--task", "birds"), "no task 'birds'"),
+    "only broken ones": (
+        ("--models", "{zoo}/torn.safetensors", "--task", "digits"),
+        "none of 1 models could be scored",
+    ),
+    "labels with gaps": (("--zoo", "{zoo}", "--task", "npz:{tmp}/gaps.npz"), "no training image has label 1"),
+    "no shots": (("--zoo", "{zoo}", "--task", "digits", "--shots", "0"), "at_most(0)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, refused, zoo, tmp_path):
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 2, 2])
+    np.savez(tmp_path / "gaps.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    arguments, message = BAD[case]
+    line = refused(*(each.format(tmp=tmp_path, zoo=zoo) for each in arguments), "--output", tmp_path / "out")
+    assert message in line

@@ -1,0 +1,97 @@
+"""The page of a ranking: what it says, and that it stands alone."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from pages import Reader
+
+import linft
+from linft.errors import LinftError
+from linft.kernel_pictures import Picture, picture
+from linft.report import ranking as page
+
+
+@pytest.fixture(scope="module")
+def ranking():
+    models = [
+        linft.models.create("cifar_resnet8", 3, jax.random.key(i), width=2).replace(
+            name=name, source={"data": "<i>birds</i>", "class_names": list("abc")} if i else {}
+        )
+        for i, name in enumerate(("plain", "first", "second"))
+    ]
+    task = linft.load_task("digits")
+    scores = ("lfc", "leep", "knn", "random")
+    ranking = linft.rank([*models, "nowhere"], task, scores, per_class=3, resamples=4)
+    return ranking.as_json(), [picture(model, task.at_most(3)) for model in models[:2]]
+
+
+@pytest.fixture(scope="module")
+def html(ranking):
+    result, pictures = ranking
+    return page.render(result, pictures, [*pictures[:1]])
+
+
+def test_it_stands_alone(html):
+    read = Reader(html)
+    assert not read.tags & {"script", "link", "iframe"}
+    links = [value for name, value in read.attributes if name in ("src", "href", "xlink:href")]
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in links)
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    names = [value for name, value in read.attributes if name == "id"]
+    assert len(names) == len(set(names))
+
+
+def test_every_score_of_every_model_is_there(html, ranking):
+    result, _ = ranking
+    text = Reader(html).text
+    for row in result["models"]:
+        assert row["model"] in text
+        for entry in row["scores"].values():
+            assert f"{entry['value']:.3g}".replace("-", "−") in text
+    assert result["models"][0]["model"] + " comes first by 3 scores" in text
+    assert "nowhere" in text and "no model 'nowhere'" in text
+    assert "plain: leep" in text and "no source head" in text
+    assert "the pass over the images" in text and "compiling" in text
+    assert "None" not in text and "nan" not in text.lower()
+    assert "<i>birds</i>" in text, "markup in names is text"
+
+
+def test_models_that_tie_are_named(ranking):
+    result, _ = ranking
+    models = [
+        {"model": name, "consensus": {"value": 1.0, "group": group}} for name, group in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    said = page.lead({**result, "models": models})
+    assert said[0].startswith("Of 3 models, a comes first") and said[1].endswith("b cannot be told apart from it.")
+    models[1]["consensus"]["group"] = 1
+    assert "No other can be mistaken for it" in page.lead({**result, "models": models})[1]
+
+
+def test_figures(html):
+    assert set(re.findall(r'<figure id="(\w+)"', html)) == {"consensus", "kernels", "epochs"}
+    assert html.count("data:image/png") >= 8
+
+
+def test_without_pictures_the_kernels_are_left_out(ranking):
+    plain = page.render(ranking[0])
+    assert "<h2>The kernels</h2>" not in plain
+
+
+def test_another_dictionary_is_refused(tmp_path):
+    with pytest.raises(LinftError, match="not a ranking but 'linft-compare-1'"):
+        page.write({"schema": "linft-compare-1"}, tmp_path)
+
+
+def test_pictures_are_sorted_standardized_and_small():
+    task = linft.load_task("digits").at_most(30)
+    shuffled = np.random.default_rng(0).permutation(len(task.y_train))
+    mixed = task.replace(x_train=task.x_train[shuffled], y_train=task.y_train[shuffled])
+    shown = picture(linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2), mixed)
+    assert isinstance(shown, Picture) and shown.theta.shape == shown.theta_f.shape == (128, 128)
+    assert abs(shown.theta.mean()) < 0.01
+    np.testing.assert_allclose(shown.borders, np.arange(10) / 10)
+    within = np.mean([shown.theta_f[i, i] for i in range(128)])
+    assert within > shown.theta_f.mean()
+    assert -1 < shown.lfc < 1 and -1 < shown.lgc < 1

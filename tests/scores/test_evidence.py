@@ -1,0 +1,169 @@
+"""What one pass gathers, held against the model itself and the kernel engine."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import linft
+from linft import trees
+from linft.base import ClassMeans
+from linft.errors import LinftError
+from linft.ntk.empirical import empirical_ntk
+from linft.ntk.near_head import last_convolution
+from linft.scores.evidence import Gradients, _features_program, gather
+from linft.scores.last_layer import last_layer
+from linft.scores.small_network import SmallNetwork
+from linft.scores.table import SCORES, needs
+from linft.scores.undefined import Undefined
+
+NEEDS = ("features", "probabilities", "kernel")
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4)
+    means = ClassMeans(np.ones((4, 16), np.float32), np.array([9, 9, 9, 9], np.int32))
+    return model.replace(source={"data": "birds", "class_names": list("abcd")}, class_means=means)
+
+
+@pytest.fixture(scope="module")
+def evidence(model, digits):
+    return gather(model, digits, NEEDS, batch_size=10)  # in batches of 8, so that none is padded
+
+
+def test_it_is_what_the_model_says(model, digits, evidence):
+    x = model.preprocess(digits.x_train)
+    np.testing.assert_allclose(evidence.features, model.features(model.params, x), rtol=1e-4, atol=1e-5)
+    expected = jax.nn.softmax(model.apply(model.params, x))
+    np.testing.assert_allclose(evidence.probabilities, expected, rtol=1e-4, atol=1e-6)
+    leaves = [trees.path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)]
+    each = empirical_ntk(model, x, outputs="trace", groups={path: (path,) for path in leaves}).blocks
+    expected = each[f"{last_convolution(model)}/kernel"]
+    np.testing.assert_allclose(evidence.kernel, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("batch_size", [5, 24])
+def test_batches_do_not_matter(model, digits, evidence, batch_size):
+    again = gather(model, digits, NEEDS, batch_size=batch_size)
+    np.testing.assert_allclose(again.features, evidence.features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again.kernel, evidence.kernel, rtol=1e-4, atol=1e-5 * np.abs(evidence.kernel).max())
+
+
+def test_features_alone_are_the_same(model, digits, evidence):
+    alone = gather(model, digits, ("features",))
+    np.testing.assert_allclose(alone.features, evidence.features, rtol=1e-4, atol=1e-5)
+    assert alone.kernel is None
+    with pytest.raises(Undefined, match="kernel was not gathered"):
+        alone.given("kernel")
+
+
+def test_some_of_the_images(model, digits, evidence):
+    few = np.array([3, 17, 4])
+    some = evidence.take(few)
+    task = digits.replace(x_train=digits.x_train[few], y_train=digits.y_train[few])
+    alone = gather(model, task, NEEDS)
+    np.testing.assert_array_equal(some.labels, digits.y_train[few])
+    for name in ("features", "probabilities", "kernel"):
+        np.testing.assert_allclose(getattr(some, name), getattr(alone, name), rtol=1e-3, atol=1e-5)
+
+
+def test_what_follows_from_it(evidence):
+    for c, mean, count in zip(np.unique(evidence.labels), evidence.target_means, evidence.target_counts, strict=True):
+        of = evidence.features[evidence.labels == c]
+        np.testing.assert_allclose(mean, of.mean(0), rtol=1e-5)
+        assert count == len(of)
+    np.testing.assert_allclose(evidence.residual.sum(0), 0, atol=1e-12)
+    assert evidence.residual[5, evidence.labels[5]] == pytest.approx(1 - np.mean(evidence.labels == evidence.labels[5]))
+
+
+def test_the_last_layer_gives_the_gradient_of_its_kernel(model, digits):
+    x = model.preprocess(digits.x_train[:3])
+    path, direction = last_convolution(model), jax.numpy.array([1.0, -1.0, 0.5, 2.0])
+    inputs, outputs = map(np.asarray, last_layer(model, path, x, direction))
+    own = trees.get(model.params, path)
+
+    def along(kernel, image):
+        params = trees.put(model.params, path, {**own, "kernel": kernel})
+        return model.apply(params, image[None])[0] @ direction
+
+    exact = np.stack([jax.grad(along)(own["kernel"], image) for image in x]).reshape(3, -1)
+    ours = np.einsum("ntp,ntq->npq", inputs, outputs).reshape(3, -1)
+    np.testing.assert_allclose(ours @ ours.T, exact @ exact.T, rtol=1e-4)  # whatever the order of the entries
+
+
+@pytest.mark.parametrize(
+    ("gradients", "options"),
+    [
+        (Gradients(("stage3", "head")), {"outputs": "trace", "groups": ("stage3", "head")}),
+        (Gradients(("all",), "pseudo", draws=2), {"outputs": "pseudo", "draws": 2}),
+    ],
+)
+def test_the_kernel_of_layer_groups(model, digits, gradients, options):
+    kernel = gather(model, digits, ("kernel",), gradients=gradients).kernel
+    expected = empirical_ntk(model, model.preprocess(digits.x_train), **options).total()
+    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5 * np.abs(kernel).max())
+
+
+def test_a_projected_kernel_comes_with_its_error(model, digits):
+    projected = gather(model, digits, ("kernel",), gradients=Gradients(("stage3",), dimensions=512))
+    exact = gather(model, digits, ("kernel",), gradients=Gradients(("stage3",))).kernel
+    off = (projected.kernel - exact) / projected.kernel_error
+    assert 0.5 < np.sqrt(np.mean(off**2)) < 2
+
+
+def test_one_program_serves_every_model_of_an_architecture(model, digits):
+    other = linft.models.create("cifar_resnet8", 7, jax.random.key(1), width=4)
+    assert other.forward is model.forward
+    for each in (model, other):
+        gather(each, digits, ("features",), batch_size=6)
+    assert _features_program(model.forward) is _features_program(other.forward)
+    programs = _features_program(model.forward)._cache_size()
+    gather(linft.models.create("cifar_resnet8", 9, jax.random.key(2), width=4), digits, ("features",), batch_size=6)
+    assert _features_program(model.forward)._cache_size() == programs
+
+
+def test_grey_images_are_those_of_three_equal_channels(model, digits, evidence):
+    colour = digits.replace(x_train=np.repeat(digits.x_train, 3, axis=-1))
+    assert digits.x_train.shape[-1] == 1
+    np.testing.assert_allclose(gather(model, colour, ("features",)).features, evidence.features, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_head_is_no_source_head(model, digits):
+    fresh = model.with_head(10, jax.random.key(0))
+    new = gather(fresh, digits, NEEDS)
+    with pytest.raises(Undefined, match="10 outputs for 4 source classes: its head is a new one"):
+        SCORES["leep"](new)
+    unknown = gather(model.replace(source={}, class_means=None), digits, NEEDS)
+    for name in ("leep", "nce"):
+        with pytest.raises(Undefined, match="the model has no source head"):
+            SCORES[name](unknown)
+    with pytest.raises(Undefined, match="class means are unknown"):
+        SCORES["domain_similarity"](unknown)
+    assert -1 <= SCORES["lgc"](unknown) <= 1
+
+
+def test_features_that_are_not_finite_are_refused(model, digits):
+    params = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
+    with pytest.raises(LinftError, match="features that are not finite"):
+        gather(model.replace(params=params), digits, ("features",))
+
+
+@pytest.fixture(scope="module")
+def everything(model):
+    task = linft.load_task("digits").at_most(6)
+    small = SmallNetwork(np.random.default_rng(0).normal(size=(60, 5)), 0.5)
+    return gather(model, task, needs(SCORES), small=small)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_takes_the_evidence(everything, name):
+    value = SCORES[name](everything)
+    assert type(value) is float and np.isfinite(value)
+    assert SCORES[name](everything) == value
+
+
+@pytest.mark.parametrize("name", [name for name in SCORES if name != "random"])
+def test_every_score_depends_on_the_model_alone(everything, name):
+    assert SCORES[name](dataclasses.replace(everything, model="another name")) == SCORES[name](everything)
