@@ -102,6 +102,7 @@ class Ranking:
                 "data": one.data,
                 "consensus": _entry(model, *consensus),
                 "scores": {score: _entry(model, *of[score]) for score in self.scores if score in one.scores},
+                **({} if one.lgc_error is None else {"lgc_projection_error": one.lgc_error}),
                 "undefined": {score: one.undefined[score] for score in self.scores if score in one.undefined},
                 "seconds": one.seconds,
             }

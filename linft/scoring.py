@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from linft.base import Model
 from linft.errors import LinftError
 from linft.scores import compiling
+from linft.scores.alignment_error import alignment_error
 from linft.scores.evidence import Evidence, Gradients, gather
 from linft.scores.small_network import SmallNetwork, small_network
 from linft.scores.table import SCORES, SMALL, Score, needs
@@ -42,6 +43,8 @@ class Measured:
     """Scores that do not exist for this model, and why."""
     seconds: dict[str, float]
     """load; compile; pass, kernel and tangent, without compiling; and every score's own."""
+    lgc_error: float | None = None
+    """Standard error of lgc over random projections, where the kernel was projected."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,12 @@ def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None
             some = evidence.take(indices)
             for score in resampled:
                 on_halves[score].append(_or_none(SCORES[score], some))
+    error = None
+    if evidence.kernel_error is not None and "lgc" in scores:
+        error = alignment_error(evidence.kernel, evidence.kernel_error, evidence.labels)
     architecture = (loaded.architecture or {}).get("name", "")
     data = str(loaded.source.get("data", ""))
-    return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds)
+    return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds, error)
 
 
 def _or_none(score: Score, evidence: Evidence) -> float | None:

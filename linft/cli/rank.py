@@ -164,6 +164,9 @@ def notes(ranking: "Ranking") -> Iterator[str]:
     for (score, reason), models in reasons.items():
         of = f"all {len(models)} models" if len(models) == len(ranking.measured) else ", ".join(models)
         yield f"{score} does not exist for {of}: {reason}"
+    projected = [one.lgc_error for one in ranking.measured if one.lgc_error is not None]
+    if projected:
+        yield f"Random projections make lgc uncertain by {max(projected):.2g} at most (one standard error)."
     compiled = sum(one.seconds.get("compile", 0.0) for one in ranking.measured)
     yield (
         f"{len(ranking.measured)} models in {ranking.about['seconds']:.1f} s, compiling {compiled:.1f} s of it; "
