@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("agreement", "attribution", "pretraining", "spectrum", "store", "planning", "scores", "standings"),
     ("training_run", "scoring", "kernel_pictures"),
     ("protocol",),
-    ("comparison", "sweep", "ranking", "advise"),
+    ("comparison", "sweeps", "ranking", "advise"),
     ("selection",),
     ("report",),
     ("cli",),
