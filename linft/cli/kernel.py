@@ -163,6 +163,7 @@ class Kernel:
             precision=machine.precision,
             memory=memory,
             tile=before["train tile"][0] if before and machine.tile is None else machine.tile,
+            passes=tuple(map(tuple, before["train passes"])) if before else None,
             mesh=mesh,
         )
         dtype = trees.get(model.params, model.head)["kernel"].dtype

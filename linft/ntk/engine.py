@@ -40,6 +40,8 @@ class How:
     tile: int | None = None
     sketch: tuple[int, int] | None = None
     """Dimensions and seed of the random projection of large parameters' gradients."""
+    passes: tuple[tuple[str, ...], ...] | None = None
+    """Parameter paths of every pass over the layers, of a kernel that is gone on with; by what memory there is."""
     mesh: Mesh | None = None
     """Devices that share the work, of one host or of several in lockstep; None: one device."""
 

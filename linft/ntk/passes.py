@@ -57,13 +57,7 @@ def divide(
     for labels in reversed(layers):
         size = sum(bytes_of[path] for path in labels)
         if images * size > budget:
-            if least * size > budget:
-                name = next(iter(labels)).rpartition("/")[0]
-                raise LinftError(
-                    f"the Jacobians of {name} for {least} images, two blocks and a batch, are "
-                    f"{least * size / GIB:.1f} GiB and {budget / GIB:.1f} GiB may be used; "
-                    "use a smaller tile or batch_size, or more memory"
-                )
+            _check_room(labels, least, size, budget)
             passes.append(Pass(dict(labels), False))
             room = 0
         elif size * images <= room:
@@ -73,3 +67,44 @@ def divide(
             passes.append(Pass(dict(labels), True))
             room = budget - size * images
     return tuple(passes)
+
+
+def again(
+    before: Sequence[Sequence[str]],
+    labels: Mapping[str, str],
+    bytes_of: Mapping[str, int],
+    images: int,
+    least: int,
+    budget: int,
+) -> tuple[Pass, ...]:
+    """Passes over the same parameters as before, whatever memory there is now, for the same digits.
+
+    Args:
+      before: parameter paths of every pass.
+      labels: group by parameter path.
+      bytes_of, images, least, budget: as of `divide`.
+
+    Raises:
+      LinftError: two blocks of a pass are more than the budget.
+
+    Example:
+      >>> again([["b"], ["a"]], {"a": "low", "b": "high"}, {"a": 10, "b": 20}, 100, 20, 1000)
+      (Pass(labels={'b': 'high'}, keeps=False), Pass(labels={'a': 'low'}, keeps=True))
+    """
+    passes = []
+    for paths in before:
+        chosen, size = {path: labels[path] for path in paths}, sum(bytes_of[path] for path in paths)
+        if images * size > budget:
+            _check_room(chosen, least, size, budget)
+        passes.append(Pass(chosen, images * size <= budget))
+    return tuple(passes)
+
+
+def _check_room(labels: Mapping[str, str], least: int, size: int, budget: int) -> None:
+    if least * size > budget:
+        names = ", ".join(dict.fromkeys(path.rpartition("/")[0] for path in labels))
+        raise LinftError(
+            f"the Jacobians of {names} for {least} images, two blocks and a batch, are "
+            f"{least * size / GIB:.1f} GiB and {budget / GIB:.1f} GiB may be used; "
+            "use a smaller tile or batch_size, or more memory"
+        )

@@ -168,6 +168,7 @@ def _layout(name: str, work: Work) -> dict[str, Any]:
         f"{name} shape": along(work.rows[-1].stop, work.columns[-1].stop),
         f"{name} tile": along(work.rows[0].stop, work.columns[0].stop),
         f"{name} parts": dict(work.parts),
+        f"{name} passes": [list(paths) for paths in work.passes],
         f"{name} dtype": np.dtype(work.dtype).name,
     }
 

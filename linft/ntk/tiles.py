@@ -49,7 +49,7 @@ class Work:
 
     groups: tuple[str, ...]
     parts: dict[str, int]
-    """How many summands the kernel of a group is computed in."""
+    """How many summands the kernel of a group is computed in: the passes with parameters of it."""
     rows: tuple[slice, ...]
     columns: tuple[slice, ...]
     symmetric: bool
@@ -62,6 +62,8 @@ class Work:
     """Every tile that is wanted, once; j ≤ i where symmetric."""
     mesh: Mesh | None = None
     """The devices that compute each tile together: all of their hosts must want the same. None: one host's."""
+    passes: tuple[tuple[str, ...], ...] = ()
+    """Parameter paths of every pass over the layers, from which the summands come."""
 
 
 def works(
@@ -149,7 +151,8 @@ def works(
                                 yield Tile(group, part[group], i, j, block)
 
         dtype, k = np.dtype(how.sums or x_train.dtype), len(cotangents) if how.outputs == "full" else None
-        return Work(tuple(groups), parts, rows, columns, symmetric, dtype, how.outputs, k, name, tiles, mesh)
+        paths = tuple(tuple(chosen.labels) for chosen in divided)
+        return Work(tuple(groups), parts, rows, columns, symmetric, dtype, how.outputs, k, name, tiles, mesh, paths)
 
     return work(x_train, True), None if x_test is None else work(x_test, False)
 
@@ -214,7 +217,10 @@ def _divided(
     units = _units(layers, labels, of_head)
     largest = max(sum(bytes_of[path] for path in unit) for unit in units)
     tile = how.tile or min(TILE, len(x), max(1, (room // largest - size) // 2))
-    return passes.divide(units, bytes_of, len(x) + beside + size, 2 * tile + size, room), tile
+    sizes = (bytes_of, len(x) + beside + size, 2 * tile + size, room)
+    if how.passes is not None:
+        return passes.again(how.passes, labels, *sizes), tile
+    return passes.divide(units, *sizes), tile
 
 
 def batch_bytes(layers: tuple[plan.Layer, ...], item: int, size: int, k: int) -> int:

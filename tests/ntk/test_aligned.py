@@ -9,7 +9,9 @@ import pytest
 import linft
 from linft.base import Model
 from linft.ntk import layerwise, plan
+from linft.errors import LinftError
 from linft.ntk.empirical import empirical_ntk, labels_of
+from linft.ntk.near_head import last_convolution, near_head
 from linft.preprocess import Preprocessing
 
 SIZE, CLASSES = (8, 8, 3), 4
@@ -73,7 +75,7 @@ def test_finds_layers_of_which_each_channel_feeds_one_feature(name):
     layers = plan.plan(model, x)
     asked = layerwise.every_last(layerwise.Wanted(layers, tuple(labels.items()), model.head, "full", frozenset()))
     features = model.features(model.params, x)
-    settled, offsets = layerwise.settle(model, asked, features.shape[1], x, jnp.eye(CLASSES))
+    settled, offsets, _ = layerwise.settle(model, asked, features.shape[1], x, jnp.eye(CLASSES))
     got = {layers[i].path: int(o) for i, o in zip(sorted(settled.alike), offsets, strict=True)}
     if expected is None:
         assert got and all(o >= 0 for o in got.values())
@@ -90,3 +92,26 @@ def test_the_kernel_is_that_of_as_many_backward_passes(name, outputs, monkeypatc
     apart = empirical_ntk(model, x, outputs=outputs, draws=2)
     for group, block in apart.blocks.items():
         np.testing.assert_allclose(got.blocks[group], block, rtol=0, atol=2e-6 * np.linalg.norm(block))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_one_pass_gives_what_is_near_the_head(name):
+    model, x = FOUND[name][0](), jax.random.normal(jax.random.key(1), (5, *SIZE))
+    last = last_convolution(model)
+    logits, features, gradients = near_head(model)(x)
+    np.testing.assert_allclose(logits, model.apply(model.params, x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features, model.features(model.params, x), rtol=1e-5, atol=1e-5)
+    by_path = {path: (path,) for path in labels_of(model, {"all": tuple(model.params)})}
+    expected = empirical_ntk(model, x, outputs="trace", groups=by_path).blocks[f"{last}/kernel"]
+    np.testing.assert_allclose(gradients @ gradients.T, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
+
+
+def test_a_network_without_a_convolution_is_refused():
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            hidden = nn.relu(nn.Dense(3, name="hidden")(x.mean((1, 2))))
+            return nn.Dense(CLASSES, name="linear")(hidden)
+
+    with pytest.raises(LinftError, match="has no convolution; score it by the kernel of a layer group"):
+        last_convolution(user(Plain()))

@@ -101,6 +101,26 @@ def test_passes_hold_every_parameter_once_and_fit():
     assert len(passes.divide(units, size, images=20, least=10, budget=10**6)) == 1
 
 
+def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, images):
+    """To the same digits with more memory, block by block with less, and refused where a block does not fit."""
+    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: limit or 2**40)
+
+    def tiles(how: How) -> tuple[tuple, list[np.ndarray]]:
+        work = works(model, images[:N], None, None, how)[0]
+        return work.passes, [tile.block for tile in work.tiles(lambda *_: True)]
+
+    before, expected = tiles(How(memory=room(model, 0.6), tile=2, batch_size=2))
+    assert len(before) > 1
+    for memory in (None, room(model, 0.45)):
+        passes_now, blocks = tiles(How(memory=memory, tile=2, batch_size=2, passes=before))
+        assert passes_now == before
+        for got, block in zip(blocks, expected, strict=True):
+            np.testing.assert_array_equal(got, block)
+    with pytest.raises(LinftError, match="two blocks and a batch, are .* use a smaller tile"):
+        tiles(How(memory=room(model, 0.05), tile=2, batch_size=2, passes=before))
+
+
 def test_refuses_a_layer_of_which_not_even_a_few_images_fit():
     with pytest.raises(LinftError, match=r"Jacobians of stem/conv for 10 images, .* are 9.3 GiB and 0.9 GiB"):
         passes.divide([{"stem/conv/kernel": "stem"}], {"stem/conv/kernel": 10**9}, images=20, least=10, budget=10**9)
