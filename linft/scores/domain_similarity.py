@@ -1,5 +1,6 @@
 """Earth mover's distance between the classes of source and target."""
 
+import os
 import warnings
 
 import numpy as np
@@ -39,7 +40,8 @@ def domain_similarity(
       >>> round(domain_similarity(np.zeros((1, 2)), np.array([9]), np.array([[3.0, 4.0]]), np.array([5])), 4)
       0.9512
     """
-    import ot  # it loads every array library it finds, so only where it is asked for
+    os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")  # or POT loads it, which takes seconds
+    import ot
 
     if not gamma > 0:
         raise LinftError(f"gamma is {gamma}; it must be above 0")
