@@ -6,6 +6,7 @@ costs beside a forward pass is one matrix product an image (`aligned`).
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -62,11 +63,23 @@ def near_head(model: Model) -> Callable[[Float[Array, "n h w ch"]], NearHead]:
       >>> [array.shape for array in near_head(model)(jnp.ones((2, 32, 32, 3)))]
       [(2, 3), (2, 16), (2, 2304)]
     """
-    layers = _plan(model)
-    head = trees.get(model.params, model.head)
-    labels = {f"{_last(model, layers).path}/kernel": "last", f"{model.head}/kernel": "head"}
+    head, one = trees.get(model.params, model.head), _one_output(model)
+    layers = _plan(one)  # one program for all models of an architecture, however many outputs they have
+    labels = {f"{_last(one, layers).path}/kernel": "last", f"{model.head}/kernel": "head"}
     every = jnp.eye(model.num_classes, dtype=head["kernel"].dtype)
-    rows = layerwise.rows(model, layers, labels, every, "trace")
+    settled = layerwise.settling(one, layers, labels, every[:1, :1], "trace")
+
+    @cache
+    def of_all_outputs() -> Callable[[Array], layerwise.Rows]:
+        return layerwise.rows(model, _plan(model), labels, every, "trace")
+
+    def rows(x: Array) -> layerwise.Rows:
+        chosen, offsets, found = settled(x)
+        if not chosen.alike:
+            return of_all_outputs()(x)
+        if found is not None:
+            return found
+        return layerwise.program(one.forward, chosen)(one.params, one.batch_stats, x, every[:1, :1], offsets)[0]
 
     def of_batch(x: Array) -> NearHead:
         with jax.default_matmul_precision("highest"):
@@ -75,6 +88,16 @@ def near_head(model: Model) -> Callable[[Float[Array, "n h w ch"]], NearHead]:
             return NearHead(dense(head, features), features, gradients.reshape(len(x), -1))
 
     return of_batch
+
+
+def _one_output(model: Model) -> Model:
+    """A model of one output, whose kernel is the trace of the model's for a layer whose channels each feed one feature.
+
+    It is Σ_o (Σ_k V_ko²) ⟨H_no, H_mo⟩, where V is the head's matrix, so that the lengths of its rows are all of it.
+    """
+    kernel = trees.get(model.params, model.head)["kernel"]
+    lengths = {"kernel": jnp.linalg.norm(kernel, axis=1)[:, None]}
+    return model.replace(params=trees.put(model.params, model.head, lengths))
 
 
 def _plan(model: Model) -> tuple[plan.Layer, ...]:
