@@ -170,7 +170,7 @@ def rank(
     *,
     per_class: int = 25,
     seed: int = 0,
-    resamples: int = 50,
+    resamples: int = 20,
     gradients: Gradients = LAST_CONVOLUTION,
     jobs: int = 1,
     output: str | Path | None = None,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from linft.base import Model
 from linft.errors import LinftError
@@ -107,27 +108,35 @@ def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None
     seconds["compile"] += evidence.seconds["compile"]
     seconds |= {part: spent for part, spent in evidence.seconds.items() if part != "compile"}
     evidence = replace(evidence, model=name)
-    scores: dict[str, float] = {}
-    undefined: dict[str, str] = {}
-    for score in sample.scores:
-        try:
-            with compiling.apart(seconds, score):
-                scores[score] = SCORES[score](evidence)
-        except Undefined as reason:
-            undefined[score] = str(reason)
-    resampled = [score for score in scores if SCORES[score].resampled]
-    on_halves: dict[str, list[float | None]] = {score: [] for score in resampled}
-    with compiling.apart(seconds, "halves"):
-        for indices in sample.halves:
-            some = evidence.take(indices)
-            for score in resampled:
-                on_halves[score].append(_or_none(SCORES[score], some))
+    with threadpool_limits(1):  # the matrices are small
+        scores, undefined, on_halves = _scores(evidence, sample, seconds)
     error = None
     if evidence.kernel_error is not None and "lgc" in scores:
         error = alignment_error(evidence.kernel, evidence.kernel_error, evidence.labels)
     architecture = (loaded.architecture or {}).get("name", "")
     data = str(loaded.source.get("data", ""))
     return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds, error)
+
+
+def _scores(
+    evidence: Evidence, sample: Sample, seconds: dict[str, float]
+) -> tuple[dict[str, float], dict[str, str], dict[str, list[float | None]]]:
+    """Scores, why others do not exist, and scores on halves; what each took is added to `seconds`."""
+    scores: dict[str, float] = {}
+    undefined: dict[str, str] = {}
+    for name in sample.scores:
+        try:
+            with compiling.apart(seconds, name):
+                scores[name] = SCORES[name](evidence)
+        except Undefined as reason:
+            undefined[name] = str(reason)
+    on_halves: dict[str, list[float | None]] = {name: [] for name in scores if SCORES[name].resampled}
+    with compiling.apart(seconds, "halves"):
+        for indices in sample.halves:
+            some = evidence.take(indices)
+            for name, values in on_halves.items():
+                values.append(_or_none(SCORES[name], some))
+    return scores, undefined, on_halves
 
 
 def _or_none(score: Score, evidence: Evidence) -> float | None:

@@ -49,7 +49,7 @@ class Rank:
     """Training images of each class, at most."""
     seed: int = 0
     """Of the drawn images and of what is random in scores."""
-    resamples: int = 50
+    resamples: int = 20
     """Halves of the sample that errors are taken from."""
     jobs: Annotated[int, tyro.conf.arg(aliases=["-j"])] = 1
     """Processes that score models at once."""

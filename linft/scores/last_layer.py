@@ -73,7 +73,7 @@ def _patches(module: Any, x: Array) -> Float[Array, "n t p"]:
         padding,
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
+        precision=jax.lax.Precision.HIGHEST,
     )
     return patches.reshape(len(x), -1, patches.shape[-1])
 

@@ -60,10 +60,11 @@ SCORES: dict[str, Score] = {
         predicted_accuracy,
         ("tangent", "labels", "seed"),
         "fine-tuned accuracy foretold from the tangent kernel, cross-validated",
+        resampled=False,
     ),
     "leep": Score(scores.leep, ("probabilities", "labels"), "log likelihood of labels from the source's classes"),
     "nce": Score(scores.nce, ("source_labels", "labels"), "the same from the most probable source class alone"),
-    "nleep": Score(_nleep, (*FEATURES, "seed"), "the same from clusters of the features"),
+    "nleep": Score(_nleep, (*FEATURES, "seed"), "the same from clusters of the features", resampled=False),
     "logme": Score(scores.logme, FEATURES, "evidence of a Bayesian linear model on the features"),
     "hscore": Score(scores.hscore, FEATURES, "variance between classes over that of the features, with shrinkage"),
     "fisher": Score(

@@ -24,12 +24,10 @@ def test_it_is_the_spread_over_draws():
     np.testing.assert_allclose(alignment_error(kernel, errors, y), spread, rtol=0.06)
 
 
-def test_projections_are_off_by_about_as_much(digits):
+def test_a_projected_kernel_is_off_by_about_as_much(digits):
     model = linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4)
     exact = lgc(gather(model, digits, ("kernel",), gradients=Gradients(("stage3",))).kernel, digits.y_train)
-    off, told = [], []
-    for seed in range(6):
-        some = gather(model, digits, ("kernel",), gradients=Gradients(("stage3",), dimensions=512), seed=seed)
-        off.append(lgc(some.kernel, digits.y_train) - exact)
-        told.append(alignment_error(some.kernel, some.kernel_error, digits.y_train))
-    assert np.sqrt(np.mean(np.square(off))) < 3 * np.mean(told)
+    some = gather(model, digits, ("kernel",), gradients=Gradients(("stage3",), dimensions=512))
+    told = alignment_error(some.kernel, some.kernel_error, digits.y_train)
+    assert 0 < told < 0.2
+    assert 0 < abs(lgc(some.kernel, digits.y_train) - exact) < 5 * told
