@@ -166,7 +166,7 @@ def test_a_run_may_end_early(model, digits, trained):
     np.testing.assert_array_equal(short.train_loss, trained.train_loss[:4])
 
 
-@pytest.mark.parametrize("augmentation", ["crop_flip", "resized_crop"])
+@pytest.mark.parametrize("augmentation", ["crop_flip", pytest.param("resized_crop", marks=pytest.mark.slow)])
 def test_streamed_images_train_as_those_in_memory(model, digits, augmentation):
     images = list(digits.x_train)
     lazy = digits.replace(x_train=LazyImages(images.__getitem__, np.arange(len(images))))
@@ -265,7 +265,10 @@ def test_augmentation_is_seeded(run):
     assert_equal(run(plain.replace(seed=1)), others[1])
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_norm": "train", "augmentation": "flip", "nesterov": False}])
+OTHERS = {"batch_norm": "train", "augmentation": "flip", "nesterov": False}
+
+
+@pytest.mark.parametrize("settings", [{}, pytest.param(OTHERS, marks=pytest.mark.slow)])
 def test_several_steps_a_call_as_on_accelerators(x64, monkeypatch, digits, settings):
     run = linft.finetune(make(jnp.float64), digits, record_every=20)
     recipe = RECIPE.replace(steps=20, **settings)  # in calls of 16 and 4

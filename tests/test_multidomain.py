@@ -75,7 +75,9 @@ def test_shared_statistics_are_those_of_all_domains(model, domains):
     np.testing.assert_allclose(logits[4:, 5:], own[4:, 5:], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize(
+    "sharing", [s if s == "multi-bn" else pytest.param(s, marks=pytest.mark.slow) for s in SHARINGS]
+)
 def test_each_domain_is_a_plain_model(model, domains, sharing, tmp_path):
     seen = []
     experts = train_domains(model, domains, RECIPE, sharing, lambda step, steps: seen.append((step, steps)))

@@ -27,6 +27,7 @@ def call(monkeypatch, *arguments):
     main()
 
 
+@pytest.mark.slow  # `make demo` makes the same call
 def test_compare_writes_everything_and_says_what_it_found(model_file, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     call(monkeypatch, "compare", "--model", model_file, "--output", output, *SMALL, "--runs", "finetuned", "dual")

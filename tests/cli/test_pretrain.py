@@ -71,6 +71,7 @@ def test_another_model_is_where_it_starts(call, data, tmp_path):
     jax.tree.map(close, model.params["stage2"], start.params["stage2"])
 
 
+@pytest.mark.slow
 def test_every_domain_is_a_model_of_the_zoo(call, data, tmp_path):
     tasks = (f"npz:{data}/positive.npz", f"npz:{data}/negative.npz")
     said = call("pretrain-domains", "--tasks", *tasks, "--model", "cifar_resnet8", "--zoo", tmp_path, *QUICK)

@@ -83,7 +83,7 @@ def test_finds_layers_of_which_each_channel_feeds_one_feature(name):
         assert got == expected
 
 
-@pytest.mark.parametrize("name", ["resnet", "concatenated"])
+@pytest.mark.parametrize("name", [pytest.param("resnet", marks=pytest.mark.slow), "concatenated"])
 @pytest.mark.parametrize("outputs", ["full", "trace", "pseudo"])
 def test_the_kernel_is_that_of_as_many_backward_passes(name, outputs, monkeypatch):
     model, x = FOUND[name][0](), jax.random.normal(jax.random.key(1), (5, *SIZE))

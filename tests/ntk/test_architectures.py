@@ -42,6 +42,8 @@ NETWORKS = {
 
 
 APART = (
+    "bit",
+    "densenet",
     "inception v4",
     "alexnet",
     "wide resnet",

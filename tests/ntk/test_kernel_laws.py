@@ -124,7 +124,7 @@ def case(request) -> Case:
     return make_case(MODELS[request.param]())
 
 
-@pytest.fixture(params=["resnet, convolved shortcut", "sequence"], scope="module")
+@pytest.fixture(params=["sequence", pytest.param("resnet, convolved shortcut", marks=pytest.mark.slow)], scope="module")
 def brief(request) -> Case:
     """A network of every shape that matters to laws that do not depend on the layers."""
     return make_case(MODELS[request.param]())

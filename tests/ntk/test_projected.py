@@ -37,6 +37,7 @@ def test_is_one_kernel_whatever_the_batches(model, images):
     assert np.linalg.eigvalsh(matrix)[0] > -1e-6 * np.linalg.norm(matrix)
 
 
+@pytest.mark.slow
 def test_more_dimensions_are_closer_and_enough_are_exact(model, images):
     exact = empirical_ntk(model, images[:6], outputs="trace").total()
 

@@ -89,7 +89,11 @@ def files(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("outputs", "environment"),
-    [("full", {}), ("full", {"LINFT_TEST_ACCELERATOR": "1"}), ("trace", {"LINFT_TEST_ACCELERATOR": "1"})],
+    [
+        ("full", {}),
+        ("trace", {"LINFT_TEST_ACCELERATOR": "1"}),
+        pytest.param("full", {"LINFT_TEST_ACCELERATOR": "1"}, marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_compute_the_kernel_of_one(outputs, environment, alone, tmp_path):
     (ended,) = compute(tmp_path / "K.zarr", "--outputs", outputs, devices=8, **environment)

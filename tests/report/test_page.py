@@ -25,6 +25,12 @@ def changed(result: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(result)
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of words alone, which is made at once."""
+    monkeypatch.setattr("linft.report.page.FIGURES", {})
+
+
 def test_nothing_is_fetched_or_run(page: str):
     read = Reader(page)
     assert not read.tags & {"script", "link", "img", "iframe"}
@@ -64,7 +70,7 @@ def test_the_numbers_are_there(page: str, result: dict[str, Any]):
     assert "Everything beyond first order in the weights" in text
 
 
-def test_null_is_an_en_dash(changed: dict[str, Any]):
+def test_null_is_an_en_dash(without_figures: None, changed: dict[str, Any]):
     changed["runs"]["dual"]["train_loss"][-1] = None
     changed["agreement"]["dual"]["train_loss_error"] = None
     changed["stability"]["lambda_max"] = None
@@ -96,9 +102,9 @@ def test_divergence_is_told(changed: dict[str, Any]):
     ("missing", "figures", "heading"),
     [
         ("runs", {"attribution", "spectrum", "group_share", "drift"}, "The runs"),
-        ("attribution", set(FIGURES) - {"attribution"}, "Where the gap comes from"),
+        pytest.param("attribution", set(FIGURES) - {"attribution"}, "Where the gap comes from", marks=pytest.mark.slow),
         ("kernel", {"hero", "curves", "attribution", "distance"}, "The kernel"),
-        ("stability", set(FIGURES), "Stability"),
+        pytest.param("stability", set(FIGURES), "Stability", marks=pytest.mark.slow),
     ],
 )
 def test_a_missing_part_is_left_out(page: str, result: dict[str, Any], missing: str, figures: set[str], heading: str):
@@ -122,7 +128,7 @@ def test_a_bare_result_still_has_a_page():
     assert "<figure" not in page and "<table" not in page
 
 
-def test_every_run_has_its_own_look_and_place(changed: dict[str, Any]):
+def test_every_run_has_its_own_look_and_place(without_figures: None, changed: dict[str, Any]):
     changed["runs"] = dict.fromkeys(reversed(CURVES), changed["runs"]["dual"])
     text = Reader(render(changed)).text
     glossary = text[text.index("The runs in words") :]
