@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from linft import trees
@@ -40,6 +41,7 @@ def empirical_ntk(
     sums: Literal["float32", "float64"] | None = None,
     memory: int | None = None,
     tile: int | None = None,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Kernel:
     """The empirical neural tangent kernel at the model's weights, one block for each layer group.
@@ -67,6 +69,7 @@ def empirical_ntk(
         what is free by default. Where the Jacobians (n · C · parameters numbers) do not fit, layers are
         streamed.
       tile: images in a block of which products are taken; as many as serve speed by default.
+      mesh: devices that share the work, from `parallel.mesh`; one device by default.
 
     Raises:
       LinftError: too little memory, an unknown group, values that are not finite, a failed self-check,
@@ -81,7 +84,7 @@ def empirical_ntk(
     """
     how = how_of(
         outputs=outputs, engine=engine, batch_size=batch_size, draws=draws, seed=seed,
-        precision=precision, sums=sums, memory=memory, tile=tile,
+        precision=precision, sums=sums, memory=memory, tile=tile, mesh=mesh,
     )  # fmt: skip
     if x2 is None:
         return _kernel(works(model, x1, None, groups, how, progress)[0])
