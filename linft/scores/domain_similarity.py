@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
-from scipy.spatial.distance import cdist
 
 from linft.errors import LinftError
 from linft.scores.inputs import finite
@@ -28,8 +27,7 @@ def domain_similarity(
     models with features of one scale does not depend on γ; between architectures neither scale nor γ
     is innocent.
 
-    Cui and others 2018, *Large scale fine-grained categorization and domain-specific transfer learning*,
-    eq. 2 and 3.
+    Cui and others 2018, *Large scale fine-grained categorization and domain-specific transfer learning*.
 
     Raises:
       LinftError: means and counts do not belong together, or γ is not positive.
@@ -42,6 +40,7 @@ def domain_similarity(
     """
     os.environ.setdefault("POT_BACKEND_DISABLE_TENSORFLOW", "1")  # or POT loads it, which takes seconds
     import ot
+    from scipy.spatial.distance import cdist
 
     if not gamma > 0:
         raise LinftError(f"gamma is {gamma}; it must be above 0")
@@ -52,7 +51,7 @@ def domain_similarity(
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a transport that did not converge is none
         distance = ot.emd2(source_weights, target_weights, cdist(source, target), numItermax=10_000_000)
-    return float(np.exp(-gamma * distance))
+    return float(np.exp(-gamma * float(distance)))  # pyright: ignore
 
 
 def _classes(

@@ -26,7 +26,7 @@ def fisher(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"], r
 
     Example:
       >>> import numpy as np
-      >>> fisher(np.array([[1.0], [3.0], [-1.0], [-3.0]]), np.array([0, 0, 1, 1]))
+      >>> round(fisher(np.array([[1.0], [3.0], [-1.0], [-3.0]]), np.array([0, 0, 1, 1])), 4)
       2.0
     """
     if not ridge >= 0:

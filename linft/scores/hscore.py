@@ -17,8 +17,9 @@ def hscore(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]) -
     Between 0 and classes − 1. Without shrinkage it is at that bound for every model as soon as the
     features have rank n − 1.
 
-    Bao and others 2019, *An information-theoretic approach to transferability in task transfer learning*,
-    eq. 4; shrinkage as Ibrahim and others 2022, *Newer is not always better*, eq. 5.
+    Bao and others 2019, *An information-theoretic approach to transferability in task transfer learning*;
+    shrinkage as Ibrahim and others 2021, *Newer is not always better: rethinking transferability metrics, their
+    peculiarities, stability and performance*.
 
     Raises:
       Undefined: there is one class only, all images have the same features, or the score is at its bound
@@ -28,7 +29,7 @@ def hscore(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]) -
       >>> import numpy as np
       >>> features = np.array([[1.0, 0.2], [0.8, 0.1], [-0.9, 0.3], [-1.1, -0.4]])
       >>> round(hscore(features, np.array([0, 0, 1, 1])), 4)
-      0.9162
+      0.9299
     """
     x, y = labelled(features, labels)
     n, d = x.shape

@@ -24,7 +24,7 @@ def leep(probabilities: Float[ArrayLike, "n s"], labels: Integer[ArrayLike, "n"]
     Example:
       >>> import numpy as np
       >>> round(leep(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])), 4)
-      -0.2612
+      -0.2911
     """
     y, p = one_hot(class_numbers(labels)), finite(probabilities, "probabilities")
     if p.ndim != 2 or len(p) != len(y):

@@ -12,7 +12,7 @@ def nce(source_labels: Integer[ArrayLike, "n"], labels: Integer[ArrayLike, "n"])
 
     At most 0, in nats: 0 where the source class tells the target class.
 
-    Tran and others 2019, *Transferability and hardness of supervised classification tasks*, sec. 3.
+    Tran and others 2019, *Transferability and hardness of supervised classification tasks*.
 
     Raises:
       LinftError: there are not as many labels as source labels.

@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from linft.errors import LinftError
 from linft.scores.inputs import labelled
@@ -24,7 +22,7 @@ def nleep(
     mean variance, so that its regularisation is free of scale. Components: by default five a class, but
     with fewer than five images for each fewer, down to one a class.
 
-    Li and others 2021, *Ranking neural checkpoints*, sec. 4.
+    Li and others 2021, *Ranking neural checkpoints*.
 
     Raises:
       LinftError: more components than images are asked for, or none.
@@ -36,6 +34,9 @@ def nleep(
       >>> abs(nleep(features, np.array([0, 0, 1, 1]), components=2)) < 1e-6
       True
     """
+    from sklearn.exceptions import ConvergenceWarning  # slow to load, for one score
+    from sklearn.mixture import GaussianMixture
+
     x, y = labelled(features, labels)
     n, c = len(x), int(y.max()) + 1
     components = min(5 * c, max(c, n // 5)) if components is None else components

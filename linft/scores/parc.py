@@ -14,7 +14,7 @@ def parc(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]) -> 
     Pairs that tie share the mean of their ranks; labels tie exactly, being compared rather than
     correlated. Between −1 and 1.
 
-    Bolya and others 2021, *Scalable diverse model selection for accessible transfer learning*, sec. 4
+    Bolya and others 2021, *Scalable diverse model selection for accessible transfer learning*
     (without its reduction of the features, and not times 100).
 
     Raises:

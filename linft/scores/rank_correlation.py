@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 from linft.scores.undefined import Undefined
 
@@ -13,6 +12,8 @@ def rank_correlation(a: Float[np.ndarray, "m"], b: Float[np.ndarray, "m"]) -> fl
     Raises:
       Undefined: all values of one are equal.
     """
+    from scipy.stats import rankdata  # slow to load
+
     ranks = np.stack([rankdata(a), rankdata(b)])
     ranks -= ranks.mean(1, keepdims=True)
     sizes = np.linalg.norm(ranks, axis=1)

@@ -23,7 +23,7 @@ def rsa(features: Float[ArrayLike, "n d"], reference: Float[ArrayLike, "n e"]) -
     Example:
       >>> import numpy as np
       >>> features = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
-      >>> rsa(features, 3 * features + 1)
+      >>> round(rsa(features, 3 * features + 1), 4)
       1.0
     """
     a, b = dissimilarities(features), dissimilarities(reference, "reference features")

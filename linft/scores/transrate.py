@@ -13,7 +13,7 @@ def transrate(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]
     Z are the features, centred over all images and scaled to tr(ZᵀZ) = n; Z_c are those rows of it that
     are of class c, so R(Z_c) divides by n_c. In nats; about the mutual information of features and labels.
 
-    Huang and others 2022, *Frustratingly easy transferability estimation*, eq. 7 to 9.
+    Huang and others 2022, *Frustratingly easy transferability estimation*.
 
     Raises:
       LinftError: the distortion is not positive.
@@ -21,8 +21,9 @@ def transrate(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]
 
     Example:
       >>> import numpy as np
-      >>> round(transrate(np.array([[1.0], [0.8], [-0.9], [-0.9]]), np.array([0, 0, 1, 1]), distortion=0.1), 4)
-      0.0006
+      >>> features = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+      >>> round(transrate(features, np.array([0, 0, 1, 1]), distortion=0.1), 4)
+      0.5928
     """
     if not distortion > 0:
         raise LinftError(f"distortion is {distortion}; it must be above 0")
