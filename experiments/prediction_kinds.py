@@ -3,16 +3,17 @@
     python experiments/prediction_kinds.py --scale laptop --data ../shared/data
 
 Four real tasks × two heads (fresh, linear probe) × two learning rates, frozen batch norm, cross-entropy: 16
-real runs, each beside its prediction by every kind that `linft predict --how` knows. Seconds are without
-compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes. Rows are
-written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl, table.md and
-figure.svg into experiments/prediction_kinds/SCALE. The errors and costs in linft/predict/choice.py, by which
-`--how auto` chooses, are `expected` and `costs` of the rows at laptop scale.
+real runs, each beside its prediction by every kind that `linft predict --how` knows. Seconds are of the processor,
+without compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes.
+The full kernel of the features costs the same on every task, so it is computed on one of them (features.json),
+where its curve is held against training the weights of the network with linear features; elsewhere that training
+stands for it. Rows are written as they finish, and a call that was interrupted goes on from there. Writes
+rows.jsonl, table.md and figure.svg into experiments/prediction_kinds/SCALE. The errors and costs in
+linft/predict/choice.py, by which `--how auto` chooses, are `expected` and `costs` of the rows at laptop scale.
 
 Expected: EXPECTED
 """
 
-import dataclasses
 import itertools
 import json
 import time
@@ -29,14 +30,13 @@ from jax import monitoring
 from matplotlib.figure import Figure
 
 import linft
-from linft import predict, trees
+from linft import predict
 from linft.agreement import agreement
 from linft.base import Model, Task, Trajectory
 from linft.predict.choice import CHEAPEST, FALLS, KINDS, Head, fall, first_steps
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = dict(zip(KINDS, ("#999999", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00"), strict=True))
-COMPILING = ("jaxpr_to_mlir_module_duration", "backend_compile_duration")
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,22 @@ class Config:
     tasks: tuple[str, ...] = ("digits", "hymenoptera_32", "ucmerced16_32", "sign_digits_32")
     model: str = "resnet14-cifar10"
     train_images: int = 96
-    test_images: int = 64
+    test_images: int = 48
     rates: tuple[tuple[Literal["normal", "probe"], tuple[float, ...]], ...] = (
         ("normal", (0.002, 0.01)),
         ("probe", (0.0005, 0.002)),
     )
     steps: int = 60
     batch_size: int = 32
+    full_kernel_task: str = "hymenoptera_32"
 
 
 def get_config(scale: Literal["smoke", "laptop"]) -> Config:
     """smoke: a minute, to see that it runs; laptop: 25 minutes on one CPU core."""
     if scale == "smoke":
         rates = (("normal", (0.01,)), ("probe", (0.001,)))
-        return Config(tasks=("digits",), train_images=8, test_images=8, rates=rates, steps=4, batch_size=4)
+        small = {"train_images": 8, "test_images": 8, "steps": 4, "batch_size": 4}
+        return Config(tasks=("digits",), rates=rates, full_kernel_task="digits", **small)
     return Config()
 
 
@@ -71,81 +73,116 @@ def main(
     """Run what is missing, then draw the table and the figure."""
     directory = output / scale
     directory.mkdir(parents=True, exist_ok=True)
-    config, file = get_config(scale), directory / "rows.jsonl"
+    config, file, whole = get_config(scale), directory / "rows.jsonl", directory / "features.json"
     (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    begin = time.perf_counter()
-    for row in measure(config, data, {row["key"] for row in rows}):
-        rows.append(row)
+    done = [json.loads(line)["key"] for line in file.read_text().splitlines()] if file.exists() else []
+    begin, clock = time.perf_counter(), Clock()
+    for row in measure(config, data, set(done), clock):
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
+    if not whole.exists():
+        whole.write_text(json.dumps(full_kernel(config, data, clock), indent=1) + "\n")
+    rows = finished(directory)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
     print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
 
 
+def finished(directory: Path) -> list[dict[str, Any]]:
+    """The rows, with what the full kernel of the features costs."""
+    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
+    seconds = json.loads((directory / "features.json").read_text())["seconds"]
+    for row in rows:
+        row["kinds"]["features"] |= seconds
+    return rows
+
+
 class Clock:
-    """Seconds of calls, without those that compiling took."""
+    """Processor seconds of calls, without those that compiling took: its share of the time that passed is left out."""
 
     def __init__(self) -> None:
-        self.compiling = 0.0
+        self.compiling: list[tuple[float, float]] = []
         monitoring.register_event_duration_secs_listener(self._heard)
 
     def _heard(self, event: str, seconds: float, **_: Any) -> None:
-        self.compiling += seconds if event.endswith(COMPILING) else 0.0
+        if event.startswith("/jax/core/compile/"):
+            self.compiling.append((time.perf_counter() - seconds, time.perf_counter()))
 
     def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
-        begin, compiling = time.perf_counter(), self.compiling
+        self.compiling.clear()
+        wall, processor = time.perf_counter(), time.process_time()
         found = jax.block_until_ready(function(*args, **options))
-        return found, time.perf_counter() - begin - (self.compiling - compiling)
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        return found, processor * (1 - self._covered() / wall)
+
+    def _covered(self) -> float:
+        """Seconds in which anything was compiled; tracing one program may hold that of another."""
+        covered, until = 0.0, 0.0
+        for begin, end in sorted(self.compiling):
+            covered, until = covered + max(0.0, end - max(begin, until)), max(until, end)
+        return covered
 
 
-def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, Any]]:
+def full_kernel(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
+    """What the full kernel of the features costs, and how far its curve is from the weights' training."""
+    task = _task(config, data, config.full_kernel_task)
+    (head, rates), *_ = config.rates
+    model, recipe = _headed(linft.load_model(config.model), task, head), _recipe(config, rates[-1])
+    tangent, kernel_seconds = clock(predict.feature_tangent, model, task)
+    found, recipe_seconds = clock(predict.feature_dual(tangent), recipe)
+    trained = linft.finetune(linft.linearize(model, at="features"), task)(recipe)
+    return {
+        "task": task.name,
+        "seconds": {"kernel_seconds": kernel_seconds, "recipe_seconds": recipe_seconds},
+        "largest_difference": float(np.abs(found.train_loss - trained.train_loss).max()),
+    }
+
+
+def measure(config: Config, data: Path, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
     """One row for each real run that is not done."""
-    clock = Clock()
+    bare = linft.load_model(config.model)
+    linear = linft.linearize(bare, at="features")  # whatever the head that is put on it
     for name in config.tasks:
         keys = {(head, rate): f"{name} {head} {rate}" for head, rates in config.rates for rate in rates}
         if done >= set(keys.values()):
             continue
-        task = linft.load_task("digits" if name == "digits" else f"npz:{data / name}.npz")
-        task = task.subset(config.train_images, config.test_images, seed=0)
-        bare = linft.load_model(config.model)
-        below = {"features-trace": "trace", "features": "full"}  # this kernel does not depend on the head
-        shared = {
-            kind: clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs=outputs)
-            for kind, outputs in below.items()
-        }
+        task = _task(config, data, name)
         for head, rates in config.rates:
+            missing = [rate for rate in rates if keys[head, rate] not in done]
+            if not missing:
+                continue
             model = _headed(bare, task, head)
-            kernels = kernels_of(model, task, clock, shared)
-            for rate in rates:
-                if keys[head, rate] in done:
-                    continue
-                recipe = linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps)
+            kernels = {
+                "trace": clock(predict.tangent, model, task, outputs="trace"),
+                "dual": clock(predict.tangent, model, task),
+                "features-trace": clock(predict.feature_tangent, model, task, outputs="trace"),
+                "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
+            }
+            for rate in missing:
+                recipe = _recipe(config, rate)
                 real, seconds = clock(linft.finetune(model, task), recipe)
                 row = {"key": keys[head, rate], "task": task.name, "head": HEADS[head], "rate": rate}
-                yield row | compared(model, task, recipe, kernels, real, seconds, clock)
+                yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
+
+
+def _task(config: Config, data: Path, name: str) -> Task:
+    task = linft.load_task("digits" if name == "digits" else f"npz:{data / name}.npz")
+    return task.subset(config.train_images, config.test_images, seed=0)
+
+
+def _recipe(config: Config, rate: float) -> linft.Recipe:
+    return linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps)
 
 
 def _headed(model: Model, task: Task, head: Literal["normal", "probe"]) -> Model:
     return model.with_head(task.num_classes, jax.random.key(0), head, task=task)
 
 
-def kernels_of(model: Model, task: Task, clock: Clock, shared: dict[str, Any]) -> dict[str, tuple[Any, float]]:
-    """What every kind but relinearize is predicted from, and the seconds it took."""
-    head = dict(trees.get(model.params, model.head))
-    return {
-        "trace": clock(predict.tangent, model, task, outputs="trace"),
-        "dual": clock(predict.tangent, model, task),
-        "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
-        **{kind: (dataclasses.replace(found, head=head), seconds) for kind, (found, seconds) in shared.items()},
-    }
-
-
 def compared(
     model: Model,
+    linear: Model,
     task: Task,
     recipe: linft.Recipe,
     kernels: dict[str, Any],
@@ -154,25 +191,26 @@ def compared(
     clock: Clock,
 ) -> dict[str, Any]:
     """The real run, and every kind of prediction beside it."""
-    kinds, predicted_fall = {}, None
-    for kind in KINDS:
-        if kind == "relinearize":
-            run, of_kernel = predict.relinearized(model, task, after=first_steps(recipe, len(task.y_train))), 0.0
-        else:
-            arrays, of_kernel = kernels[kind]
-            run = (predict.feature_dual if kind.startswith("features") else predict.dual)(arrays)
-        found, of_recipe = clock(run, recipe)
-        if kind == CHEAPEST:
-            predicted_fall = fall(found)
-        kinds[kind] = agreement(found, real) | {
-            "kernel_seconds": of_kernel,
-            "recipe_seconds": of_recipe,
-            "train_loss": found.train_loss.tolist(),
-        }
+    runs: dict[str, Callable[[linft.Recipe], Trajectory]] = {
+        "trace": predict.dual(kernels["trace"][0]),
+        "dual": predict.dual(kernels["dual"][0]),
+        "features-trace": predict.feature_dual(kernels["features-trace"][0]),
+        "features-low-rank": predict.feature_dual(kernels["features-low-rank"][0]),
+        "relinearize": predict.relinearized(model, task, after=first_steps(recipe, len(task.y_train))),
+        "features": linft.finetune(linear.replace(params=model.params), task),
+    }
+    predicted = {kind: clock(run, recipe) for kind, run in runs.items()}
+    kinds = {
+        kind: agreement(found, real)
+        | {"kernel_seconds": kernels[kind][1] if kind in kernels else 0.0, "recipe_seconds": taken}
+        | {"train_loss": found.train_loss.tolist()}
+        for kind, (found, taken) in predicted.items()
+    }
     return {
-        "predicted_fall": predicted_fall,
+        "predicted_fall": fall(predicted[CHEAPEST][0]),
         "probing_error": kernels["features-trace"][0].standard_error,
         "real_seconds": seconds,
+        "features_by_weights_seconds": predicted["features"][1],
         "steps": real.steps.tolist(),
         "train_loss": real.train_loss.tolist(),
         "test_accuracy": real.test_accuracy.tolist(),
@@ -207,7 +245,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Errors and costs by kind; and how well the steps to reach a loss are foretold."""
     lines = [
         "Train-loss curve: mean |difference| / mean real loss. Test accuracy: |difference| at the end, in points. Both",
-        "median (largest) over tasks and rates. Seconds: median, without compilation, of the kernel and of a recipe;",
+        "median (largest) over tasks and rates. Processor seconds, without compilation, of kernel and recipe, median;",
         "cost: of one prediction with its kernel, over the real run.",
         "",
         "| | fresh head: curve | accuracy | probe head: curve | accuracy | kernel, s | recipe, s | cost |",
@@ -227,6 +265,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         for head in HEADS.values()
     ]
     seconds = np.median([row["real_seconds"] for row in rows])
+    by_weights = np.median([row["features_by_weights_seconds"] for row in rows])
+    cost = np.median([row["features_by_weights_seconds"] / row["real_seconds"] for row in rows])
+    lines.append(
+        "| the features linearized, in weights | as features |" + " |" * 4 + f" {by_weights:.1f} | {cost:.2f} |"
+    )
     lines.append(f"| the real run; its loss fell by | {cells[0]} | | {cells[1]} | | | {seconds:.1f} | 1 |")
     return "\n".join([*lines, "", *steps_table(rows)]) + "\n"
 
@@ -252,7 +295,8 @@ def steps_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _spread(values: list[float], form: str) -> str:
+def _spread(values: list[float | None], form: str) -> str:
+    values = [value for value in values if value is not None]
     if not values:
         return "–"
     return f"{form.format(np.median(values))} ({form.format(max(values))})"

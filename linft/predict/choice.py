@@ -17,7 +17,7 @@ Head = Literal["fresh", "probe"]
 
 AFTER = 0.25
 """Share of the steps that are real before the network is linearized again."""
-FALLS = (0.1, 0.3, 0.6, 1.0)
+FALLS = (0.25, 0.6, 1.0)
 """Upper bounds of how far the cheapest kind predicts that the loss falls, of its first value."""
 
 
@@ -61,7 +61,7 @@ def first_steps(recipe: Recipe, n: int) -> int:
     return math.floor(AFTER * recipe.num_steps(n))
 
 
-UNMEASURED: Mapping[Head, tuple[float | None, ...]] = {"fresh": (None,) * 4, "probe": (None,) * 4}
+UNMEASURED: Mapping[Head, tuple[float | None, ...]] = {"fresh": (None,) * 3, "probe": (None,) * 3}
 
 # Costs and errors as experiments/prediction_kinds.py measured them; a test holds them to its rows.
 KINDS: dict[str, Kind] = {

@@ -1,7 +1,6 @@
 """What `auto` takes is the cheapest kind that the measured table says will do; the table is that of the rows."""
 
 import importlib.util
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -79,8 +78,7 @@ def experiment() -> ModuleType:
 
 
 def test_the_table_is_that_of_the_committed_rows(experiment):
-    lines = (EXPERIMENT.parent / "prediction_kinds" / "laptop" / "rows.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = experiment.finished(EXPERIMENT.parent / "prediction_kinds" / "laptop")
     expected, costs = experiment.expected(rows), experiment.costs(rows)
     for name, kind in KINDS.items():
         assert {head: list(errors) for head, errors in kind.errors.items()} == expected[name], name
