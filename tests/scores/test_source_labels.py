@@ -58,13 +58,12 @@ def test_leep_of_certain_probabilities_is_nce(head):
     assert scores.leep(np.eye(10)[y], y) == scores.nce(y, y) == 0
 
 
-def test_nce_is_below_leep(head):
-    """By the concavity of the logarithm, Nguyen and others' property 1 from the other side, for the same joint."""
+def test_probabilities_that_do_not_depend_on_the_image_know_nothing(head):
     p, y = head
-    uniform = np.full_like(p, 1 / 5)
     shares = np.bincount(y) / len(y)
-    np.testing.assert_allclose(scores.leep(uniform, y), -entropy(shares), rtol=1e-12)
-    assert scores.leep(p, y) > scores.leep(uniform, y)
+    same = np.broadcast_to(p[0], p.shape)
+    np.testing.assert_allclose(scores.leep(same, y), -entropy(shares), rtol=1e-12)
+    assert scores.leep(p, y) > scores.leep(same, y)
 
 
 def test_rows_that_are_no_probabilities(head):
@@ -76,9 +75,9 @@ def test_rows_that_are_no_probabilities(head):
 
 def test_clusters_that_are_the_classes(many):
     x, y = many
-    apart = x + 1000 * np.eye(10)[y] @ np.ones((10, 64)) * y[:, None]
-    assert abs(scores.nleep(apart, y, components=10)) < 0.3
-    assert scores.nleep(apart, y, components=10) > scores.nleep(x, y, components=10)
+    apart = 1000 * np.cos(np.outer(y, np.arange(64))) + x
+    assert scores.nleep(x, y, components=10) < scores.nleep(apart, y, components=10)
+    np.testing.assert_allclose(scores.nleep(apart, y, components=10), 0, atol=1e-6)
 
 
 def test_clusters_are_drawn_by_the_seed(many):
