@@ -59,9 +59,15 @@ class Config:
 def get_config(scale: Literal["smoke", "laptop"]) -> Config:
     """smoke: a minute, to see that it runs; laptop: 25 minutes on one CPU core."""
     if scale == "smoke":
-        rates = (("normal", (0.01,)), ("probe", (0.001,)))
-        small = {"train_images": 8, "test_images": 8, "steps": 4, "batch_size": 4}
-        return Config(tasks=("digits",), rates=rates, full_kernel_task="digits", **small)
+        return Config(
+            tasks=("digits",),
+            train_images=8,
+            test_images=8,
+            rates=(("normal", (0.01,)), ("probe", (0.001,))),
+            steps=4,
+            batch_size=4,
+            full_kernel_task="digits",
+        )
     return Config()
 
 
@@ -106,9 +112,10 @@ class Clock:
         self.compiling: list[tuple[float, float]] = []
         monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, seconds: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        del kwargs
         if event.startswith("/jax/core/compile/"):
-            self.compiling.append((time.perf_counter() - seconds, time.perf_counter()))
+            self.compiling.append((time.perf_counter() - duration_secs, time.perf_counter()))
 
     def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
         self.compiling.clear()
@@ -227,7 +234,8 @@ def expected(rows: list[dict[str, Any]]) -> dict[str, dict[Head, list[float | No
             for row in rows
             if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
         ]
-        found[kind][head].append(np.ceil(1000 * np.quantile(errors, 0.75)) / 1000 if errors else None)
+        known = [np.inf if error is None else error for error in errors]
+        found[kind][head].append(float(np.ceil(1000 * np.quantile(known, 0.75))) / 1000 if known else None)
     return found
 
 
@@ -296,10 +304,8 @@ def steps_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(values: list[float | None], form: str) -> str:
-    values = [value for value in values if value is not None]
-    if not values:
-        return "–"
-    return f"{form.format(np.median(values))} ({form.format(max(values))})"
+    known = [value for value in values if value is not None]
+    return f"{form.format(np.median(known))} ({form.format(max(known))})" if known else "–"
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:

@@ -44,8 +44,8 @@ class Network(NamedTuple):
     """From the optimizer's first state to the one that the replay begins with."""
 
 
-Build = Callable[[Hashable, Any], Network]
-"""(what a compiled program is for, arrays) -> Network."""
+Build = Callable[[Any, Any], Network]
+"""(names, arrays) -> Network; the names are hashable, and part of what a program is compiled for."""
 
 
 def many(recipes: list[Recipe], n: int, family: Callable[[list[Recipe]], list[Trajectory]]) -> list[Trajectory]:
