@@ -12,6 +12,7 @@ from linft.cli.data_list import DataList
 from linft.cli.data_prepare import DataPrepare
 from linft.cli.finetune import Finetune
 from linft.cli.kernel import Kernel
+from linft.cli.predict import Predict
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
 from linft.cli.zoo_add import ZooAdd
@@ -24,6 +25,7 @@ COMMANDS = {
     "compare": Compare,
     "finetune": Finetune,
     "kernel": Kernel,
+    "predict": Predict,
     "pretrain": Pretrain,
     "pretrain-domains": PretrainDomains,
 }
