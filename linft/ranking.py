@@ -52,6 +52,8 @@ class Ranking:
 
     def values(self, score: str) -> dict[str, float]:
         """Model -> score; a model for which it does not exist is not in it."""
+        if score not in self.scores:
+            raise LinftError(f"{score!r} was not computed; there are {', '.join(self.scores)}")
         return {one.model: one.scores[score] for one in self.measured if score in one.scores}
 
     def order(self, score: str | None = None) -> tuple[str, ...]:
@@ -151,10 +153,8 @@ class Ranking:
         return standings.inflation(self.about["images"], self.about["half"])
 
     def _column(self, score: str) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "r m"]]:
-        if score not in self.scores:
-            raise LinftError(f"{score!r} was not computed; there are {', '.join(self.scores)}")
-        nothing = [None] * self.about["resamples"]
-        values = np.array([one.scores.get(score, np.nan) for one in self.measured], float)
+        known, nothing = self.values(score), [None] * self.about["resamples"]
+        values = np.array([known.get(model, np.nan) for model in self.models], float)
         on_halves = np.array([one.halves.get(score, nothing) for one in self.measured], float)
         return values, on_halves.reshape(len(values), -1).T
 

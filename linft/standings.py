@@ -86,7 +86,8 @@ def groups(
 def consensus(columns: Sequence[Float[np.ndarray, "*r m"]]) -> Float[np.ndarray, "*r m"]:
     """Mean over scores of the share of other models that a model beats, a tie being half a win (Borda).
 
-    Between 0 and 1. A model without a value is left out of that score; without any, it is NaN.
+    Between 0 and 1; a model without others has 1. A model without a value is left out of that score;
+    without any, it is NaN.
 
     Example:
       >>> import numpy as np
@@ -103,4 +104,5 @@ def _beaten(values: Float[np.ndarray, "*r m"]) -> Float[np.ndarray, "*r m"]:
     known = ~np.isnan(values)
     ranks = rankdata(values, axis=-1, nan_policy="omit")
     others = known.sum(-1, keepdims=True) - 1
-    return np.where(known & (others > 0), (ranks - 1) / np.maximum(others, 1), np.nan)
+    shares = np.where(others > 0, (ranks - 1) / np.maximum(others, 1), 1.0)
+    return np.where(known, shares, np.nan)

@@ -68,6 +68,10 @@ def test_a_model_without_any_score_has_no_consensus():
     assert found[:2].tolist() == [0, 1] and np.isnan(found[2])
 
 
+def test_a_model_alone_comes_first():
+    assert standings.consensus([np.array([-3.0]), np.array([np.nan])]).tolist() == [1]
+
+
 @pytest.mark.parametrize(("n", "kept", "factor"), [(50, 25, 1.0), (50, 26, 26 / 24), (4, 4, 0.0)])
 def test_inflation(n, kept, factor):
     assert standings.inflation(n, kept) == pytest.approx(factor)

@@ -73,6 +73,8 @@ def lead(ranking: dict[str, Any]) -> list[str]:
     if not models:
         return ["No score exists for any of the models."]
     first, of = models[0], len(ranking["models"])
+    if of == 1:
+        return [f"{first['model']} is the only model."]
     tied = [row["model"] for row in models[1:] if row["consensus"]["group"] == 0]
     names = f"{len(ranking['voting'])} scores" if len(ranking["voting"]) > 1 else "one score"
     sentences = [f"Of {of} models, {first['model']} comes first by {names}."]

@@ -90,7 +90,7 @@ def test_pictures_are_sorted_standardized_and_small():
     mixed = task.replace(x_train=task.x_train[shuffled], y_train=task.y_train[shuffled])
     shown = picture(linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2), mixed)
     assert isinstance(shown, Picture) and shown.theta.shape == shown.theta_f.shape == (128, 128)
-    assert abs(shown.theta.mean()) < 0.01
+    assert abs(shown.theta.mean()) < 0.05
     np.testing.assert_allclose(shown.borders, np.arange(10) / 10)
     within = np.mean([shown.theta_f[i, i] for i in range(128)])
     assert within > shown.theta_f.mean()
