@@ -5,15 +5,17 @@
 Four real tasks × two heads (fresh, linear probe) × two learning rates, frozen batch norm, cross-entropy: 16
 real runs, each beside its prediction by every kind that `linft predict --how` knows. Seconds are of the processor,
 without compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes.
-The full kernel of the features costs the same on every task, so it is computed on one of them (features.json),
-where its curve is held against training the weights of the network with linear features; elsewhere that training
-stands for it. Rows are written as they finish, and a call that was interrupted goes on from there. Writes
-rows.jsonl, table.md and figure.svg into experiments/prediction_kinds/SCALE. The errors and costs in
-linft/predict/choice.py, by which `--how auto` chooses, are `expected` and `costs` of the rows at laptop scale.
+Two kernels are computed on one task only (once.json), since they are known otherwise: the trace is that of the full
+kernel, and the full kernel of the features, which costs the same on every task, gives the curve of the weights'
+training with linear features, against which it is held there. Rows are written as they finish, and a call that was
+interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into experiments/prediction_kinds/SCALE.
+The errors and costs in linft/predict/choice.py, by which `--how auto` chooses, are `expected` and `costs` of the
+rows at laptop scale.
 
 Expected: EXPECTED
 """
 
+import dataclasses
 import itertools
 import json
 import time
@@ -30,10 +32,11 @@ from jax import monitoring
 from matplotlib.figure import Figure
 
 import linft
-from linft import predict
+from linft import predict, trees
 from linft.agreement import agreement
 from linft.base import Model, Task, Trajectory
 from linft.predict.choice import CHEAPEST, FALLS, KINDS, Head, fall, first_steps
+from linft.predict.tangent import to_trace
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = dict(zip(KINDS, ("#999999", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00"), strict=True))
@@ -46,14 +49,14 @@ class Config:
     tasks: tuple[str, ...] = ("digits", "hymenoptera_32", "ucmerced16_32", "sign_digits_32")
     model: str = "resnet14-cifar10"
     train_images: int = 96
-    test_images: int = 48
+    test_images: int = 32
     rates: tuple[tuple[Literal["normal", "probe"], tuple[float, ...]], ...] = (
         ("normal", (0.002, 0.01)),
         ("probe", (0.0005, 0.002)),
     )
-    steps: int = 60
+    steps: int = 48
     batch_size: int = 32
-    full_kernel_task: str = "hymenoptera_32"
+    once: str = "hymenoptera_32"
 
 
 def get_config(scale: Literal["smoke", "laptop"]) -> Config:
@@ -66,7 +69,7 @@ def get_config(scale: Literal["smoke", "laptop"]) -> Config:
             rates=(("normal", (0.01,)), ("probe", (0.001,))),
             steps=4,
             batch_size=4,
-            full_kernel_task="digits",
+            once="digits",
         )
     return Config()
 
@@ -79,7 +82,7 @@ def main(
     """Run what is missing, then draw the table and the figure."""
     directory = output / scale
     directory.mkdir(parents=True, exist_ok=True)
-    config, file, whole = get_config(scale), directory / "rows.jsonl", directory / "features.json"
+    config, file, once = get_config(scale), directory / "rows.jsonl", directory / "once.json"
     (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     done = [json.loads(line)["key"] for line in file.read_text().splitlines()] if file.exists() else []
     begin, clock = time.perf_counter(), Clock()
@@ -88,8 +91,8 @@ def main(
             out.write(json.dumps(row) + "\n")
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
-    if not whole.exists():
-        whole.write_text(json.dumps(full_kernel(config, data, clock), indent=1) + "\n")
+    if not once.exists():
+        once.write_text(json.dumps(computed_once(config, data, clock), indent=1) + "\n")
     rows = finished(directory)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
@@ -97,11 +100,11 @@ def main(
 
 
 def finished(directory: Path) -> list[dict[str, Any]]:
-    """The rows, with what the full kernel of the features costs."""
+    """The rows, with what the kernels cost that were computed on one task."""
     rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    seconds = json.loads((directory / "features.json").read_text())["seconds"]
-    for row in rows:
-        row["kinds"]["features"] |= seconds
+    seconds = json.loads((directory / "once.json").read_text())["seconds"]
+    for row, kind in itertools.product(rows, seconds):
+        row["kinds"][kind] |= seconds[kind]
     return rows
 
 
@@ -132,17 +135,21 @@ class Clock:
         return covered
 
 
-def full_kernel(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
-    """What the full kernel of the features costs, and how far its curve is from the weights' training."""
-    task = _task(config, data, config.full_kernel_task)
+def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
+    """What trace and full features' kernels cost, and how far the latter's curve is from the weights' training."""
+    task = _task(config, data, config.once)
     (head, rates), *_ = config.rates
     model, recipe = _headed(linft.load_model(config.model), task, head), _recipe(config, rates[-1])
+    _, trace_seconds = clock(predict.tangent, model, task, outputs="trace")
     tangent, kernel_seconds = clock(predict.feature_tangent, model, task)
     found, recipe_seconds = clock(predict.feature_dual(tangent), recipe)
     trained = linft.finetune(linft.linearize(model, at="features"), task)(recipe)
     return {
         "task": task.name,
-        "seconds": {"kernel_seconds": kernel_seconds, "recipe_seconds": recipe_seconds},
+        "seconds": {
+            "trace": {"kernel_seconds": trace_seconds},
+            "features": {"kernel_seconds": kernel_seconds, "recipe_seconds": recipe_seconds},
+        },
         "largest_difference": float(np.abs(found.train_loss - trained.train_loss).max()),
     }
 
@@ -156,15 +163,15 @@ def measure(config: Config, data: Path, done: set[str], clock: Clock) -> Iterato
         if done >= set(keys.values()):
             continue
         task = _task(config, data, name)
+        trace = clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs="trace")  # of any head
         for head, rates in config.rates:
             missing = [rate for rate in rates if keys[head, rate] not in done]
             if not missing:
                 continue
             model = _headed(bare, task, head)
             kernels = {
-                "trace": clock(predict.tangent, model, task, outputs="trace"),
                 "dual": clock(predict.tangent, model, task),
-                "features-trace": clock(predict.feature_tangent, model, task, outputs="trace"),
+                "features-trace": (dataclasses.replace(trace[0], head=trees.get(model.params, model.head)), trace[1]),
                 "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
             }
             for rate in missing:
@@ -199,7 +206,7 @@ def compared(
 ) -> dict[str, Any]:
     """The real run, and every kind of prediction beside it."""
     runs: dict[str, Callable[[linft.Recipe], Trajectory]] = {
-        "trace": predict.dual(kernels["trace"][0]),
+        "trace": predict.dual(to_trace(kernels["dual"][0])),
         "dual": predict.dual(kernels["dual"][0]),
         "features-trace": predict.feature_dual(kernels["features-trace"][0]),
         "features-low-rank": predict.feature_dual(kernels["features-low-rank"][0]),
