@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from linft.ranking import Ranking as Ranking
     from linft.ranking import rank as rank
     from linft.recipe import Recipe as Recipe
+    from linft.sweeps.sweeping import sweep as sweep
     from linft.task import Task as Task
     from linft.training_run import run_in as run_in
     from linft.zoo.load import load_model as load_model
@@ -43,7 +44,7 @@ _HOME = {
     "linearize": "linft.linearization", "from_flax": "linft.models.from_flax",
     "empirical_ntk": "linft.ntk.empirical", "projected_ntk": "linft.ntk.projected",
     "Ranking": "linft.ranking", "rank": "linft.ranking", "Recipe": "linft.recipe", "Task": "linft.task",
-    "run_in": "linft.training_run",
+    "run_in": "linft.training_run", "sweep": "linft.sweeps.sweeping",
     "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report", "scores")

@@ -75,7 +75,8 @@ def spectral(
         if key not in decompositions:
             decompositions[key] = _decompose(tangent, weights)
         at = recorded_steps(recipe.num_steps(n), record_every)
-        values = _evaluate(tangent, recipe, weights, decay, decompositions[key], at)
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run leaves the range of the device's numbers
+            values = _evaluate(tangent, recipe, weights, decay, decompositions[key], at)
         return trajectory(at, values, time.perf_counter() - begin)
 
     return OneByOne(run)

@@ -1,0 +1,175 @@
+"""What `linft sweep` does, step by step."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+
+import linft
+from linft import predict, trees
+from linft.base import Model, Run, Tangent
+from linft.cli.kernel import told
+from linft.cli.sweep import PREDICTED, SHOWN, Sweep
+from linft.cli.table import print_lines, print_table
+from linft.finetuning import finetune
+from linft.linearization import linearize
+from linft.predict.tangent import load, save
+from linft.reinitialization import reinitialize
+from linft.report.sweep import write
+from linft.store import digest, read_json
+from linft.sweeps import predicted, result
+from linft.sweeps.grid import at
+from linft.sweeps.real import Sharing, Watch
+from linft.sweeps.sweeping import sweep
+from linft.task import Task
+
+Progress = Callable[[str, int, int], None]
+
+
+def carry_out(command: Sweep) -> None:
+    """Load, run, write, tell."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("linft").setLevel(logging.INFO)
+    console = Console()
+    task = load_task(command)
+    model = linft.load_model(command.start.model)
+    groups = tuple(model.layer_groups)
+    chosen = command.grid(len(groups))
+    n = len(task.y_train)
+    console.print(
+        f"{model.name} → {task.name}: {n} training and {len(task.y_test)} "
+        f"{'test' if command.data.validation is None else 'held-out'} images, "
+        f"{len(chosen.points()) if command.workers.search == 'grid' else chosen.trials} points, "
+        f"by {command.by} on {jax.default_backend()}",
+        soft_wrap=True,
+    )
+    watch = Watch() if command.workers.prune else None
+    nearest = {
+        "dual": predict.nearest,
+        "spectral": predicted.nearest_closed_form(n),
+        "linearized": predicted.nearest_linear,
+        "finetune": predicted.as_it_is,
+    }[command.by]
+    with told(console) as progress:
+        swept = sweep(
+            lambda new_groups: make(command, model, task, new_groups, watch, progress),
+            chosen,
+            command.training,
+            layer_groups=groups,
+            depth=command.depth,
+            nearest=nearest,
+            sharing=sharing(command, watch),
+            output=command.writing.output,
+            by=name(command),
+            described=described(command, model, task),
+            progress=progress,
+        )
+    tell(command, console, swept)
+
+
+def name(command: Sweep) -> str:
+    """What a run is called in the output directory."""
+    approximate = command.by in PREDICTED and command.kernel.kernel != "full"
+    return f"{command.by}-{command.kernel.kernel}" if approximate else command.by
+
+
+def load_task(command: Sweep) -> Task:
+    """The task, as many images of it as are asked for; its test part is what is measured on."""
+    data = command.data
+    task = linft.load_task(command.task, download=data.download)
+    task = task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed)
+    return task if data.validation is None else task.holdout(data.validation, data.sample_seed)
+
+
+def described(command: Sweep, model: Model, task: Task) -> dict[str, Any]:
+    """What is known of model and task."""
+    sizes = {"train_images": len(task.y_train), "test_images": len(task.y_test), "num_classes": task.num_classes}
+    images = digest((task.x_train, task.y_train, task.x_test, task.y_test))
+    start = {"head": command.start.head, "head_scale": command.start.head_scale, "seed": command.data.sample_seed}
+    weights = digest((model.params, model.batch_stats))
+    return {
+        "model": {"name": model.name, "digest": weights, "layer_groups": list(model.layer_groups), **start},
+        "task": {"name": task.name, "digest": images, "held_out": command.data.validation, **sizes},
+        "record_every": command.writing.record_every,
+    }
+
+
+def sharing(command: Sweep, watch: Watch | None) -> Sharing | None:
+    """How training is shared; predictions are not."""
+    if command.by in PREDICTED:
+        return None
+    workers = command.workers
+    storage = workers.storage or str(command.writing.output / "study.journal")
+    return Sharing(storage, workers.search, watch, workers.beat, workers.grace)
+
+
+def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch | None, progress: Progress) -> Run:
+    """The run that starts with so many new layer groups."""
+    every = command.writing.record_every
+    started = begin(command, model, task, new_groups)
+    if command.by in PREDICTED:
+        found = tangent(command, started, task, new_groups, progress)
+        return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
+    network = linearize(started) if command.by == "linearized" else started
+    return finetune(network, task, record_every=every, tracking=watch)
+
+
+def begin(command: Sweep, model: Model, task: Task, new_groups: int) -> Model:
+    """The model with its new layers."""
+    below, head = jax.random.split(jax.random.key(command.data.sample_seed))
+    if new_groups > 1:
+        model = reinitialize(model, new_groups, below)
+    return model.with_head(task.num_classes, head, command.start.head, command.start.head_scale, task=task)
+
+
+def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress: Progress) -> Tangent:
+    """The kernel of a start, on disk once it has been computed."""
+    kernel = command.kernel
+    names = tuple(model.layer_groups)
+    recipes = [at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
+    split = any(recipe.decays and not recipe.decay_vectors for recipe in recipes)
+    groups = trees.split_vectors(model.layer_groups) if split else model.layer_groups
+    kind = f"{kernel.kernel}{'-split' if split else ''}-{new_groups}"
+    path = command.writing.output / f"tangent-{kind}.safetensors"
+    if path.exists():
+        return load(path)
+    found = predict.tangent(
+        model,
+        task,
+        groups=groups,
+        outputs=kernel.kernel,
+        engine=kernel.engine,
+        batch_size=kernel.kernel_batch,
+        progress=lambda done, total: progress("kernel" if new_groups == 1 else f"kernel {new_groups}", done, total),
+    )
+    save(path, found)
+    return found
+
+
+def tell(command: Sweep, console: Console, swept: result.Sweep) -> None:
+    """The best points, what became of the others, and what was dropped."""
+    finished = [row for row in swept.rows if row["status"] == "finished"]
+    best = sorted(finished, key=lambda row: (-row["test_accuracy"], row["test_loss"]))[:SHOWN]
+    part = "test" if command.data.validation is None else "held-out"
+    if best:
+        names = list(dict.fromkeys(setting for row in best for setting in row["values"]))
+        print_table(
+            [*(setting.replace("_", " ") for setting in names), f"{part} accuracy", f"{part} loss", "train loss"],
+            [
+                [f"{row['values'].get(setting, '')}" for setting in names]
+                + [f"{row['test_accuracy']:.1%}", f"{row['test_loss']:.3f}", f"{row['train_loss']:.3f}"]
+                for row in best
+            ],
+        )
+    counts = {status: sum(row["status"] == status for row in swept.rows) for status in result.STATUSES}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    lines = [f"{len(swept.rows)} points: {told}."]
+    reasons = dict.fromkeys(row["reason"] for row in swept.rows if row["status"] in ("refused", "failed"))
+    lines += [f"Not run: {reason}." for reason in reasons]
+    lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
+    print_lines(lines)
+    page = write(read_json(command.writing.output / result.FILE), command.writing.output)
+    console.print(f"Report: {page}", soft_wrap=True)

@@ -1,0 +1,152 @@
+"""The page of a sweep: heat maps, error against the effective rate, parallel coordinates, the best points."""
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from linft.errors import LinftError
+from linft.files import whole
+from linft.report import style, templates, words
+from linft.report.figures import sweeps
+from linft.report.page import Shown
+from linft.report.style import Drawing
+from linft.sweeps.agreement import agreement
+from linft.sweeps.result import SCHEMA, STATUSES, Row
+
+FIGURES = {
+    "heat_maps": sweeps.heat_maps,
+    "effective_rate": sweeps.effective_rate,
+    "parallel_coordinates": sweeps.parallel_coordinates,
+}
+LABELS = {
+    "dual": "Predicted from the kernel",
+    "dual-trace": "Predicted from the kernel’s trace",
+    "dual-pseudo": "Predicted from the pseudo kernel",
+    "spectral": "Predicted, closed form",
+    "spectral-trace": "Predicted, closed form on the trace",
+    "spectral-pseudo": "Predicted, closed form on the pseudo kernel",
+    "linearized": "Linearized network (weights)",
+    "finetune": "Real",
+}
+"""What runs are called; a prediction is the first of those that are there, but for the last."""
+BEST = 10
+"""Points in a table."""
+
+Content = dict[str, Any]
+
+
+def write(content: Content, directory: str | Path) -> Path:
+    """Write `sweep.html`, one file with no script and nothing to fetch, from the content of a `sweep.json`.
+
+    Returns:
+      Its path.
+
+    Raises:
+      LinftError: a dictionary of another kind, or a directory that cannot be written to.
+    """
+    path = Path(directory) / "sweep.html"
+    page = render(content)
+    with whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(content: Content) -> str:
+    """The page as HTML."""
+    if content.get("schema") != SCHEMA:
+        raise LinftError(
+            f"this is not a sweep but {content.get('schema')!r}; give the content of a {SCHEMA} sweep.json"
+        )
+    swept = content["sweeps"]
+    predicted, real = names(content)
+    agreed = agreement(swept[predicted]["rows"], swept[real]["rows"]) if predicted and real else None
+    return templates.template("sweep.html.jinja").render(
+        content=content,
+        figures=_figures(content),
+        palette=style.PALETTE,
+        lead=lead(content, agreed),
+        agreed=agreed,
+        runs=[_run(name, swept[name]) for name in LABELS if name in swept],
+        tables={LABELS[name]: _best(swept[name]["rows"]) for name in (predicted, real) if name},
+        recipe={name.replace("_", " "): words.plain(value) for name, value in content["recipe"].items()},
+    )
+
+
+def names(content: Content) -> tuple[str | None, str | None]:
+    """The sweep that stands for the prediction, and the real one, where there are such."""
+    present = [name for name in LABELS if name in content["sweeps"]]
+    predicted = next((name for name in present if name != "finetune"), None)
+    return predicted, "finetune" if "finetune" in present else None
+
+
+def lead(content: Content, agreed: dict[str, Any] | None) -> list[str]:
+    """What was found, in sentences."""
+    predicted, real = names(content)
+    shown = content["sweeps"][real or predicted]["rows"]
+    ends = [row for row in shown if row["status"] == "finished"]
+    sentences = []
+    if ends:
+        best = max(ends, key=lambda row: row["test_accuracy"])
+        sentences.append(
+            f"Of {len(shown)} points the best {'reached' if real else 'is predicted to reach'} "
+            f"{words.percent(best['test_accuracy'])} of the {measured(content)} images: {setting(best)}."
+        )
+    else:
+        sentences.append(f"None of {len(shown)} points ended.")
+    if agreed and agreed["points"]:
+        tau = agreed["tau_accuracy"]
+        ranked = "" if tau is None else f" rank them with τ = {words.fixed(tau, 2)}, and"
+        sentences.append(
+            f"On the {agreed['points']} points that ended in both, the predictions{ranked} are off by "
+            f"{words.points(agreed['accuracy_difference']).lstrip('+')} on average; the point predicted to be best is "
+            f"{words.points(agreed['regret']).lstrip('+')} below the best."
+        )
+    return sentences
+
+
+def measured(content: Content) -> str:
+    """What the images are called that accuracies are of."""
+    return "test" if (content.get("task") or {}).get("held_out") is None else "held-out"
+
+
+def setting(row: Row) -> str:
+    """A point in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {words.plain(value)}" for name, value in row["values"].items())
+
+
+def _figures(content: Content) -> dict[str, Shown]:
+    rows = [content["sweeps"][name]["rows"] if name else None for name in names(content)]
+    shown = {}
+    with style.settings():
+        for name, draw in FIGURES.items():
+            both: list[Drawing | None] = [draw(*rows, narrow) for narrow in (False, True)]
+            wide, narrow = both
+            if wide is not None and narrow is not None:
+                svgs = [
+                    style.inline(style.to_svg(drawing.figure, salt), salt, drawing.title)
+                    for drawing, salt in ((wide, name), (narrow, f"{name}-narrow"))
+                ]
+                shown[name] = Shown(wide.title, wide.caption, *map(Markup, svgs))
+    return shown
+
+
+def _run(name: str, swept: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table of runs."""
+    rows = swept["rows"]
+    counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
+    return {
+        "label": LABELS[name],
+        "dropped": swept["dropped"],
+        "counts": counts,
+        "start_seconds": swept["start_seconds"],
+        "run_seconds": sum(row.get("seconds") or 0.0 for row in rows),
+        "points": len(rows),
+    }
+
+
+def _best(rows: list[Row]) -> dict[str, Any]:
+    finished = [row for row in rows if row["status"] == "finished"]
+    best = sorted(finished, key=lambda row: (-row["test_accuracy"], row["test_loss"]))[:BEST]
+    settings = list(dict.fromkeys(name for row in best for name in row["values"]))
+    return {"settings": settings, "rows": best}

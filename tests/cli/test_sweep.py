@@ -1,0 +1,187 @@
+"""`linft sweep` as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import linft
+from linft import predict
+from linft.cli.main import main
+from linft.cli.sweep import Sweep
+
+SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
+VARY = ("--vary", "learning_rate=0.02,0.01,0.001", "momentum=0,0.9")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """XLA without its optimizations, here and in other processes: the compiler takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def call(model_file):
+    def call(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["linft", "sweep", "--model", str(model_file), *map(str, arguments)])
+            main()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def output(call, tmp_path_factory):
+    """Predicted, then trained."""
+    directory = tmp_path_factory.mktemp("swept") / "out"
+    for by in ("dual", "finetune"):
+        call(*SMALL, *VARY, "--by", by, "--output", directory, "--batch-norm", "train", "--beat", "0.1")
+    return directory
+
+
+def test_both_are_written_side_by_side(output):
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "config.json", "dual.jsonl", "finetune.jsonl", "study.journal", "sweep.json", "sweep.html",
+        "tangent-full-1.safetensors",
+    }  # fmt: skip
+    written = json.loads((output / "sweep.json").read_text())
+    assert written["task"]["train_images"] == 12 and written["recipe"]["batch_size"] == 6
+    for by in ("dual", "finetune"):
+        lines = [json.loads(line) for line in (output / f"{by}.jsonl").read_text().splitlines()]
+        assert lines == written["sweeps"][by]["rows"] and len(lines) == 6
+    assert written["sweeps"]["dual"]["dropped"] == ["dropped: batch_norm=train"]
+    assert written["sweeps"]["finetune"]["dropped"] == []
+    assert "Predicted and real" in (output / "sweep.html").read_text()
+
+
+def test_the_points_are_those_of_the_library(output, model_file):
+    task = linft.load_task("digits").subset(12, 10, 0)
+    _, head = jax.random.split(jax.random.key(0))
+    model = linft.load_model(model_file).with_head(10, head, "normal", 0.01)
+    recipe = linft.Recipe(learning_rate=0.01, momentum=0.9, steps=2, batch_size=6)
+    found = json.loads((output / "sweep.json").read_text())["sweeps"]
+    for by, run, of in (
+        ("dual", predict.dual(model, task), recipe),
+        ("finetune", linft.finetune(model, task), recipe.replace(batch_norm="train")),
+    ):
+        (row,) = [r for r in found[by]["rows"] if r["values"] == {"learning_rate": 0.01, "momentum": 0.9}]
+        assert row["curve"]["test_loss"] == pytest.approx(run(of).test_loss.tolist(), rel=1e-4)
+
+
+def test_a_finished_sweep_is_told_again_without_running_anything(call, output, capsys, monkeypatch):
+    monkeypatch.setattr("linft.cli.sweep_steps.make", None)
+    call(*SMALL, *VARY, "--by", "dual", "--output", output, "--batch-norm", "train")
+    told = capsys.readouterr().out
+    assert "6 points: 6 finished." in told
+    assert "Not as the recipe says: dropped: batch_norm=train." in told
+    assert told.rstrip().endswith("sweep.html")
+
+
+def test_new_groups_from_a_yaml_file_by_the_closed_form(call, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text("new_groups: [1, 2]\nlearning_rate: [0.01, 0.001]\n")
+    arguments = (*SMALL, "--by", "spectral", "--kernel", "trace", "--grid", tmp_path / "grid.yaml")
+    call(*arguments, "--output", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == {
+        "tangent-trace-1.safetensors", "tangent-trace-2.safetensors",
+    }  # fmt: skip
+    assert "loss=cross_entropy, batch_size=6" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["sweeps"]["spectral-trace"]["rows"]
+    assert len(rows) == 4 and rows[0]["curve"]["train_loss"][0] != rows[2]["curve"]["train_loss"][0]
+
+
+def test_a_papers_grid_brings_its_recipe_and_options_override_it():
+    command = Sweep.parse(["--grid", "li2020", "--epochs", "2", "--momentum", "0.5"], "linft sweep")
+    recipe = linft.recipes.named("li2020", 1).recipe
+    assert command.training == recipe.replace(epochs=2.0, momentum=0.5)
+    assert command.task == "digits" and len(command.grid(5).points()) == 120
+    other = Sweep.parse(["--grid", "plested2021", "--recipe", "deshpande2021"], "linft sweep")
+    assert other.training == linft.recipes.named("deshpande2021", 1).recipe
+    assert Sweep.parse(["--vary", "seed=0,1"], "linft sweep").training.steps == 40
+
+
+BAD = {
+    "no grid": ((), "give --grid li2020"),
+    "two grids": (("--grid", "li2020", "--vary", "momentum=0"), "give --grid li2020"),
+    "unknown grid": (("--grid", "li2021"), "no grid 'li2021'"),
+    "unknown setting": (("--vary", "rate=1"), "no setting 'rate'"),
+    "a search of predictions": (("--vary", "momentum=0", "--search", "tpe"), "--by dual predicts every point at once"),
+    "a search on test images": (("--vary", "momentum=0", "--by", "finetune", "--search", "tpe"), "--validation 0.2"),
+    "pruning on test images": (("--vary", "momentum=0", "--by", "finetune", "--prune"), "--validation 0.2"),
+    "a storage that is none": (
+        (*SMALL, "--vary", "momentum=0", "--by", "finetune", "--storage", "nosuchbase://x"),
+        "cannot open the storage nosuchbase://x",
+    ),
+    "a bad point": ((*SMALL, "--vary", "momentum=0,2"), "momentum is 2.0; it must lie in [0, 1)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(refused, case, tmp_path):
+    arguments, message = BAD[case]
+    line = refused(*arguments, "--output", tmp_path / "out")
+    assert line.startswith("linft: ") and message in line
+
+
+def test_another_sweep_in_the_same_directory_is_refused(refused, output):
+    line = refused(*SMALL, "--vary", "momentum=0", "--output", output)
+    assert "holds a sweep with another" in line and "choose another output directory" in line
+
+
+def command(model_file, output, *more) -> list[str]:
+    arguments = [*SMALL, "--vary", "learning_rate=0.02,0.01,0.005,0.002", "--by", "finetune", "--beat", "0.1", *more]
+    return [
+        sys.executable,
+        "-m",
+        "linft.cli.main",
+        "sweep",
+        "--model",
+        str(model_file),
+        *arguments,
+        "--output",
+        str(output),
+    ]
+
+
+@pytest.mark.slow
+def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_path):
+    """One is ended by SIGTERM after its first point, one killed after its; two others do the rest."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    storage = f"sqlite:///{tmp_path}/study.db"
+    for number, code in ((signal.SIGTERM, 2), (signal.SIGKILL, -9)):
+        process = subprocess.Popen(
+            command(model_file, tmp_path / "first", "--storage", storage, "--steps", "200"),
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert any(line.startswith("finetune: ") for line in process.stdout)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == code
+        assert code != 2 or error.strip().splitlines()[-1].startswith("linft: interrupted; what is finished is kept")
+    workers = [
+        subprocess.Popen(
+            command(model_file, tmp_path / name, "--storage", storage, "--steps", "200"),
+            env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("second", "third")
+    ]  # fmt: skip
+    assert all(worker.wait(300) == 0 for worker in workers)
+    rows = [
+        json.loads((tmp_path / name / "sweep.json").read_text())["sweeps"]["finetune"]["rows"]
+        for name in ("second", "third")
+    ]
+    assert rows[0] == rows[1] and [row["status"] for row in rows[0]] == ["finished"] * 4
+    ran = [
+        len((tmp_path / name / "finetune.jsonl").read_text().splitlines())
+        for name in ("first", "second", "third")
+        if (tmp_path / name / "finetune.jsonl").exists()
+    ]
+    assert sum(ran) == 4

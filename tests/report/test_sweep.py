@@ -1,0 +1,111 @@
+"""The page of a sweep: readable without a network, with every point where it belongs."""
+
+import copy
+import re
+from typing import Any
+
+import jax
+import pytest
+from report.test_page import Reader
+
+import linft
+from linft.errors import LinftError
+from linft.report import sweep as page
+from linft.store import read_json
+from linft.sweeps.sweeping import sweep
+
+GRID = {"learning_rate": [0.05, 0.01, 0.001], "momentum": [0.0, 0.9], "weight_decay": [0.0, 0.01]}
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> dict[str, Any]:
+    """Predicted and really trained, on 20 digits."""
+    directory = tmp_path_factory.mktemp("swept")
+    task = linft.load_task("digits").subset(20, 20)
+    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+    base = linft.Recipe(batch_size=10, steps=6, batch_norm="train")
+    described = {"model": {"name": model.name}, "task": {"name": "<b>digits</b>", "held_out": None}}
+    for by, run in (("dual", linft.predict.dual(model, task)), ("finetune", linft.finetune(model, task))):
+        sweep(run, GRID, base, output=directory, by=by, described=described)
+    return read_json(directory / "sweep.json")
+
+
+@pytest.fixture(scope="module")
+def written(content) -> str:
+    return page.render(content)
+
+
+def test_nothing_is_fetched_or_run(written):
+    read = Reader(written)
+    assert not read.tags & {"script", "link", "img", "iframe", "image"}
+    assert all(value.startswith("#") for name, value in read.attributes if name in ("src", "href", "xlink:href"))
+    assert not re.search(r"https?://|@import|url\((?!#)", written)
+
+
+def test_identifiers_are_unique_and_references_resolve(written):
+    attributes = Reader(written).attributes
+    names = [value for name, value in attributes if name == "id"]
+    assert len(names) == len(set(names))
+    used = {value[1:] for name, value in attributes if name == "href"} | set(re.findall(r"url\(#([^)]+)\)", written))
+    assert used <= set(names)
+
+
+def test_every_figure_is_there_for_a_desk_and_for_a_phone(written):
+    assert written.count('role="img" aria-label="') == 2 * len(page.FIGURES)
+    text = Reader(written).text
+    assert "Predicted, weight decay 0" in text and "Real, weight decay 0.01" in text
+    assert "Predicted − real, weight decay 0" in text and "momentum 0.9" in text
+
+
+def test_every_point_has_its_number_in_the_heat_maps(content, written):
+    wide = written[written.index('<figure id="heat_maps"') : written.index('<div class="narrow"')]
+    cells = [float(cell) for cell in re.findall(r">(\d+)</text>", wide)]
+    for name in ("dual", "finetune"):
+        for row in content["sweeps"][name]["rows"]:
+            assert round(100 * row["test_accuracy"]) in cells
+
+
+def test_the_best_points_and_what_was_dropped_are_told(content, written):
+    text = Reader(written).text
+    best = max(content["sweeps"]["finetune"]["rows"], key=lambda row: row["test_accuracy"])
+    assert f"Of 12 points the best reached {100 * best['test_accuracy']:.1f}% of the test images" in text
+    assert "dropped: batch_norm=train" in text
+    assert "<b>digits</b>" not in written and "<b>digits</b>" in text
+
+
+def test_a_prediction_alone_has_a_page(content):
+    alone = copy.deepcopy(content)
+    del alone["sweeps"]["finetune"]
+    text = Reader(page.render(alone)).text
+    assert "the best is predicted to reach" in text and "Predicted and real" not in text
+
+
+def test_points_that_did_not_end_are_crossed_out(content):
+    changed = copy.deepcopy(content)
+    for swept in changed["sweeps"].values():
+        for row in swept["rows"]:
+            row |= {"status": "diverged", "test_accuracy": None, "test_loss": None, "train_loss": None}
+    text = Reader(page.render(changed)).text
+    assert "None of 12 points ended" in text and text.count("×") >= 24
+    changed["sweeps"]["dual"]["rows"][0]["status"] = "refused"
+    Reader(page.render(changed))
+
+
+def test_one_setting_alone_has_no_heat_map(content):
+    changed = copy.deepcopy(content)
+    for swept in changed["sweeps"].values():
+        swept["rows"] = [row for row in swept["rows"] if row["values"]["momentum"] + row["values"]["weight_decay"] == 0]
+        for row in swept["rows"]:
+            row["values"] = {"learning_rate": row["values"]["learning_rate"]}
+    written = page.render(changed)
+    assert '<figure id="heat_maps"' not in written and '<figure id="parallel_coordinates"' in written
+
+
+def test_another_kind_of_dictionary_is_refused(tmp_path):
+    with pytest.raises(LinftError, match="this is not a sweep but 'linft-compare-1'"):
+        page.write({"schema": "linft-compare-1"}, tmp_path)
+
+
+def test_it_is_written_whole(content, written, tmp_path):
+    assert page.write(content, tmp_path).read_text() == written
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.html"]
