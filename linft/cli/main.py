@@ -15,6 +15,7 @@ from linft.cli.kernel import Kernel
 from linft.cli.predict import Predict
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
+from linft.cli.rank import Rank
 from linft.cli.sweep import Sweep
 from linft.cli.zoo_add import ZooAdd
 from linft.cli.zoo_import import ZooImport
@@ -29,6 +30,7 @@ COMMANDS = {
     "predict": Predict,
     "pretrain": Pretrain,
     "pretrain-domains": PretrainDomains,
+    "rank": Rank,
     "sweep": Sweep,
 }
 GROUPS = {
