@@ -102,7 +102,7 @@ class Ranking:
                 "model": model,
                 "architecture": one.architecture,
                 "data": one.data,
-                "consensus": _entry(model, *consensus),
+                "consensus": _within(_entry(model, *consensus), 0.0, 1.0),
                 "scores": {score: _entry(model, *of[score]) for score in self.scores if score in one.scores},
                 **({} if one.lgc_error is None else {"lgc_projection_error": one.lgc_error}),
                 "undefined": {score: one.undefined[score] for score in self.scores if score in one.undefined},
@@ -238,6 +238,13 @@ def _entry(model: str, values: dict[str, float], errors: dict[str, float], group
     value, either_side = values[model], standings.margin() * errors.get(model, np.nan)
     low, high = (value - either_side, value + either_side) if np.isfinite(either_side) else (None, None)
     return {"value": value, "low": low, "high": high, "group": groups[model]}
+
+
+def _within(entry: dict[str, Any], least: float, most: float) -> dict[str, Any]:
+    """The entry of a value that can be no less and no more, its interval cut off there."""
+    if entry.get("low") is None:
+        return entry
+    return {**entry, "low": max(entry["low"], least), "high": min(entry["high"], most)}
 
 
 def named(models: Sequence[Given]) -> dict[str, Given]:

@@ -68,7 +68,7 @@ BAD = {
     "no such score": (("--zoo", "{zoo}", "--task", "digits", "--scores", "lgz"), "no score lgz"),
     "no such task": (("--zoo", "{zoo}", "--task", "birds"), "no task 'birds'"),
     "only broken ones": (
-        ("--models", "{zoo}/torn.safetensors", "--task", "digits"),
+        ("--models", "{zoo}/torn.safetensors", "--task", "digits", "--scores", "lfc"),
         "none of 1 models could be scored",
     ),
     "labels with gaps": (("--zoo", "{zoo}", "--task", "npz:{tmp}/gaps.npz"), "no training image has label 1"),
