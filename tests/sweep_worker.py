@@ -21,7 +21,7 @@ from linft.predict.tangent import load
 from linft.sweeps.real import Sharing
 from linft.sweeps.sweeping import sweep
 
-spectral, ran = predict.spectral(load(sys.argv[1])), 0
+spectral, ran = predict.spectral(load(sys.argv[1]), record_every=10), 0
 
 
 def run(recipe):

@@ -7,6 +7,7 @@ beats have stood still, has lost its point to the others, and what it may still 
 """
 
 import os
+import random
 import socket
 import threading
 import time
@@ -19,15 +20,17 @@ from typing import Any
 import optuna
 import psutil
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
+from sqlalchemy import NullPool, event
+from sqlalchemy.exc import SQLAlchemyError
 
 from linft.errors import LinftError
 from linft.sweeps.result import Row, key
 
+TRIES = 8  # to open a database
 SQLITE_WAIT = 60  # seconds for another worker's transaction
 ATTEMPTS = 3  # workers that a point may take with it before it is given up
 
@@ -45,7 +48,8 @@ def opened(where: str) -> Iterator[BaseStorage]:
     try:
         storage = _open(where)
     except Exception as error:  # of whatever database driver
-        raise LinftError(f"cannot open the storage {where} ({error}); give a path, or postgresql://… or so") from None
+        first, *_ = str(error).splitlines()
+        raise LinftError(f"cannot open the storage {where} ({first}); give a path, or postgresql://… or so") from None
     try:
         yield storage
     finally:
@@ -55,17 +59,23 @@ def opened(where: str) -> Iterator[BaseStorage]:
 
 
 def _open(where: str) -> BaseStorage:
-    if where.startswith("sqlite"):
-        return _one_writer_at_a_time(RDBStorage(where, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT}}))
-    if "://" in where:
-        return RDBStorage(where)
-    Path(where).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(where))
+    if "://" not in where:
+        Path(where).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(where))
+    of_sqlite = {"poolclass": NullPool, "connect_args": {"timeout": SQLITE_WAIT}}
+    for left in reversed(range(TRIES)):
+        try:
+            storage = RDBStorage(where, engine_kwargs=of_sqlite if where.startswith("sqlite") else None)
+            break
+        except (SQLAlchemyError, StorageInternalError):  # others make the tables of a new database at the same moment
+            if not left:
+                raise
+            time.sleep(random.uniform(0.1, 0.5))
+    return _one_writer_at_a_time(storage) if where.startswith("sqlite") else storage
 
 
 def _one_writer_at_a_time(storage: RDBStorage) -> RDBStorage:
     """SQLite does not know the row locks by which Optuna hands out a trial once; its transactions can take turns."""
-    storage.engine.dispose()
 
     @event.listens_for(storage.engine, "connect")
     def leave_transactions_to_us(connection: Any, record: Any) -> None:

@@ -53,8 +53,7 @@ def test_identifiers_are_unique_and_references_resolve(written):
 def test_every_figure_is_there_for_a_desk_and_for_a_phone(written):
     assert written.count('role="img" aria-label="') == 2 * len(page.FIGURES)
     text = Reader(written).text
-    assert "Predicted, weight decay 0" in text and "Real, weight decay 0.01" in text
-    assert "Predicted − real, weight decay 0" in text and "momentum 0.9" in text
+    assert all(word in text for word in ("Predicted", "Real", "Difference", "weight decay 0.01", "m = 0.9"))
 
 
 def test_every_point_has_its_number_in_the_heat_maps(content, written):

@@ -45,4 +45,4 @@ def tangent(model, digits) -> linft.Tangent:
 @pytest.fixture(scope="session")
 def spectral(tangent) -> OneByOne:
     """A run of one recipe at a time, which needs no compilation of its own."""
-    return linft.predict.spectral(tangent)  # pyright: ignore
+    return linft.predict.spectral(tangent, record_every=10)  # pyright: ignore

@@ -23,7 +23,7 @@ STEPS = linft.Recipe(batch_size=8, steps=12)
 
 @pytest.fixture(scope="module")
 def dual(tangent):
-    return predict.dual(tangent)
+    return predict.dual(tangent, record_every=10)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from linft.report.figures.scales import log_scale, percent_scale
-from linft.report.style import LIGHT, Drawing, panels
-from linft.report.words import percent, plain, points
+from linft.report.style import GROUND, LIGHT, Drawing, panels
+from linft.report.words import fixed, percent, plain, points, signed
 from linft.sweeps.result import Row, key
 
 Rows = Sequence[Row]
@@ -45,19 +45,19 @@ def heat_maps(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawin
     x, y, *others = settings
     facets = _facets([row for _, rows in maps for row in rows], others)
     columns = len(maps) + (len(maps) == 2)
-    height = 0.75 + 0.26 * len(settings[y])
+    height = 0.95 + 0.26 * len(settings[y])
     figure, axes = panels(narrow, [height] * (columns * len(facets)), columns)
     scale = Normalize(*_range([row for _, rows in maps for row in rows]))
     for i, (title, chosen) in enumerate(facets.items()):
         cells = [_cells(rows, chosen, x, y, settings) for _, rows in maps]
         here = axes[i * columns : (i + 1) * columns]
         for (name, _), values, ax in zip(maps, cells, here, strict=False):
-            _paint(ax, values, ACCURACY, scale, lambda v: f"{100 * v:.0f}")
+            _paint(ax, values, ACCURACY, scale, lambda v: fixed(100 * v, 0))
             ax.set_title(f"{name}{title}")
         if len(maps) == 2:
             difference = _minus(*cells)
-            _paint(here[2], difference, DIFFERENCE, Normalize(-0.2, 0.2), lambda v: f"{100 * v:+.0f}".replace("-", "−"))
-            here[2].set_title(f"Predicted − real{title}")
+            _paint(here[2], difference, DIFFERENCE, Normalize(-0.2, 0.2), lambda v: signed(100 * v, 0))
+            here[2].set_title(f"Difference{title}")
         for ax in here:
             _label(ax, x, y, settings)
     caption = "Test accuracy in per cent, of every point. A cross: the run diverged; grey: there is no such point, or "
@@ -88,7 +88,7 @@ def _facets(rows: Rows, others: list[str]) -> dict[str, dict[str, Any]]:
     if not few:
         return {"": {}}
     name = min(few, key=lambda name: (name != "weight_decay", len(settings[name])))
-    return {f", {name.replace('_', ' ')} {plain(value)}": {name: value} for value in settings[name]}
+    return {f"\n{name.replace('_', ' ')} {plain(value)}": {name: value} for value in settings[name]}
 
 
 def _cells(rows: Rows, chosen: dict[str, Any], x: str, y: str, settings: dict[str, list[Any]]) -> np.ndarray:
@@ -155,7 +155,7 @@ def effective_rate(predicted: Rows | None, real: Rows | None, narrow: bool) -> D
     for ax, (name, rows) in zip(axes, maps, strict=True):
         for momentum, colour in zip(momenta, COLOURS, strict=False):
             of_momentum = [row for row in rows if momentum is None or row["values"].get("momentum") == momentum]
-            label = "" if momentum is None else f"momentum {plain(momentum)}"
+            label = "" if momentum is None else f"m = {plain(momentum)}"
             rates, errors = _least_errors(of_momentum)
             ax.plot(rates, errors, "o-", color=LIGHT[colour], markersize=3.6, linewidth=1.3, label=label)
         ax.set_title(name)
@@ -218,7 +218,7 @@ def _ticks(axes: Axes, place: int, ticks: list[tuple[float, str]]) -> None:
     """One of the parallel axes, with values beside it."""
     axes.axvline(place, color=LIGHT["muted"], linewidth=0.7)
     for height, text in ticks:
-        axes.text(place, height, f" {text}", size=7, va="center", color=LIGHT["ink"], zorder=9)
+        axes.text(place, height, f" {text}", size=7, va="center", color=LIGHT["ink"], bbox=GROUND, zorder=9)
 
 
 def _height(values: list[Any], value: Any) -> float:
