@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import ArrayLike, Int, Integer
+from jaxtyping import Array, ArrayLike, Int, Integer
 from sklearn.model_selection import StratifiedKFold
 
 from linft.base import Kernel, Tangent
@@ -88,6 +88,6 @@ def part(tangent: Tangent, train: Int[np.ndarray, "k"], test: Int[np.ndarray, "m
     )
 
 
-def _pairs(block: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _pairs(block: Array, rows: Int[np.ndarray, "m"], columns: Int[np.ndarray, "k"]) -> Array:
     """Of a block [n m] or [n c m c], by images."""
     return block[rows][:, columns] if block.ndim == 2 else block[rows][:, :, columns]

@@ -26,7 +26,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def whole(model, task):
-    return tangent(model, task, groups=["stage3", "head"])
+    return tangent(model, task, groups=["head"])
 
 
 def test_it_is_what_each_fold_foretells(model, task, whole):
@@ -37,7 +37,7 @@ def test_it_is_what_each_fold_foretells(model, task, whole):
             x_train=task.x_train[train], y_train=task.y_train[train],
             x_test=task.x_train[held], y_test=task.y_train[held],
         )  # fmt: skip
-        run = linft.predict.dual(tangent(model, fold, groups=["stage3", "head"]))
+        run = linft.predict.dual(tangent(model, fold, groups=["head"]))
         right += [run(recipe.replace(learning_rate=rate, seed=3)).test_accuracy[-1] * len(held) for rate in RATES]
     ours = predicted_accuracy(whole, task.y_train, seed=3, recipe=recipe, rates=RATES, folds=2)
     assert ours == pytest.approx(right.max() / 40)
