@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from linft import losses, parallel, trees
 from linft.base import Model
 from linft.data.lazy import LazyImages
+from linft.preprocess import Preprocessing
 from linft.recipe import Recipe
 from linft.task import Task
 from linft.training import Execution, State
@@ -54,22 +57,8 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
 def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
     """A function (recipe, state) -> row, in evaluation mode."""
     groups = tuple(model.layer_groups)
-    group_labels = trees.labels(model.params, model.layer_groups)
-
-    @jax.jit
-    def logits_of(params: Tree, batch_stats: Tree, images: Array) -> Array:
-        images = parallel.constrain_rows(execution.mesh, images)
-        logits = model.forward(params, batch_stats, model.preprocessing.normalize(images))[0]
-        return parallel.everywhere(execution.mesh, logits)
-
-    @jax.jit
-    def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
-        moved = trees.subtract(params, start)
-        squares = {
-            "distance": trees.dots_by_group(moved, moved, group_labels, groups),
-            "norm": trees.dots_by_group(params, params, group_labels, groups),
-        }
-        return jax.tree.map(lambda x: parallel.everywhere(execution.mesh, jnp.sqrt(x)), squares)
+    labelled = tuple((group, tuple(prefixes)) for group, prefixes in model.layer_groups.items())
+    logits_of, lengths = _programs(model.forward, model.preprocessing, labelled, execution.mesh)
 
     def batches(images: Any) -> Iterator[Array]:
         for i in range(0, len(images), BATCH):
@@ -91,3 +80,27 @@ def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Ca
         return row | {kind: {g: float(by_group[kind][g]) for g in groups} for kind in ("distance", "norm")}
 
     return measure
+
+
+@lru_cache(maxsize=8)  # as in `training`: models of one architecture share what is compiled
+def _programs(
+    forward: Callable, preprocessing: Preprocessing, groups: tuple[tuple[str, tuple[str, ...]], ...], mesh: Mesh | None
+) -> tuple[Callable, Callable]:
+    """Logits of images, and by group the distance between two params and the norm of the first."""
+
+    @jax.jit
+    def logits_of(params: Tree, batch_stats: Tree, images: Array) -> Array:
+        images = parallel.constrain_rows(mesh, images)
+        logits = forward(params, batch_stats, preprocessing.normalize(images))[0]
+        return parallel.everywhere(mesh, logits)
+
+    @jax.jit
+    def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
+        moved, labels = trees.subtract(params, start), trees.labels(params, dict(groups))
+        squares = {
+            "distance": trees.dots_by_group(moved, moved, labels, dict(groups)),
+            "norm": trees.dots_by_group(params, params, labels, dict(groups)),
+        }
+        return jax.tree.map(lambda x: parallel.everywhere(mesh, jnp.sqrt(x)), squares)
+
+    return logits_of, lengths

@@ -43,6 +43,8 @@ class Preprocessing:
     """How Pillow resamples."""
 
     def __post_init__(self):
+        for name in ("input_size", "mean", "std"):  # a list would do but for hashing
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         channels = self.input_size[2]
         if channels not in (1, 3):
             raise LinftError(f"input_size is {self.input_size}; the channels must be 1 or 3")

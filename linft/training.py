@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from linft.data.augment import augment
 from linft.data.stream import Batch
 from linft.errors import LinftError
 from linft.optim import Settings
+from linft.preprocess import Preprocessing
 from linft.recipe import Recipe
 from linft.trees import Groups, Tree
 
@@ -82,8 +84,6 @@ def training(
     train_mode = structure.batch_norm == "train"
     forward_train = batch_norm.over_parts(model, structure.bn_batch_size).forward_train if train_mode else None
     tree_labels = trees.labels(model.params, groups)
-    height, width, _ = model.preprocessing.input_size
-    dtype = jnp.dtype(execution.precision)
 
     def begin(numbers: Settings) -> State:
         params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
@@ -91,13 +91,32 @@ def training(
         state = State(params, batch_stats, optimizer.init(params), jnp.zeros((), jnp.int32))
         return parallel.replicate(execution.mesh, state)
 
+    named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
+    return begin, _advance(model.forward, forward_train, model.preprocessing, structure, named, execution, penalty)
+
+
+# Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
+@lru_cache(maxsize=8)
+def _advance(
+    forward: Callable,
+    forward_train: Callable | None,
+    preprocessing: Preprocessing,
+    structure: Recipe,
+    groups: tuple[tuple[str, tuple[str, ...]], ...],
+    execution: Execution,
+    penalty: Penalty | None,
+) -> Advance:
+    """A step depends on a model by its functions only."""
+    height, width, _ = preprocessing.input_size
+    dtype = jnp.dtype(execution.precision)
+
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any) -> tuple[Array, Tree]:
         """Mean loss over a batch, or a part of one."""
         augment_key, rest = jax.random.split(key)
         mix_key, dropout_key = jax.random.split(jax.random.fold_in(rest, part))
         keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch.index)
         images = augment(structure.augmentation, keys, batch.images, batch.sizes, (height, width))
-        x = model.preprocessing.normalize(images)
+        x = preprocessing.normalize(images)
         weight = None
         if structure.mixup > 0:  # partners are the batch in reverse, whose order is random anyhow
             weight = jax.random.beta(mix_key, structure.mixup, structure.mixup)
@@ -106,7 +125,7 @@ def training(
         if forward_train is not None:
             logits, batch_stats = forward_train(compute, batch_stats, inputs, dropout_key)
         else:
-            logits = model.forward(compute, batch_stats, inputs)[0]
+            logits = forward(compute, batch_stats, inputs)[0]
         logits = logits.astype(x.dtype)
         loss = losses.mean_loss(structure.loss, logits, batch.labels)
         if weight is not None:
@@ -137,7 +156,7 @@ def training(
             unroll = jax.default_backend() == "cpu"
             (loss, gradients, batch_stats), _ = jax.lax.scan(of_part, blank, (parts, jnp.arange(k)), unroll=unroll)
             loss, gradients = jax.tree.map(lambda x: x / k, (loss, gradients))
-        optimizer = optim.transform(structure, numbers, tree_labels, start)
+        optimizer = optim.transform(structure, numbers, trees.labels(start, dict(groups)), start)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
 
@@ -147,7 +166,7 @@ def training(
             return state, loss[None]
         return jax.lax.scan(lambda s, b: one_step(s, b, *rest), state, batches)
 
-    return begin, jax.jit(advance, donate_argnums=0)
+    return jax.jit(advance, donate_argnums=0)
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:

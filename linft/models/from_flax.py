@@ -95,9 +95,28 @@ def wrap(
     **fields: Any,
 ) -> Model:
     """A Model around a linen module, unverified."""
-    modes = modes_of(module)
     rest = {name: tree for name, tree in variables.items() if name not in ("params", "batch_stats")}
-    batch_stats = variables.get("batch_stats", {})
+    forward, forward_train = functions(module, head, rest)
+    return Model(
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        forward=forward,
+        forward_train=forward_train,
+        head=head,
+        layer_groups=layer_groups,
+        preprocessing=preprocessing,
+        module=module,
+        **fields,
+    )
+
+
+def functions(module: nn.Module, head: str, rest: Mapping[str, Any]) -> tuple[Callable, Callable | None]:
+    """`Model.forward` and `Model.forward_train` of a module; they take the head from params, whatever its classes.
+
+    Args:
+      rest: the module's collections that are neither params nor batch_stats.
+    """
+    modes = modes_of(module)
 
     def forward(params: Tree, batch_stats: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         features: list[jax.Array] = []
@@ -119,17 +138,7 @@ def wrap(
             )
         return logits, changed.get("batch_stats", batch_stats)
 
-    return Model(
-        params=variables["params"],
-        batch_stats=batch_stats,
-        forward=forward,
-        forward_train=forward_train if modes else None,
-        head=head,
-        layer_groups=layer_groups,
-        preprocessing=preprocessing,
-        module=module,
-        **fields,
-    )
+    return forward, forward_train if modes else None
 
 
 def modes_of(module: nn.Module) -> Any:

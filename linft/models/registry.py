@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from linft.models.bit import bit
 from linft.models.cifar_densenet import CifarDenseNet
 from linft.models.cifar_resnet import CifarResNet
 from linft.models.densenet import DenseNet
-from linft.models.from_flax import wrap
+from linft.models.from_flax import functions, wrap
 from linft.models.inception import InceptionV4
 from linft.models.mobilenet import MobileNetV1
 from linft.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -105,9 +105,8 @@ def build(
 ) -> Model:
     """A Model of a registered architecture around given variables."""
     row, options = architecture(arch), options or {}
-    module = network(arch, num_classes, options)
-    return wrap(
-        module,
+    model = wrap(
+        network(arch, num_classes, options),
         variables,
         row.head,
         row.layer_groups,
@@ -115,6 +114,16 @@ def build(
         architecture={"name": arch, "options": options},
         **{"name": arch, **fields},
     )
+    hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    forward, forward_train = _functions(arch, tuple(sorted(hashable.items())))
+    return model.replace(forward=forward, forward_train=forward_train)
+
+
+@cache
+def _functions(arch: str, options: tuple[tuple[str, Any], ...]) -> tuple[Callable, Callable | None]:
+    """The same for all models of an architecture, so that what is compiled for one serves the others."""
+    any_number_of_classes = 2  # the head is that of the parameters
+    return functions(network(arch, any_number_of_classes, dict(options)), architecture(arch).head, {})
 
 
 def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
