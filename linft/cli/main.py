@@ -7,6 +7,7 @@ from types import FrameType
 
 import tyro
 
+from linft.cli.benchmark_selection import BenchmarkSelection
 from linft.cli.compare import Compare
 from linft.cli.data_list import DataList
 from linft.cli.data_prepare import DataPrepare
@@ -24,6 +25,7 @@ from linft.cli.zoo_show import ZooShow
 from linft.errors import LinftError
 
 COMMANDS = {
+    "benchmark-selection": BenchmarkSelection,
     "compare": Compare,
     "finetune": Finetune,
     "kernel": Kernel,
