@@ -104,7 +104,7 @@ SHARED = {
     "compile": "compiling",
     "pass": "the pass over the images",
     "kernel": "products of gradients",
-    "tangent": "the whole network’s kernel",
+    "tangent": "the kernel with a new head",
     "halves": "all scores on halves",
 }
 """Parts that are no score's own."""

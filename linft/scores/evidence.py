@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import softmax
 
 from linft import trees
-from linft.base import ClassMeans, Model, Tangent
+from linft.base import ClassMeans, Kernel, Model, Tangent
 from linft.errors import LinftError
 from linft.ntk import batching
 from linft.ntk.empirical import empirical_ntk
@@ -42,7 +42,6 @@ class Gradients:
 
 
 LAST_CONVOLUTION = Gradients()
-DRAWS = 4  # random sign vectors of the kernel with a fresh head
 LAYER = ("layer_inputs", "layer_gradients")
 
 
@@ -69,7 +68,7 @@ class Evidence:
     scratch_accuracy: float | None = None
     """Its accuracy on images that it was not trained on."""
     tangent: Tangent | None = None
-    """With a fresh head, of the whole network, on the n images."""
+    """With a fresh head, of the head and of the layers that `Gradients` says, on the n images."""
     seed: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -180,7 +179,7 @@ def gather(
     layer = _last_layer(model, task, seed, batch_size) if set(LAYER) & set(needs) else (None, None)
     if "tangent" in needs:
         with compiling.apart(seconds, "tangent"):
-            tangent = _fresh_tangent(model, task, features, seed, batch_size)
+            tangent = _fresh_tangent(model, task, features, gradients, seed, batch_size)
     no_head, no_means = _no_source_head(model), _no_class_means(model)
     head = trees.get(model.params, model.head)
     probabilities = None
@@ -246,13 +245,7 @@ def _kernel(
     model: Model, task: Task, gradients: Gradients, seed: int, batch_size: int
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]:
     """The kernel of layer groups, and its standard error where it is projected."""
-    how: dict[str, Any] = {
-        "outputs": gradients.outputs,
-        "draws": gradients.draws,
-        "seed": seed,
-        "batch_size": batch_size,
-        "groups": None if gradients.groups in ((), ("all",)) else gradients.groups,
-    }
+    how = _how(gradients, seed, batch_size)
     x = model.preprocess(task.x_train)
     if gradients.dimensions is None:
         return np.asarray(empirical_ntk(model, x, **how).total()), None
@@ -274,21 +267,37 @@ def _last_layer(
     return np.concatenate([np.asarray(each) for each in inputs]), np.concatenate([np.asarray(g) for g in gradients])
 
 
-def _fresh_tangent(model: Model, task: Task, features: Float[np.ndarray, "n d"], seed: int, batch_size: int) -> Tangent:
+def _fresh_tangent(
+    model: Model, task: Task, features: Float[np.ndarray, "n d"], gradients: Gradients, seed: int, batch_size: int
+) -> Tangent:
     """All that predicting fine-tuning without decay needs of the images: J_g w0_g, which only decay uses, is 0."""
     fresh = model.with_head(task.num_classes, jax.random.key(seed))
-    head = trees.get(fresh.params, fresh.head)
-    kernel = empirical_ntk(
-        fresh, fresh.preprocess(task.x_train), outputs="pseudo", draws=DRAWS, seed=seed, batch_size=batch_size
-    )
-    logits = jnp.asarray(features) @ head["kernel"]
-    groups, labels = tuple(kernel.blocks), jnp.asarray(task.y_train)
+    head = trees.get(fresh.params, fresh.head)["kernel"]
+    phi, labels = jnp.asarray(features), jnp.asarray(task.y_train)
+    if gradients == LAST_CONVOLUTION:
+        _, jacobian = _passed(fresh, task, True, batch_size)
+        blocks = {fresh.head: head.shape[1] * (phi @ phi.T + 1), "last convolution": jnp.asarray(jacobian @ jacobian.T)}
+        kernel = Kernel(blocks, "trace")
+    else:
+        kernel = empirical_ntk(fresh, model.preprocess(task.x_train), **_how(gradients, seed, batch_size))
+    logits, groups = phi @ head, tuple(kernel.blocks)
     nothing = {group: jnp.zeros_like(logits) for group in groups}
     return Tangent(
         logits, logits, labels, labels, kernel, kernel, nothing, nothing,
         {group: jnp.zeros(()) for group in groups},
-        {group: _mixing(head["kernel"], of_head=group == fresh.head) for group in groups},
+        {group: _mixing(head, of_head=group == fresh.head) for group in groups},
     )  # fmt: skip
+
+
+def _how(gradients: Gradients, seed: int, batch_size: int) -> dict[str, Any]:
+    """Options of a kernel of layer groups."""
+    return {
+        "outputs": gradients.outputs,
+        "draws": gradients.draws,
+        "seed": seed,
+        "batch_size": batch_size,
+        "groups": None if gradients.groups in ((), ("all",)) else gradients.groups,
+    }
 
 
 def _mixing(head: Float[Array, "d c"], of_head: bool) -> Float[Array, "c c"]:

@@ -64,7 +64,7 @@ def predicted_accuracy(
         runs = dual(fold, record_every=max(1, steps)).many(
             [recipe.replace(learning_rate=rate, seed=seed) for rate in rates]
         )
-        right += [0.0 if run.diverged_at is not None else run.test_accuracy[-1] * len(held) for run in runs]
+        right += [0 if run.diverged_at is not None else round(run.test_accuracy[-1] * len(held)) for run in runs]
     return float(right.max() / len(judged))
 
 

@@ -59,7 +59,7 @@ SCORES: dict[str, Score] = {
     "predicted_accuracy": Score(
         predicted_accuracy,
         ("tangent", "labels", "seed"),
-        "fine-tuned accuracy foretold from the tangent kernel, cross-validated",
+        "accuracy of a fine-tuned new head and last convolution, foretold from their kernel, cross-validated",
         resampled=False,
     ),
     "leep": Score(scores.leep, ("probabilities", "labels"), "log likelihood of labels from the source's classes"),

@@ -151,6 +151,18 @@ def everything(model):
     return gather(model, task, needs(SCORES), small=small)
 
 
+def test_the_tangent_is_that_of_a_new_head_and_the_last_convolution(model, digits):
+    found = gather(model, digits, ("tangent",), seed=5).given("tangent")
+    fresh = model.with_head(10, jax.random.key(5))
+    x = model.preprocess(digits.x_train)
+    np.testing.assert_allclose(found.logits_train, fresh.apply(fresh.params, x), rtol=1e-3, atol=1e-5)
+    head = empirical_ntk(fresh, x, outputs="trace", groups=["head"]).total()
+    np.testing.assert_allclose(found.kernel_train.blocks["head"], head, rtol=1e-4)
+    last = gather(fresh, digits, ("kernel",)).kernel
+    np.testing.assert_allclose(found.kernel_train.blocks["last convolution"], last, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose([np.trace(a) for a in found.mixing.values()], 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_every_score_takes_the_evidence(everything, name):
     value = SCORES[name](everything)
