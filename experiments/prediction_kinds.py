@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,9 +52,10 @@ class Config:
     train_images: int = 96
     test_images: int = 32
     rates: tuple[tuple[Literal["normal", "probe"], tuple[float, ...]], ...] = (
-        ("normal", (0.002, 0.01)),
-        ("probe", (0.0005, 0.002)),
+        ("normal", (0.01, 0.002)),
+        ("probe", (0.002, 0.0005)),
     )
+    """Of either head, the same number."""
     steps: int = 48
     batch_size: int = 32
     once: str = "hymenoptera_32"
@@ -139,7 +141,7 @@ def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
     """What trace and full features' kernels cost, and how far the latter's curve is from the weights' training."""
     task = _task(config, data, config.once)
     (head, rates), *_ = config.rates
-    model, recipe = _headed(linft.load_model(config.model), task, head), _recipe(config, rates[-1])
+    model, recipe = _headed(linft.load_model(config.model), task, head), _recipe(config, rates[0])
     _, trace_seconds = clock(predict.tangent, model, task, outputs="trace")
     tangent, kernel_seconds = clock(predict.feature_tangent, model, task)
     found, recipe_seconds = clock(predict.feature_dual(tangent), recipe)
@@ -155,30 +157,33 @@ def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
 
 
 def measure(config: Config, data: Path, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
-    """One row for each real run that is not done."""
+    """One row for each real run that is not done: on every task with the first rates, then with the next."""
     bare = linft.load_model(config.model)
     linear = linft.linearize(bare, at="features")  # whatever the head that is put on it
-    for name in config.tasks:
-        keys = {(head, rate): f"{name} {head} {rate}" for head, rates in config.rates for rate in rates}
-        if done >= set(keys.values()):
-            continue
+
+    @cache
+    def of_any_head(name: str) -> tuple[Task, tuple[predict.FeatureTangent, float]]:
         task = _task(config, data, name)
-        trace = clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs="trace")  # of any head
-        for head, rates in config.rates:
-            missing = [rate for rate in rates if keys[head, rate] not in done]
-            if not missing:
-                continue
-            model = _headed(bare, task, head)
-            kernels = {
-                "dual": clock(predict.tangent, model, task),
-                "features-trace": (dataclasses.replace(trace[0], head=trees.get(model.params, model.head)), trace[1]),
-                "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
-            }
-            for rate in missing:
-                recipe = _recipe(config, rate)
-                real, seconds = clock(linft.finetune(model, task), recipe)
-                row = {"key": keys[head, rate], "task": task.name, "head": HEADS[head], "rate": rate}
-                yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
+        return task, clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs="trace")
+
+    @cache
+    def of_head(name: str, head: Literal["normal", "probe"]) -> tuple[Model, dict[str, Any]]:
+        task, (trace, seconds) = of_any_head(name)
+        model = _headed(bare, task, head)
+        return model, {
+            "dual": clock(predict.tangent, model, task),
+            "features-trace": (dataclasses.replace(trace, head=trees.get(model.params, model.head)), seconds),
+            "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
+        }
+
+    for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), config.tasks, config.rates):
+        key = f"{name} {head} {rates[place]}"
+        if key not in done:
+            task, (model, kernels) = of_any_head(name)[0], of_head(name, head)
+            recipe = _recipe(config, rates[place])
+            real, seconds = clock(linft.finetune(model, task), recipe)
+            row = {"key": key, "task": task.name, "head": HEADS[head], "rate": rates[place]}
+            yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
 
 
 def _task(config: Config, data: Path, name: str) -> Task:

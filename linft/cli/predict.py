@@ -107,7 +107,7 @@ class Predict:
         store.write("prediction.json", result)
         with whole(self.output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result), encoding="utf-8")
-        for line in [dropped, *findings(kind, KINDS[kind].label, found, chosen and chosen.reason)]:
+        for line in [dropped, *findings(kind, KINDS[kind], found, chosen and chosen.reason)]:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {self.output / 'prediction.json'}", soft_wrap=True)
@@ -126,9 +126,12 @@ class Predict:
         )
 
 
-def findings(kind: str, label: str, found: Any, reason: str | None) -> list[str]:
+def findings(name: str, kind: Any, found: Any, reason: str | None) -> list[str]:
     """What is predicted and by what, in a few lines."""
-    lines = [f"Predicted by {kind} ({label})" + (f": {reason}." if reason else ".")]
+    lines = [
+        f"Predicted by {name} ({kind.label})" + (f": {reason}." if reason else "."),
+        f"Where this was measured, one such prediction cost {kind.cost:.2g} of the real run (16 epochs of 96 images).",
+    ]
     if found.diverged_at is not None:
         return [*lines, f"The loss is predicted to diverge at step {found.diverged_at}."]
     return [
