@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -87,9 +88,8 @@ def scored(
         return
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
     measure = delayed(partial(_measure, sample=sample, small=small))
-    for name, one in Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        measure(name, model) for name, model in missing.items()
-    ):  # pyright: ignore
+    processes: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for name, one in processes(measure(name, model) for name, model in missing.items()):
         if isinstance(one, Measured) and output is not None:
             _keep(output / LINES, keys[name], one)
         yield name, one
@@ -112,7 +112,7 @@ def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None
         scores, undefined, on_halves = _scores(evidence, sample, seconds)
     error = None
     if evidence.kernel_error is not None and "lgc" in scores:
-        error = alignment_error(evidence.kernel, evidence.kernel_error, evidence.labels)
+        error = alignment_error(evidence.given("kernel"), evidence.kernel_error, evidence.labels)
     architecture = (loaded.architecture or {}).get("name", "")
     data = str(loaded.source.get("data", ""))
     return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds, error)

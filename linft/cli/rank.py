@@ -120,12 +120,12 @@ class Rank:
         shown = ends if self.pictures > 0 else {}
         pictures = []
         for done, name in enumerate(shown, 1):
-            pictures.append(picture(load_model(where[name]), sample))
+            pictures.append(picture(load_model(str(where[name])), sample))
             progress("kernels", done, len(shown))
         if self.epochs < 1 or not order:
             return pictures, []
         recipe = recipes.named("deshpande2021", len(sample.y_train)).recipe.replace(epochs=self.epochs)
-        model = load_model(where[order[0]])
+        model = load_model(str(where[order[0]]))
         told = over_epochs(model, sample, recipe, self.seed, lambda step, of, loss: progress("fine-tuning", step, of))
         return pictures, told
 

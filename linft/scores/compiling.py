@@ -15,9 +15,9 @@ EVENTS = (
 _seconds = dict.fromkeys(EVENTS, 0.0)
 
 
-def _listen(event: str, seconds: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: object) -> None:
     if event in _seconds:
-        _seconds[event] += seconds
+        _seconds[event] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

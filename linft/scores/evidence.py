@@ -157,7 +157,7 @@ def gather(
       batch_size: most images that are in the device's memory at once.
 
     Raises:
-      LinftError: features that are not finite; a layer group that there is not.
+      LinftError: weights or features that are not finite; a layer group that there is not.
 
     Example:
       >>> import linft
@@ -213,27 +213,32 @@ def _passed(
     model: Model, task: Task, near: bool, batch_size: int
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p"] | None]:
     """Features, and the last convolution's gradients where they are asked for."""
-    pass_over = near_head(model) if near else _features(model)
+    pass_over = _near(model) if near else _features(model)
     n = len(task.y_train)
     size = batching.size_for(n, batch_size)
     features, gradients = [], []
     for start in range(0, n, size):
         ((x, real),) = batching.split(model.preprocess(task.x_train[start : start + size]), size)
-        found = pass_over(x)
-        features.append(np.asarray(found.features if near else found)[:real])
-        if near:
-            gradients.append(np.asarray(found.gradients)[:real])
+        of_batch = [np.asarray(each)[:real] for each in pass_over(x)]
+        features.append(of_batch[0])
+        gradients += of_batch[1:]
     joined = np.concatenate(features)
-    if not np.isfinite(joined).all():
-        raise LinftError(f"{model.name} gives features that are not finite; check its weights")
+    if not (np.isfinite(joined).all() and bool(trees.finite(model.params))):  # a ReLU may hide it
+        raise LinftError(f"{model.name} has weights or features that are not finite; train or load it anew")
     return joined, np.concatenate(gradients) if near else None
 
 
-def _features(model: Model) -> Callable[[Array], Array]:
+def _near(model: Model) -> Callable[[Array], tuple[Array, ...]]:
+    """Features and gradients of a batch."""
+    found = near_head(model)
+    return lambda x: found(x)[1:]
+
+
+def _features(model: Model) -> Callable[[Array], tuple[Array, ...]]:
     """Features of a batch; the head, whose size differs from source to source, is left out of the program."""
     kernel = trees.get(model.params, model.head)["kernel"]
     headless = trees.put(model.params, model.head, {"kernel": kernel[:, :1]})
-    return lambda x: _features_program(model.forward)(headless, model.batch_stats, x)
+    return lambda x: (_features_program(model.forward)(headless, model.batch_stats, x),)
 
 
 @lru_cache(maxsize=32)
@@ -276,6 +281,7 @@ def _fresh_tangent(
     phi, labels = jnp.asarray(features), jnp.asarray(task.y_train)
     if gradients == LAST_CONVOLUTION:
         _, jacobian = _passed(fresh, task, True, batch_size)
+        assert jacobian is not None
         blocks = {fresh.head: head.shape[1] * (phi @ phi.T + 1), "last convolution": jnp.asarray(jacobian @ jacobian.T)}
         kernel = Kernel(blocks, "trace")
     else:

@@ -138,9 +138,9 @@ def test_a_new_head_is_no_source_head(model, digits):
     assert -1 <= SCORES["lgc"](unknown) <= 1
 
 
-def test_features_that_are_not_finite_are_refused(model, digits):
+def test_weights_that_are_not_finite_are_refused(model, digits):
     params = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
-    with pytest.raises(LinftError, match="features that are not finite"):
+    with pytest.raises(LinftError, match="weights or features that are not finite"):
         gather(model.replace(params=params), digits, ("features",))
 
 
