@@ -31,8 +31,8 @@ def call(monkeypatch):
 
 @pytest.fixture
 def arguments(zoo, tmp_path) -> list[str]:
-    words = "--shots 2 full --steps 1 1 --batches 5 5 --rates 0.1 --seeds 0 --train-images 20 --test-images 20"
-    scores = "--scores lfc knn --per-class 2 --other-per-class 1 --reference a"
+    words = "--shots 2 full --steps 1 1 --batches 5 5 --rates 0.1 --seeds 0 --train-images 30 --test-images 20"
+    scores = "--scores lfc knn --per-class 3 --other-per-class 2 --reference a"
     return f"--tasks digits --zoo {zoo} --output {tmp_path} {words} {scores}".split()
 
 

@@ -12,8 +12,7 @@ from linft.report.style import LIGHT, WIDE
 from linft.selection.choices import Choice
 from linft.selection.summary import CHANCE, ORACLE, Estimate, summary, values_of
 
-MOST = 0.15  # accuracy at which the colour of a gain is full
-COLOURS = ("blue", "vermilion", "green", "purple", "amber", "ink", "grey")
+COLOURS = ("blue", "vermilion", "green", "purple", "amber", "ink")
 
 
 def gains(choices: Sequence[Choice], reference: str, measure: str = "gain of top 3") -> Figure:
@@ -27,10 +26,11 @@ def gains(choices: Sequence[Choice], reference: str, measure: str = "gain of top
     table = np.vstack([table, np.nanmean(table, axis=0)])
     labels = [*(f"{target}, {images(shots)}" for shots, target in rows), "mean"]
     figure, axes = _canvas(0.26 * len(labels) + 1.3)
-    axes.imshow(table, cmap="RdBu", vmin=-MOST, vmax=MOST, aspect="auto")
+    most = max(0.01, float(np.nanquantile(np.abs(table), 0.95)))  # where the colour is full
+    axes.imshow(table, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         if np.isfinite(value):
-            colour = "white" if abs(value) > 0.75 * MOST else LIGHT["ink"]
+            colour = "white" if abs(value) > 0.6 * most else LIGHT["ink"]
             axes.text(j, i, f"{100 * value:+.0f}", ha="center", va="center", size=6.5, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", size=7)
     axes.set_yticks(range(len(labels)), labels, size=7)
@@ -59,7 +59,7 @@ def measures(choices: Sequence[Choice], reference: str) -> Figure:
     return figure
 
 
-def images_a_class(by_images: Mapping[str, Sequence[Choice]], reference: str, most: int = 6) -> Figure:
+def images_a_class(by_images: Mapping[str, Sequence[Choice]], reference: str, most: int = len(COLOURS)) -> Figure:
     """A measure against how many images a class the scores see (Fig. 7), of the best scores and of chance.
 
     Args:
@@ -67,18 +67,17 @@ def images_a_class(by_images: Mapping[str, Sequence[Choice]], reference: str, mo
       most: scores that are drawn.
     """
     estimates = {shown: summary(choices, reference) for shown, choices in by_images.items()}
-    last = list(estimates.values())[-1]
-    figure = Figure(figsize=(WIDE, 2.8), layout="constrained")
+    names = ranked(list(estimates.values())[-1], "weighted tau")[:most]
+    figure = Figure(figsize=(WIDE, 3.0), layout="constrained")
     FigureCanvasAgg(figure)
-    places = range(len(estimates))
-    panels = figure.subplots(1, 2)
+    places, panels = range(len(estimates)), figure.subplots(1, 2)
     for axes, measure in zip(panels, ("gain of top 3", "weighted tau"), strict=True):
-        for colour, name in zip((*COLOURS[:most], "grey"), (*ranked(last, measure)[:most], CHANCE), strict=False):
-            own = [of[name][measure] for of in estimates.values()]
-            axes.plot(places, [e.mean for e in own], color=LIGHT[colour], marker="o", markersize=3.5, label=name)
+        for colour, name in zip((*COLOURS[: len(names)], "grey"), (*names, CHANCE), strict=True):
+            own = [of[name][measure].mean if name in of else np.nan for of in estimates.values()]
+            axes.plot(places, own, color=LIGHT[colour], marker="o", markersize=3.5, label=name)
         axes.set_xticks(places, list(estimates))
         axes.set(title=measure, xlabel="images a class that are scored")
-        axes.legend(fontsize=6.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
@@ -105,7 +104,7 @@ def accuracies(choices: Sequence[Choice], reference: str) -> Figure:
     panels[0].set_ylabel("test accuracy")
     panels[-1].plot([], [], color=LIGHT["blue"], marker="o", linestyle="", markersize=3, label="a model")
     panels[-1].plot([], [], color=LIGHT["vermilion"], linewidth=1.8, label=reference)
-    panels[-1].legend(fontsize=6.5)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 
