@@ -27,7 +27,7 @@ TARGETS = {
 
 
 def get_config(scale: Literal["smoke", "laptop"], data: Path, output: Path) -> BenchmarkSelection:
-    """smoke: minutes, to see that it runs; laptop: about five hours on two CPU cores."""
+    """smoke: minutes, to see that it runs; laptop: six to seven hours of one CPU core."""
     if scale == "smoke":
         return BenchmarkSelection(
             tasks=("digits",), output=output / scale, shots=(2,), steps=(2,), batches=(4,), rates=(0.01,), seeds=(0,)
