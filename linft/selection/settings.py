@@ -25,8 +25,8 @@ class Target:
 class Settings:
     """Deshpande and others 2021, section 4.2, for small networks: their recipe for fewer steps, at higher rates.
 
-    At rates of 0.01 and 0.005, two of the paper's, networks with a fresh head barely learn in so few steps: on digits,
-    5 images a class and 60 steps, resnet14-cifar10 reaches 36% and 30% of the test images, and 60% at 0.05. All images of a target's training part, up to a limit, are fine-tuned on with the first rate and seed only.
+    At 0.01 and 0.005, two of the paper's rates, networks with a fresh head are far from done after so few
+    steps. All images of a target's training part, up to a limit, are used with the first rate and seed only.
     """
 
     shots: tuple[Shots, ...] = (5, 20, "full")
