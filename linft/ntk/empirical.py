@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -87,8 +88,8 @@ def empirical_ntk(
         precision=precision, sums=sums, memory=memory, tile=tile, mesh=mesh,
     )  # fmt: skip
     if x2 is None:
-        return _kernel(works(model, x1, None, groups, how, progress)[0])
-    rectangle = works(model, x2, x1, groups, how, progress)[1]
+        return _kernel(works(model, x1, None, groups, how, progress, [(len(x1), len(x1))])[0])
+    rectangle = works(model, x2, x1, groups, how, progress, [(len(x1), len(x2))])[1]
     assert rectangle is not None
     return _kernel(rectangle)
 
@@ -106,7 +107,8 @@ def train_test_ntk(
 
     The other arguments (`How`) and errors as in `empirical_ntk`.
     """
-    train, test = works(model, x_train, x_test, groups, how_of(**how), progress)
+    n, m = len(x_train), len(x_test)
+    train, test = works(model, x_train, x_test, groups, how_of(**how), progress, [(n, n), (m, n)])
     assert test is not None
     return _kernel(train), _kernel(test)
 
@@ -118,11 +120,19 @@ def works(
     groups: Groups | Sequence[str] | None,
     how: How,
     progress: Progress | None = None,
+    held: Sequence[tuple[int, int]] = (),
 ) -> tuple[Work, Work | None]:
-    """The train × train and the test × train kernels as tiles to be computed, arguments checked."""
+    """The train × train and the test × train kernels as tiles to be computed, arguments checked.
+
+    Args:
+      held: images on either side of the kernels that will be held in memory whole, beside their computation.
+    """
     for x in (x_train,) if x_test is None else (x_train, x_test):
         check_images(model, x)
-    return tiles.works(model, x_train, x_test, labels_of(model, groups), how, progress)
+    labels = labels_of(model, groups)
+    of_pair = model.num_classes**2 if how.outputs == "full" else 1
+    reserve = len({*labels.values()}) * of_pair * np.dtype(how.sums or x_train.dtype).itemsize
+    return tiles.works(model, x_train, x_test, labels, how, progress, reserve * sum(n * m for n, m in held))
 
 
 def how_of(**options: Any) -> How:

@@ -73,6 +73,7 @@ def works(
     labels: Mapping[str, str],
     how: How,
     progress: Progress | None = None,
+    reserve: int = 0,
 ) -> tuple[Work, Work | None]:
     """The train × train and the test × train kernels, which share the Jacobians of the training images.
 
@@ -82,6 +83,7 @@ def works(
       labels: the group of every parameter path that is asked for.
       how: outputs, engine, precision, and what memory may be used.
       progress: called as the Jacobians of images are computed.
+      reserve: bytes of that memory that the kernels themselves will take.
 
     Raises:
       LinftError: too little memory, parameters that the layerwise engine does not cover; and as tiles are
@@ -97,7 +99,7 @@ def works(
         engines = [engine.of_package(model, labels, cotangents, how)]
     else:
         beside = 0 if x_test is None else min(TILE, len(x_test))
-        divided, tile = _divided(layers, model, x_train, beside, labels, how, len(cotangents), size)
+        divided, tile = _divided(layers, model, x_train, beside, labels, how, len(cotangents), size, reserve)
         engines = [engine.of_layers(model, layers, chosen.labels, cotangents, how) for chosen in divided]
     if tile < len(x_train):  # each block in equal batches
         size = devices * batching.size_for(math.ceil(tile / devices), how.batch_size)
@@ -149,6 +151,8 @@ def works(
                         for group, block in blocks.items():
                             if wanted(group, part[group], i, j):
                                 yield Tile(group, part[group], i, j, block)
+            if x_test is None or not symmetric:
+                held.clear()  # nothing more is to come, and the kernel may be copied to the device
 
         dtype, k = np.dtype(how.sums or x_train.dtype), len(cotangents) if how.outputs == "full" else None
         paths = tuple(tuple(chosen.labels) for chosen in divided)
@@ -201,14 +205,16 @@ def _divided(
     how: How,
     k: int,
     size: int,
+    reserve: int,
 ) -> tuple[tuple[passes.Pass, ...], int]:
     """Passes over the layers, and how many images a block has."""
     item = x.dtype.itemsize
     among = memories(how.mesh)
     batch = batch_bytes(layers, item, size // among, k)
     budget = hosts.least(how.mesh, memory.budget(how.memory))
-    memory.check({"one batch": batch}, budget, "use a smaller batch_size or more memory")
-    room = (budget - batch) * among
+    needs = {"one batch": batch} | ({"the kernel": reserve} if reserve else {})
+    memory.check(needs, budget, "use a smaller batch_size or more memory")
+    room = (budget - batch - reserve) * among
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
     of_head = model.head + "/"

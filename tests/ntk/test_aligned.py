@@ -8,8 +8,8 @@ import pytest
 
 import linft
 from linft.base import Model
-from linft.ntk import layerwise, plan
 from linft.errors import LinftError
+from linft.ntk import layerwise, plan
 from linft.ntk.empirical import empirical_ntk, labels_of
 from linft.ntk.near_head import last_convolution, near_head
 from linft.preprocess import Preprocessing

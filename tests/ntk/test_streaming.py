@@ -118,8 +118,19 @@ def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, imag
         assert passes_now == before
         for got, block in zip(blocks, expected, strict=True):
             np.testing.assert_array_equal(got, block)
-    with pytest.raises(LinftError, match="two blocks and a batch, are .* use a smaller tile"):
+    with pytest.raises(LinftError, match=r"two blocks and a batch, are .* use a smaller tile"):
         tiles(How(memory=room(model, 0.05), tile=2, batch_size=2, passes=before))
+
+
+def test_what_is_held_leaves_room_for_the_kernel(monkeypatch, model, images):
+    """In memory; a kernel that goes to disk tile by tile takes none."""
+    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: limit or 2**40)
+    how, kernel = How(memory=room(model, 1.0), batch_size=2), len(model.layer_groups) * 4 * (N * CLASSES) ** 2
+    assert len(works(model, images[:N], None, None, how)[0].passes) == 1
+    assert len(works(model, images[:N], None, None, how, held=[(N, N)] * 40)[0].passes) > 1
+    with pytest.raises(LinftError, match=r"the kernel needs about .* the kernel 0"):
+        works(model, images[:N], None, None, How(memory=kernel // 2), held=[(N, N)])
 
 
 def test_refuses_a_layer_of_which_not_even_a_few_images_fit():
