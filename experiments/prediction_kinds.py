@@ -9,8 +9,7 @@ Two kernels are computed on one task only (once.json), since they are known othe
 kernel, and the full kernel of the features, which costs the same on every task, gives the curve of the weights'
 training with linear features, against which it is held there. Rows are written as they finish, and a call that was
 interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into experiments/prediction_kinds/SCALE.
-The errors and costs in linft/predict/choice.py, by which `--how auto` chooses, are `expected` and `costs` of the
-rows at laptop scale.
+At laptop scale also linft/predict/measured.json: the errors and costs by which `linft predict --how auto` chooses.
 
 Expected: EXPECTED
 """
@@ -18,6 +17,7 @@ Expected: EXPECTED
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -36,11 +36,18 @@ import linft
 from linft import predict, trees
 from linft.agreement import agreement
 from linft.base import Model, Task, Trajectory
-from linft.predict.choice import CHEAPEST, FALLS, KINDS, Head, fall, first_steps
+from linft.predict.choice import FALLS, FIRST, KINDS, MEASURED, Head, fall, first_steps
 from linft.predict.tangent import to_trace
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
-COLOURS = dict(zip(KINDS, ("#999999", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00"), strict=True))
+COLOURS = {
+    "trace": "#999999",
+    "dual": "#0072b2",
+    "features-trace": "#e69f00",
+    "features-low-rank": "#cc79a7",
+    "relinearize": "#009e73",
+    "features": "#d55e00",
+}
 
 
 @dataclass(frozen=True)
@@ -81,24 +88,34 @@ def main(
     data: Path = Path("../shared/data"),
     output: Path = Path("experiments/prediction_kinds"),
 ) -> None:
-    """Run what is missing, then draw the table and the figure."""
+    """Run what is missing, and draw the table and the figure."""
     directory = output / scale
     directory.mkdir(parents=True, exist_ok=True)
-    config, file, once = get_config(scale), directory / "rows.jsonl", directory / "once.json"
+    config, file = get_config(scale), directory / "rows.jsonl"
     (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     done = [json.loads(line)["key"] for line in file.read_text().splitlines()] if file.exists() else []
     begin, clock = time.perf_counter(), Clock()
-    for row in measure(config, data, set(done), clock):
+    for number, row in enumerate(measure(config, data, set(done), clock), len(done) + 1):
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
+        if number >= len(config.tasks) * len(config.rates):  # every task has its rows
+            report(config, data, directory, scale, clock)
+    report(config, data, directory, scale, clock)
+
+
+def report(config: Config, data: Path, directory: Path, scale: str, clock: Clock) -> None:
+    """Write table and figure of the rows so far, and what `linft predict --how auto` goes by."""
+    once = directory / "once.json"
     if not once.exists():
         once.write_text(json.dumps(computed_once(config, data, clock), indent=1) + "\n")
     rows = finished(directory)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
-    print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
+    if scale == "laptop":
+        MEASURED.write_text(json.dumps(measured(rows), indent=1) + "\n")
+    print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg", flush=True)
 
 
 def finished(directory: Path) -> list[dict[str, Any]]:
@@ -226,7 +243,7 @@ def compared(
         for kind, (found, taken) in predicted.items()
     }
     return {
-        "predicted_fall": fall(predicted[CHEAPEST][0]),
+        "predicted_fall": fall(predicted[FIRST][0]),
         "probing_error": kernels["features-trace"][0].standard_error,
         "real_seconds": seconds,
         "features_by_weights_seconds": predicted["features"][1],
@@ -237,23 +254,28 @@ def compared(
     }
 
 
-def expected(rows: list[dict[str, Any]]) -> dict[str, dict[Head, list[float | None]]]:
-    """Upper quartile of the curve's error, by kind, head and predicted fall; rounded up to a tenth of a percent."""
-    found: dict[str, dict[Head, list[float | None]]] = {kind: {head: [] for head in HEADS.values()} for kind in KINDS}
-    for kind, head, (lower, upper) in itertools.product(KINDS, HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
-        errors = [
-            row["kinds"][kind]["train_loss_error"]
-            for row in rows
-            if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
-        ]
-        known = [np.inf if error is None else error for error in errors]
-        found[kind][head].append(float(np.ceil(1000 * np.quantile(known, 0.75))) / 1000 if known else None)
+def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By kind, its cost and, by head and predicted fall, the upper quartile of its curve's error; and how many runs.
+
+    Errors are rounded up to a tenth of a percent. The cost is that of one prediction, its kernel included, in
+    real runs: the median.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
+        errors: dict[Head, list[float | None]] = {head: [] for head in HEADS.values()}
+        runs: dict[Head, list[int]] = {head: [] for head in HEADS.values()}
+        for head, (lower, upper) in itertools.product(HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
+            own = [
+                np.inf if row["kinds"][kind]["train_loss_error"] is None else row["kinds"][kind]["train_loss_error"]
+                for row in rows
+                if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
+            ]
+            quartile = float(np.quantile(own, 0.75)) if own else np.inf
+            errors[head].append(math.ceil(1000 * quartile) / 1000 if math.isfinite(quartile) else None)
+            runs[head].append(len(own))
+        cost = round(float(np.median([_cost(row, kind) for row in rows])), 2)
+        found[kind] = {"cost": cost, "errors": errors, "runs": runs}
     return found
-
-
-def costs(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of one prediction, its kernel included, over those of the real run: median."""
-    return {kind: round(float(np.median([_cost(row, kind) for row in rows])), 2) for kind in KINDS}
 
 
 def _cost(row: dict[str, Any], kind: str) -> float:

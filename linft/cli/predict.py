@@ -58,7 +58,7 @@ class Predict:
         from linft import optim, predict
         from linft.cli.progress import bars
         from linft.files import whole
-        from linft.predict.choice import CHEAPEST, KINDS, choose, fall
+        from linft.predict.choice import FIRST, KINDS, choose, fall
         from linft.report import trajectories
         from linft.store import Store, versions
 
@@ -88,7 +88,7 @@ class Predict:
 
             chosen = None
             if self.how == "auto":
-                chosen = choose(self.error, fall(run(CHEAPEST)), "probe" if self.head == "probe" else "fresh")
+                chosen = choose(self.error, fall(run(FIRST)), "probe" if self.head == "probe" else "fresh")
             kind = self.how if chosen is None else chosen.kind
             found = run(kind)
         result = {
@@ -128,10 +128,11 @@ class Predict:
 
 def findings(name: str, kind: Any, found: Any, reason: str | None) -> list[str]:
     """What is predicted and by what, in a few lines."""
-    lines = [
-        f"Predicted by {name} ({kind.label})" + (f": {reason}." if reason else "."),
-        f"Where this was measured, one such prediction cost {kind.cost:.2g} of the real run (16 epochs of 96 images).",
-    ]
+    lines = [f"Predicted by {name} ({kind.label})" + (f": {reason}." if reason else ".")]
+    if kind.cost is not None:
+        lines.append(
+            f"Where this was measured, one prediction cost {kind.cost:.2g} real runs of 16 epochs on 96 images."
+        )
     if found.diverged_at is not None:
         return [*lines, f"The loss is predicted to diverge at step {found.diverged_at}."]
     return [

@@ -1,8 +1,10 @@
 """Which prediction to take: the cheapest that, by what was measured, will hold the error asked for."""
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from linft.base import Model, Trajectory
@@ -17,8 +19,10 @@ Head = Literal["fresh", "probe"]
 
 AFTER = 0.25
 """Share of the steps that are real before the network is linearized again."""
+MEASURED = Path(__file__).with_name("measured.json")
+"""Costs and errors, written by experiments/prediction_kinds.py."""
 FALLS = (0.25, 0.6, 1.0)
-"""Upper bounds of how far the cheapest kind predicts that the loss falls, of its first value."""
+"""Upper bounds of how far the trace kernel predicts that the loss falls, of its first value."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,12 @@ class Kind:
     label: str
     run: Callable[..., Trajectory]
     """(model, task, recipe, record_every, **kernel) -> the predicted trajectory."""
-    cost: float
-    """Measured seconds over those of the real run, median."""
-    errors: Mapping[Head, tuple[float | None, ...]]
+    cost: float | None
+    """Measured seconds of one prediction, its kernel included, over the real run's, median; None: not measured."""
+    errors: Mapping[Head, Sequence[float | None]]
     """Measured error of the train-loss curve, upper quartile, for each of FALLS; None where nothing was measured."""
+    runs: Mapping[Head, Sequence[int]]
+    """Of how many runs."""
 
 
 def _dual(outputs: str) -> Callable[..., Trajectory]:
@@ -61,20 +67,25 @@ def first_steps(recipe: Recipe, n: int) -> int:
     return math.floor(AFTER * recipe.num_steps(n))
 
 
-UNMEASURED: Mapping[Head, tuple[float | None, ...]] = {"fresh": (None,) * 3, "probe": (None,) * 3}
+def _kinds() -> dict[str, Kind]:
+    ways: dict[str, tuple[str, Callable[..., Trajectory]]] = {
+        "trace": ("kernel of the network, its trace over logits", _dual("trace")),
+        "dual": ("kernel of the network", _dual("full")),
+        "features-trace": ("kernel of the features, its trace", _feature_dual("trace")),
+        "features-low-rank": ("kernel of the features, few directions", _feature_dual("low-rank")),
+        "relinearize": ("linearized again after a quarter of the steps", _relinearized),
+        "features": ("kernel of the features", _feature_dual("full")),
+    }
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    kinds = {name: Kind(label, run, **measured[name]) for name, (label, run) in ways.items()}
+    return dict(sorted(kinds.items(), key=lambda item: math.inf if item[1].cost is None else item[1].cost))
 
-# Costs and errors as experiments/prediction_kinds.py measured them; a test holds them to its rows.
-KINDS: dict[str, Kind] = {
-    "trace": Kind("kernel of the network, its trace over logits", _dual("trace"), 1.0, UNMEASURED),
-    "dual": Kind("kernel of the network", _dual("full"), 1.0, UNMEASURED),
-    "features-trace": Kind("kernel of the features, its trace", _feature_dual("trace"), 1.0, UNMEASURED),
-    "features-low-rank": Kind("kernel of the features, few directions", _feature_dual("low-rank"), 1.0, UNMEASURED),
-    "relinearize": Kind("linearized again after a quarter of the steps", _relinearized, 1.0, UNMEASURED),
-    "features": Kind("kernel of the features", _feature_dual("full"), 1.0, UNMEASURED),
-}
+
+KINDS = _kinds()
 """Every kind of prediction, the cheapest first."""
 
-CHEAPEST = next(iter(KINDS))
+FIRST = "trace"
+"""The kind whose predicted fall of the loss is looked up."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Choice:
 
     kind: str
     expected: float | None
-    """Error of the train-loss curve that three of four measured runs held; None where nothing was measured."""
+    """Upper quartile of the measured errors of the train-loss curve; None where nothing was measured."""
     holds: bool
     """Whether that is within what was asked for."""
     reason: str
@@ -106,7 +117,7 @@ def choose(error: float, fall: float | None, head: Head) -> Choice:
 
     Args:
       error: mean |predicted − real| train loss over the mean real one, that is asked for.
-      fall: of the loss, as the cheapest kind predicts it.
+      fall: of the loss, as the trace kernel predicts it.
       head: fresh (random or zero) or probe.
 
     Raises:
@@ -120,16 +131,17 @@ def choose(error: float, fall: float | None, head: Head) -> Choice:
         raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
     place = len(FALLS) - 1 if fall is None else next(i for i, upper in enumerate(FALLS) if fall <= upper)
     known = {name: value for name, kind in KINDS.items() if (value := kind.errors[head][place]) is not None}
-    where = f"{head} head, loss falling by {_between(place)}"
+    number = next(iter(KINDS.values())).runs[head][place]
+    where = f"upper quartile of {number} measured runs with a {head} head and a loss falling by {_between(place)}"
     if not known:
-        return Choice(list(KINDS)[-1], None, False, f"nothing was measured for such a run ({where})")
+        return Choice(FIRST, None, False, f"nothing was measured with a {head} head and such a fall of the loss")
     best = min(known, key=lambda name: known[name])
     if fall is None:
         return Choice(best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate")
     for name, value in known.items():
         if value <= error:
-            return Choice(name, value, True, f"three of four measured runs were off by at most {value:.1%} ({where})")
-    reason = f"none held {error:.1%} in three of four measured runs ({where}); this one held {known[best]:.1%}"
+            return Choice(name, value, True, f"expected to be off by {value:.1%} ({where})")
+    reason = f"no kind is expected to hold {error:.1%}; this one comes closest, with {known[best]:.1%} ({where})"
     return Choice(best, known[best], False, reason)
 
 
