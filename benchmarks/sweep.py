@@ -1,7 +1,7 @@
 """Seconds that a whole grid takes, predicted from one kernel, beside really training a few of its points.
 
     python benchmarks/sweep.py --model ../shared/weights/resnet20_cifar10_akamaster.safetensors
-    python benchmarks/sweep.py --train-images 60 --test-images 40 --epochs 20      # a small one, to try it
+    python benchmarks/sweep.py --train-images 64 --test-images 40 --epochs 20      # a small one, to try it
 
 The 120 points of Li and others 2020 (6 rates × 5 momenta × 4 decays) by their recipe (300 epochs, batches
 of 256, batch norm in training mode, augmentation) on 500 digits, 10 classes, ResNet-20. Predicted: the
@@ -9,7 +9,8 @@ kernel of training and test images, then all points in one program, compilation 
 leaves out what no kernel follows, and says so. Really: the points named below, one after another, the
 first of them after a run of two steps that compiles for all. The two take turns, a real point, the
 prediction, the other real points, so that other work on the machine falls on both; a kernel and a
-program are made anew. The whole grid's real time is 120 times the mean of the points that were run, of
+program are made anew. Beside wall time is processor time, all cores together, which says more on a machine
+that does other work. The whole grid's real time is 120 times the mean of the points that were run, of
 which none diverged (those stop early), plus the compilation.
 """
 
@@ -17,16 +18,22 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 import linft
 from linft import predict, recipes
 from linft.depth import Depth
 from linft.sweeps.grid import at, grid
+
+Seconds = Float[np.ndarray, "2"]
+"""Of wall and of processor time."""
 
 REAL = (
     {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4},  # the paper's default
@@ -48,18 +55,25 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def timed(run: Callable[[], Any]) -> tuple[Any, Seconds]:
+    """What a function gives, and the wall and the processor time that it took."""
+    wall, processor = time.perf_counter(), time.process_time()
+    found = jax.block_until_ready(run())
+    return found, np.array([time.perf_counter() - wall, time.process_time() - processor])
+
+
 def predicted(model: linft.Model, task: linft.Task, points: list[linft.Recipe]) -> dict[str, Any]:
     """All points from one kernel, everything made anew."""
     jax.clear_caches()
-    begin = time.perf_counter()
-    tangent = predict.tangent(model, task)
-    jax.block_until_ready(tangent)
-    kernel = time.perf_counter() - begin
+    tangent, kernel = timed(lambda: predict.tangent(model, task))
     near, notes = zip(*(predict.nearest(recipe) for recipe in points), strict=True)
-    runs = predict.dual(tangent).many(near)
-    replay = time.perf_counter() - begin - kernel
+    runs, replay = timed(lambda: predict.dual(tangent).many(near))
     diverged = sum(run.diverged_at is not None for run in runs)
     return {"kernel": kernel, "replay": replay, "diverged": diverged, "dropped": sorted(set(notes))}
+
+
+def told(seconds: Seconds) -> str:
+    return f"{seconds[0]:.1f} s (processor {seconds[1]:.1f} s)"
 
 
 def main() -> None:
@@ -79,21 +93,24 @@ def main() -> None:
 
     points = [recipe(values) for values in grid("li2020").points()]
     finetune = linft.finetune(model, task)
-    begin = time.perf_counter()
-    finetune(recipe(REAL[0]).replace(steps=2))
-    compiling = time.perf_counter() - begin
-    foretold, seconds = {}, []
+    short = recipe(REAL[0]).replace(steps=2)
+    _, compiling = timed(partial(finetune, short))
+    foretold: dict[str, Any] = {}
+    seconds: list[Seconds] = []
     for i, values in enumerate(REAL[: options.real]):
-        run = finetune(recipe(values))
+        run, took = timed(partial(finetune, recipe(values)))
         assert run.diverged_at is None, f"{values} diverged, so its time says nothing"
-        seconds.append(run.seconds)
-        print(f"really, {values}: {run.seconds:.1f} s, test accuracy {run.test_accuracy[-1]:.1%}", flush=True)
+        seconds.append(took)
+        print(f"really, {values}: {told(took)}, test accuracy {run.test_accuracy[-1]:.1%}", flush=True)
         if i == 0:
             foretold = predicted(model, task, points)
-            finetune = linft.finetune(model, task)  # its program went with the caches
-            finetune(recipe(REAL[0]).replace(steps=2))
-    whole = compiling + len(points) * float(np.mean(seconds))
-    total = foretold["kernel"] + foretold["replay"]
+            print(f"predicted, kernel: {told(foretold['kernel'])}; {len(points)} points: {told(foretold['replay'])}")
+            if options.real > 1:  # its program went with the caches
+                finetune = linft.finetune(model, task)
+                finetune(short)
+    total, whole = foretold["kernel"] + foretold["replay"], compiling + len(points) * np.mean(seconds, axis=0)
+    print(f"the whole grid: predicted {told(total)}, really {told(whole)}")
+    print(f"times as long: {whole[0] / total[0]:.0f} (processor {whole[1] / total[1]:.0f})")
     result = {
         "model": model.name,
         "task": task.name,
@@ -103,18 +120,14 @@ def main() -> None:
         "steps": base.num_steps(n),
         "batch_size": base.batch_size_for(n),
         "points": len(points),
-        **{f"predicted_{name}": value for name, value in foretold.items()},
-        "predicted_seconds": total,
-        "real_compiling": compiling,
-        "real_seconds": seconds,
-        "real_seconds_of_the_grid": whole,
-        "times_faster": whole / total,
+        "predicted": foretold | {"all": total},
+        "real": {"compiling": compiling, "points": seconds, "all": whole},
+        "times_as_long": whole / total,
+        "seconds": ["wall", "processor"],
         "machine": f"{platform.machine()}, {jax.default_backend()}: {jax.devices()[0].device_kind}",
     }
-    print(f"predicted, {len(points)} points: kernel {foretold['kernel']:.1f} s, replay {foretold['replay']:.1f} s")
-    print(f"really, {len(points)} points: {whole:.0f} s; {whole / total:.0f} times as long")
     if options.output is not None:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        options.output.write_text(json.dumps(result, indent=1, default=lambda x: x.tolist()) + "\n")
 
 
 if __name__ == "__main__":

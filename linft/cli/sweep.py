@@ -35,7 +35,7 @@ class Points:
 class Data:
     """Images of the task."""
 
-    train_images: int | None = 200
+    train_images: int | None = 256
     """Training images, drawn with the sample seed; None takes all."""
     test_images: int | None = 200
     """Test images, drawn with the sample seed; None takes all."""
