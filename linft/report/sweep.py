@@ -10,7 +10,6 @@ from linft.files import whole
 from linft.report import style, templates, words
 from linft.report.figures import sweeps
 from linft.report.page import Shown
-from linft.report.style import Drawing
 from linft.sweeps.agreement import agreement
 from linft.sweeps.result import SCHEMA, STATUSES, Row
 
@@ -116,12 +115,11 @@ def setting(row: Row) -> str:
 
 
 def _figures(content: Content) -> dict[str, Shown]:
-    rows = [content["sweeps"][name]["rows"] if name else None for name in names(content)]
+    predicted, real = (content["sweeps"][name]["rows"] if name else None for name in names(content))
     shown = {}
     with style.settings():
         for name, draw in FIGURES.items():
-            both: list[Drawing | None] = [draw(*rows, narrow) for narrow in (False, True)]
-            wide, narrow = both
+            wide, narrow = draw(predicted, real, False), draw(predicted, real, True)
             if wide is not None and narrow is not None:
                 svgs = [
                     style.inline(style.to_svg(drawing.figure, salt), salt, drawing.title)

@@ -52,4 +52,4 @@ def agreement(predicted: Sequence[Row], real: Sequence[Row]) -> dict[str, Any]:
 def _tau(pairs: np.ndarray) -> float | None:
     if any(len(set(column)) < 2 for column in pairs.T.tolist()):
         return None
-    return float(kendalltau(*pairs.T).statistic)
+    return float(kendalltau(*pairs.T).statistic)  # pyright: ignore

@@ -24,6 +24,7 @@ Values = dict[str, Any]
 
 TUPLES = ("drop_at", "decay_groups", "l2sp_groups", "rate_multipliers", "frozen_groups")
 TYPES = {f.name: f.type for of in (Recipe, Depth) for f in dataclasses.fields(of) if f.name not in TUPLES}
+WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a name", types.NoneType: "none"}
 OF_DEPTH = {field.name for field in dataclasses.fields(Depth)}
 
 
@@ -261,7 +262,7 @@ def _typed(name: str, value: Any) -> Any:
             return number
         if number.is_integer():
             return int(number)
-    may = f"one of {', '.join(choices)}" if choices else " or ".join(kind.__name__ for kind in kinds)
+    may = f"one of {', '.join(choices)}" if choices else " or ".join(WORDS[kind] for kind in kinds)
     raise LinftError(f"{name} cannot be {text!r}; give {may}")
 
 

@@ -4,9 +4,10 @@ import copy
 import re
 from typing import Any
 
-import jax
 import pytest
+from drawn import make
 from report.test_page import Reader
+from sweeps.conftest import Net
 
 import linft
 from linft.errors import LinftError
@@ -22,8 +23,8 @@ def content(tmp_path_factory) -> dict[str, Any]:
     """Predicted and really trained, on 20 digits."""
     directory = tmp_path_factory.mktemp("swept")
     task = linft.load_task("digits").subset(20, 20)
-    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
-    base = linft.Recipe(batch_size=10, steps=6, batch_norm="train")
+    model = make(Net())
+    base = linft.Recipe(batch_size=10, steps=6, augmentation="flip")
     described = {"model": {"name": model.name}, "task": {"name": "<b>digits</b>", "held_out": None}}
     for by, run in (("dual", linft.predict.dual(model, task)), ("finetune", linft.finetune(model, task))):
         sweep(run, GRID, base, output=directory, by=by, described=described)
@@ -68,7 +69,7 @@ def test_the_best_points_and_what_was_dropped_are_told(content, written):
     text = Reader(written).text
     best = max(content["sweeps"]["finetune"]["rows"], key=lambda row: row["test_accuracy"])
     assert f"Of 12 points the best reached {100 * best['test_accuracy']:.1f}% of the test images" in text
-    assert "dropped: batch_norm=train" in text
+    assert "dropped: augmentation=flip" in text
     assert "<b>digits</b>" not in written and "<b>digits</b>" in text
 
 

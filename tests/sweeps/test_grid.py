@@ -91,8 +91,8 @@ def test_a_grid_can_be_read_from_its_json():
 BAD = {
     "unknown name": (lambda: grid("li2021"), "no grid 'li2021'.*choose among li2020, l2sp, plested2021"),
     "unknown setting": (lambda: grid({"rate": [1]}), "no setting 'rate' that a grid could vary"),
-    "no number": (lambda: grid({"learning_rate": ["fast"]}), "learning_rate cannot be 'fast'; give float"),
-    "not whole": (lambda: grid({"steps": [1.5]}), "steps cannot be '1.5'; give int or NoneType"),
+    "no number": (lambda: grid({"learning_rate": ["fast"]}), "learning_rate cannot be 'fast'; give a number"),
+    "not whole": (lambda: grid({"steps": [1.5]}), "steps cannot be '1.5'; give a whole number or none"),
     "a truth for a number": (lambda: grid({"momentum": [True]}), "momentum cannot be 'True'"),
     "no values": (lambda: grid({"momentum": []}), "momentum has no values"),
     "no mapping": (lambda: grid([0.1]), "a grid is a mapping from settings to values"),
