@@ -28,22 +28,23 @@ class Estimate:
     """Share of the draws in which no other score does better."""
 
 
-def values_of(
-    choices: Sequence[Choice], measure: str, reference: str
-) -> tuple[dict[str, Float[np.ndarray, "targets cells"]], Bool[np.ndarray, "targets cells"]]:
-    """Score -> its measure for each target and each choice of it; and which of these there are."""
-    targets = list(dict.fromkeys(choice.target for choice in choices))
-    of_target = [[choice for choice in choices if choice.target == target] for target in targets]
-    cells = max(map(len, of_target), default=0)
+def by_target(choices: Sequence[Choice]) -> list[list[Choice]]:
+    """The choices of every target: its cells."""
+    targets = dict.fromkeys(choice.target for choice in choices)
+    return [[choice for choice in choices if choice.target == target] for target in targets]
+
+
+def values_of(choices: Sequence[Choice], measure: str, reference: str) -> dict[str, Float[np.ndarray, "targets cells"]]:
+    """Score -> its measure for each target and each choice of it; 0 where there is none."""
+    of_target = by_target(choices)
     names = dict.fromkeys(name for choice in choices for name in choice.scores)
-    present = np.array([[j < len(own) for j in range(cells)] for own in of_target])
-    values = {name: np.zeros(present.shape) for name in (*names, CHANCE, ORACLE)}
+    values = {name: np.zeros((len(of_target), max(map(len, of_target)))) for name in (*names, CHANCE, ORACLE)}
     for i, own in enumerate(of_target):
         for j, choice in enumerate(own):
             base = choice.of(reference, choice.accuracies)
             for name in values:
                 values[name][i, j] = MEASURES[measure](choice.accuracies, _scores(choice, name), base)
-    return values, present
+    return values
 
 
 def _scores(choice: Choice, name: str) -> Vector:
@@ -67,10 +68,11 @@ def weights(
     rng, (targets, cells) = np.random.default_rng(seed), present.shape
     drawn = np.zeros((1 + draws, targets, cells))
     drawn[0] = present / present.sum(axis=1, keepdims=True) / targets
-    for d in range(1, 1 + draws):
-        for i in rng.integers(targets, size=targets):
-            own = np.flatnonzero(present[i])
-            np.add.at(drawn[d, i], rng.choice(own, len(own)), 1 / len(own) / targets)
+    times = rng.multinomial(targets, np.full(targets, 1 / targets), size=draws)
+    for i, own in enumerate(present):
+        # A target that is drawn c times has its k choices drawn c k times.
+        k = own.sum()
+        drawn[1:, i, own] = rng.multinomial(times[:, i] * k, np.full(k, 1 / k)) / k / targets
     return drawn
 
 
@@ -86,9 +88,10 @@ def summary(choices: Sequence[Choice], reference: str) -> Mapping[str, Mapping[s
     if not choices:
         raise LinftError("no target has all models fine-tuned and scored yet; let the benchmark run on")
     estimates: dict[str, dict[str, Estimate]] = {}
+    cells = [len(own) for own in by_target(choices)]
+    drawn = weights(np.arange(max(cells))[None, :] < np.array(cells)[:, None], DRAWS)
     for measure in MEASURES:
-        values, present = values_of(choices, measure, reference)
-        drawn = weights(present, DRAWS)
+        values = values_of(choices, measure, reference)
         means = {name: np.einsum("dtc,tc->d", drawn, value) for name, value in values.items()}
         sign = -1 if measure in SMALLER_IS_BETTER else 1
         best = np.max([sign * means[name] for name in means if name not in (CHANCE, ORACLE)], axis=0)

@@ -21,8 +21,8 @@ def gains(choices: Sequence[Choice], reference: str, measure: str = "gain of top
     rows = list(dict.fromkeys((choice.shots, choice.target) for choice in choices))
     table = np.empty((len(rows), len(names)))
     for i, (shots, target) in enumerate(rows):
-        values, present = values_of([c for c in choices if (c.shots, c.target) == (shots, target)], measure, reference)
-        table[i] = [values[name][present].mean() if name in values else np.nan for name in names]
+        values = values_of([c for c in choices if (c.shots, c.target) == (shots, target)], measure, reference)
+        table[i] = [values[name].mean() if name in values else np.nan for name in names]
     table = np.vstack([table, np.nanmean(table, axis=0)])
     labels = [*(f"{target}, {images(shots)}" for shots, target in rows), "mean"]
     figure, axes = _canvas(0.26 * len(labels) + 1.3)
