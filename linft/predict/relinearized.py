@@ -9,6 +9,7 @@ and the same optax chain, its velocity and its count taken over, goes on in (α,
 """
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -122,21 +123,30 @@ def _departed(
     found = tangent(there, task, groups=groups, **kernel)
     labels = trees.labels(model.params, groups)
     momentum = optax.tree_utils.tree_get(state.opt_state, "trace" if recipe.convention == "coupled" else "velocity")
-    moved = trees.subtract(state.params, model.params)
+    moved = jax.jit(trees.subtract)(state.params, model.params)  # one program, where one for each shape would take long
 
     def along(images: Any, from_weights: dict[str, Array]) -> dict[str, Array]:
         x = there.preprocess(images).astype(found.logits_train.dtype)
         one, two = (pushed(there, x, u, labels, found.groups) for u in (moved, momentum))
         return {g: jnp.stack([one[g], two[g], from_weights[g] - one[g]]) for g in found.groups}
 
-    directions = (moved, momentum, model.params)
-    dots = [[trees.dots_by_group(u, v, labels, found.groups) for v in directions] for u in directions]
     return Departed(
         tangent=found,
         pushed_train=along(task.x_train, found.weights_train),
         pushed_test=along(task.x_test, found.weights_test),
-        gram={g: jnp.array([[dot[g] for dot in row] for row in dots]) for g in found.groups},
+        gram=_gram((moved, momentum, model.params), tuple(jax.tree.leaves(labels))),
     )
+
+
+@partial(jax.jit, static_argnums=1)
+def _gram(directions: tuple[Tree, Tree, Tree], labels: tuple[str, ...]) -> dict[str, Array]:
+    """Inner products of directions, by the group of each of their leaves."""
+    found: dict[str, Array] = {}
+    for label, *vectors in zip(labels, *map(jax.tree.leaves, directions), strict=True):
+        flat = jnp.stack([vector.ravel() for vector in vectors])
+        product = jnp.matmul(flat, flat.T, precision="highest")
+        found[label] = found[label] + product if label in found else product
+    return found
 
 
 def _network(names: tuple[tuple[str, ...], str, int], arrays: Departed) -> Network:
