@@ -3,10 +3,14 @@
     python benchmarks/scores.py [--task digits] [--models 30] [--per-class 25] [--epochs 30] [--rounds 5]
 
 On the shipped zoo. First each score's pass over the sample alone, compiled, the least of several rounds; LGC
-is the exact kernel of the last convolution. Then `linft.rank` on that many models in one new process, compiling
-included and shown apart, with LFC alone, with LGC alone, and with all scores that are on by default; and
-one fine-tuning of a shipped ResNet-14 by the paper's recipe, on all training images of the task, compiling
-included. Deshpande and others 2021, Table 3, have 0.41 fine-tunings for LFC and 8.65 for LGC on 30 models.
+is the exact kernel of the last convolution. Then one fine-tuning of a shipped ResNet-14 by the paper's recipe on
+all training images of the task: compiling, and 30 epochs as three of them took. Then `linft.rank` on that many
+models in one new process, compiling included and shown apart: with LFC alone, with LGC alone, and with all scores
+that are on by default. Deshpande and others 2021, Table 3, have 0.41 fine-tunings for LFC and 8.65 for LGC on 30
+models.
+
+Seconds are of processor time, all cores together, which other work on the machine disturbs less than it does the
+clock; those of compiling are by the clock.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from linft.task import Task
 from linft.zoo.load import shipped_models
 
 MODEL = "resnet14-cifar10"
+MEASURED = 3  # epochs
 
 
 def one_model(name: str, task: Task, rounds: int) -> dict[str, float]:
@@ -38,21 +43,21 @@ def one_model(name: str, task: Task, rounds: int) -> dict[str, float]:
     spent: dict[str, list[float]] = {score: [] for score in scores}
     for turn in range(rounds + 1):
         for score, run in runs.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             run()
             if turn:  # the first compiles
-                spent[score].append(time.perf_counter() - begin)
+                spent[score].append(time.process_time() - begin)
     return {score: min(each) for score, each in spent.items()}
 
 
 def zoo(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, float]:
     """Seconds of a ranking in this process."""
     task = linft.load_task(arguments.task)
-    begin = time.perf_counter()
+    begin = time.process_time()
     ranking = linft.rank(shipped_models()[: arguments.models], task, scores, per_class=arguments.per_class, resamples=0)
     spent = {part: sum(one.seconds.get(part, 0.0) for one in ranking.measured) for part in ("compile", "pass", "load")}
     own = {score: sum(one.seconds.get(score, 0.0) for one in ranking.measured) for score in ranking.scores}
-    return {"all": time.perf_counter() - begin, **spent, **own}
+    return {"all": time.process_time() - begin, **spent, **own}
 
 
 def apart(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, float]:
@@ -62,13 +67,19 @@ def apart(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, 
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
-def fine_tuning(model: Model, task: Task, epochs: int) -> tuple[float, float]:
-    """Seconds of one run, compiling included, and its last test accuracy."""
-    recipe = recipes.named("deshpande2021", len(task.y_train)).recipe.replace(epochs=epochs)
-    begin = time.perf_counter()
+def fine_tuning(model: Model, task: Task, epochs: int) -> float:
+    """Seconds of one run of so many epochs, compiling included, from a run that compiles and one that does not."""
+    n = len(task.y_train)
+    recipe = recipes.named("deshpande2021", n).recipe
     fresh = model.with_head(task.num_classes, jax.random.key(0))
-    run = linft.finetune(fresh, task, record_every=recipe.num_steps(len(task.y_train)))(recipe)
-    return time.perf_counter() - begin, float(run.test_accuracy[-1])
+    run = linft.finetune(fresh, task.subset(n, 10), record_every=10**6)
+    spent = []
+    for each in (1, MEASURED):
+        begin = time.process_time()
+        run(recipe.replace(epochs=each))
+        spent.append(time.process_time() - begin)
+    one_epoch = spent[1] / MEASURED
+    return spent[0] + (epochs - 1) * one_epoch
 
 
 def main() -> None:
@@ -91,8 +102,8 @@ def main() -> None:
         spent = one_model(name, sample, arguments.rounds)
         text = ", ".join(f"{score} {1000 * each:.0f} ms" for score, each in spent.items())
         print(f"{name}, one pass and score: {text}; LGC {spent['lgc'] / spent['lfc']:.2f} times LFC", flush=True)
-    seconds, accuracy = fine_tuning(linft.load_model(MODEL), task, arguments.epochs)
-    print(f"one fine-tuning, {arguments.epochs} epochs: {seconds:.1f} s, test accuracy {accuracy:.1%}", flush=True)
+    seconds = fine_tuning(linft.load_model(MODEL), task, arguments.epochs)
+    print(f"{MODEL}, one fine-tuning of {arguments.epochs} epochs: {seconds:.1f} s", flush=True)
     for what in (["lfc"], ["lgc"], None):
         spent = apart(arguments, what)
         shares = np.array([spent["all"], spent["compile"]]) / seconds

@@ -22,9 +22,9 @@ class Layers:
     groups: tuple[str, ...] = ()
     """Layer groups, by name, or all; by default the last convolution alone."""
     outputs: Literal["trace", "pseudo"] = "trace"
-    """trace, or pseudo: along random signs over the logits; only for layer groups."""
+    """trace, or pseudo: along random signs over the logits."""
     dimensions: int | None = None
-    """Project the gradients of large parameters to so many numbers; only for layer groups."""
+    """Project the gradients of larger parameters to so many numbers; the error is told."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from linft import trees
 from linft.base import ClassMeans, Kernel, Model, Tangent
@@ -32,16 +33,17 @@ class Gradients:
     """Of which layers the kernel is, and how it is computed; by default exact, of the last convolution."""
 
     groups: tuple[str, ...] = ()
-    """Layer groups in place of the last convolution, by name; `all` is every one."""
+    """Layer groups in place of the last convolution's kernel, by name; `all` is every one."""
     outputs: Literal["trace", "pseudo"] = "trace"
-    """Summed over the logits, or along random signs over them; only for layer groups."""
+    """Summed over the logits, or along random signs over them."""
     draws: int = 8
     """Random sign vectors of pseudo."""
     dimensions: int | None = None
-    """Project large parameters' gradients at random to so many numbers; only for layer groups."""
+    """Project larger parameters' gradients at random to so many numbers."""
 
 
 LAST_CONVOLUTION = Gradients()
+LAST = "last convolution"
 LAYER = ("layer_inputs", "layer_gradients")
 
 
@@ -175,7 +177,8 @@ def gather(
             if jacobian is None:
                 kernel, error = _kernel(model, task, gradients, seed, batch_size)
             else:
-                kernel = jacobian @ jacobian.T
+                with threadpool_limits(1):  # threads that wait for a busy core would take longer than the product
+                    kernel = jacobian @ jacobian.T
     layer = _last_layer(model, task, seed, batch_size) if set(LAYER) & set(needs) else (None, None)
     if "tangent" in needs:
         with compiling.apart(seconds, "tangent"):
@@ -250,12 +253,23 @@ def _kernel(
     model: Model, task: Task, gradients: Gradients, seed: int, batch_size: int
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]:
     """The kernel of layer groups, and its standard error where it is projected."""
-    how = _how(gradients, seed, batch_size)
-    x = model.preprocess(task.x_train)
+    x, (grouped, how) = model.preprocess(task.x_train), _how(model, gradients, seed, batch_size)
     if gradients.dimensions is None:
-        return np.asarray(empirical_ntk(model, x, **how).total()), None
-    kernel, errors = projected_ntk(model, x, dimensions=gradients.dimensions, **how)
+        return np.asarray(empirical_ntk(grouped, x, **how).total()), None
+    kernel, errors = projected_ntk(grouped, x, dimensions=gradients.dimensions, **how)
     return np.asarray(kernel.total()), np.sqrt(sum(np.asarray(error) ** 2 for error in errors.values()))
+
+
+def _how(model: Model, gradients: Gradients, seed: int, batch_size: int) -> tuple[Model, dict[str, Any]]:
+    """The model with layer groups of which the kernel is, and options of the engine."""
+    how: dict[str, Any] = {"outputs": gradients.outputs, "draws": gradients.draws, "seed": seed}
+    how |= {"batch_size": batch_size, "groups": None if gradients.groups == ("all",) else gradients.groups}
+    if gradients.groups:
+        return model, how
+    leaves = [trees.path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)]
+    last = f"{last_convolution(model)}/kernel"
+    apart = {LAST: (last,), "others": tuple(leaf for leaf in leaves if leaf != last)}
+    return model.replace(layer_groups=apart), how | {"groups": (LAST,)}
 
 
 def _last_layer(
@@ -279,13 +293,14 @@ def _fresh_tangent(
     fresh = model.with_head(task.num_classes, jax.random.key(seed))
     head = trees.get(fresh.params, fresh.head)["kernel"]
     phi, labels = jnp.asarray(features), jnp.asarray(task.y_train)
-    if gradients == LAST_CONVOLUTION:
+    if gradients.groups:
+        grouped, how = _how(fresh, gradients, seed, batch_size)
+        kernel = empirical_ntk(grouped, model.preprocess(task.x_train), **how)
+    else:
         _, jacobian = _passed(fresh, task, True, batch_size)
         assert jacobian is not None
-        blocks = {fresh.head: head.shape[1] * (phi @ phi.T + 1), "last convolution": jnp.asarray(jacobian @ jacobian.T)}
+        blocks = {fresh.head: head.shape[1] * (phi @ phi.T + 1), LAST: jnp.asarray(jacobian @ jacobian.T)}
         kernel = Kernel(blocks, "trace")
-    else:
-        kernel = empirical_ntk(fresh, model.preprocess(task.x_train), **_how(gradients, seed, batch_size))
     logits, groups = phi @ head, tuple(kernel.blocks)
     nothing = {group: jnp.zeros_like(logits) for group in groups}
     return Tangent(
@@ -293,17 +308,6 @@ def _fresh_tangent(
         {group: jnp.zeros(()) for group in groups},
         {group: _mixing(head, of_head=group == fresh.head) for group in groups},
     )  # fmt: skip
-
-
-def _how(gradients: Gradients, seed: int, batch_size: int) -> dict[str, Any]:
-    """Options of a kernel of layer groups."""
-    return {
-        "outputs": gradients.outputs,
-        "draws": gradients.draws,
-        "seed": seed,
-        "batch_size": batch_size,
-        "groups": None if gradients.groups in ((), ("all",)) else gradients.groups,
-    }
 
 
 def _mixing(head: Float[Array, "d c"], of_head: bool) -> Float[Array, "c c"]:

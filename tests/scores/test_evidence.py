@@ -107,6 +107,12 @@ def test_the_kernel_of_layer_groups(model, digits, gradients, options):
     np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5 * np.abs(kernel).max())
 
 
+def test_random_signs_over_the_last_convolution(model, digits, evidence):
+    signs = gather(model, digits, ("kernel",), gradients=Gradients(outputs="pseudo", draws=64)).kernel
+    np.testing.assert_allclose(4 * signs, evidence.kernel, rtol=0, atol=0.3 * np.abs(evidence.kernel).max())
+    assert np.corrcoef(signs.ravel(), evidence.kernel.ravel())[0, 1] > 0.98
+
+
 def test_one_program_serves_every_model_of_an_architecture(model, digits):
     other = linft.models.create("cifar_resnet8", 7, jax.random.key(1), width=4)
     assert other.forward is model.forward
