@@ -83,6 +83,33 @@ def get_config(scale: Literal["smoke", "laptop"]) -> Config:
     return Config()
 
 
+class Clock:
+    """Processor seconds of calls, without those that compiling took: its share of the time that passed is left out."""
+
+    def __init__(self) -> None:
+        self.compiling: list[tuple[float, float]] = []
+        monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        del kwargs
+        if event.startswith("/jax/core/compile/"):
+            self.compiling.append((time.perf_counter() - duration_secs, time.perf_counter()))
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+        self.compiling.clear()
+        wall, processor = time.perf_counter(), time.process_time()
+        found = jax.block_until_ready(function(*args, **options))
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        return found, processor * (1 - self._covered() / wall)
+
+    def _covered(self) -> float:
+        """Seconds in which anything was compiled; tracing one program may hold that of another."""
+        covered, until = 0.0, 0.0
+        for begin, end in sorted(self.compiling):
+            covered, until = covered + max(0.0, end - max(begin, until)), max(until, end)
+        return covered
+
+
 def main(
     scale: Literal["smoke", "laptop"] = "smoke",
     data: Path = Path("../shared/data"),
@@ -125,33 +152,6 @@ def finished(directory: Path) -> list[dict[str, Any]]:
     for row, kind in itertools.product(rows, seconds):
         row["kinds"][kind] |= seconds[kind]
     return rows
-
-
-class Clock:
-    """Processor seconds of calls, without those that compiling took: its share of the time that passed is left out."""
-
-    def __init__(self) -> None:
-        self.compiling: list[tuple[float, float]] = []
-        monitoring.register_event_duration_secs_listener(self._heard)
-
-    def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
-        del kwargs
-        if event.startswith("/jax/core/compile/"):
-            self.compiling.append((time.perf_counter() - duration_secs, time.perf_counter()))
-
-    def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
-        self.compiling.clear()
-        wall, processor = time.perf_counter(), time.process_time()
-        found = jax.block_until_ready(function(*args, **options))
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        return found, processor * (1 - self._covered() / wall)
-
-    def _covered(self) -> float:
-        """Seconds in which anything was compiled; tracing one program may hold that of another."""
-        covered, until = 0.0, 0.0
-        for begin, end in sorted(self.compiling):
-            covered, until = covered + max(0.0, end - max(begin, until)), max(until, end)
-        return covered
 
 
 def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
