@@ -12,8 +12,8 @@ interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into 
 At laptop scale also linft/predict/measured.json: the errors and costs by which `linft predict --how auto` chooses.
 
 Expected (so far only two of the 16 runs are in, digits with a fresh head; nothing is claimed in measured.json until
-every task has rows): where the loss falls by few percent, the features' kernels err several times less than the
-network's, and a low rank as little as the whole; at the larger rate they err more than the network's.
+every task has rows): at the smaller rate the features' full and low-rank kernels err four to six times less than the
+network's, their trace hardly less; at the larger one, where the real loss ends where it began, they err more.
 """
 
 import dataclasses
