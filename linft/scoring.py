@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from linft.base import Model
@@ -23,6 +21,7 @@ from linft.scores.table import SCORES, SMALL, Score, needs
 from linft.scores.undefined import Undefined
 from linft.store import digest
 from linft.task import Task
+from linft.workers import unordered
 from linft.zoo.load import load_model, local, shipped
 
 LINES = "models.jsonl"
@@ -87,9 +86,7 @@ def scored(
     if not missing:
         return
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
-    measure = delayed(partial(_measure, sample=sample, small=small))
-    processes: Any = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for name, one in processes(measure(name, model) for name, model in missing.items()):
+    for name, one in unordered(partial(_measure, sample=sample, small=small), missing.items(), jobs):
         if isinstance(one, Measured) and output is not None:
             _keep(output / LINES, keys[name], one)
         yield name, one

@@ -141,6 +141,7 @@ def test_values_that_are_not_finite_are_null():
     assert finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
 
 
+@pytest.mark.slow
 def test_a_diverging_prediction_is_marked_and_ends_the_chain(setting):
     recipe = replace(RECIPE, learning_rate=1e6, steps=6)
     found = compare(*setting, recipe, runs=("finetuned", "dual", "dual_trace"), record_every=1)

@@ -63,6 +63,7 @@ def test_bfloat16_is_near_and_parameters_stay_float32(model, held, plain):
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_mixup_mixes_images_and_labels_alike(model, held, plain):
     # A batch of one image over and over is its own partner, whatever the weight.
     same = np.zeros((1, 8), int)
@@ -81,6 +82,7 @@ def test_a_penalty_is_added_with_its_strength(model, held, plain):
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_over_parts_of_the_batch(model, held):
     whole, parts = (
         steps(model, held, RECIPE.replace(batch_norm="train", bn_batch_size=size, steps=1))[1] for size in (8, 4)

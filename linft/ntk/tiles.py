@@ -212,8 +212,9 @@ def _divided(
     among = memories(how.mesh)
     batch = batch_bytes(layers, item, size // among, k)
     budget = hosts.least(how.mesh, memory.budget(how.memory))
-    needs = {"one batch": batch} | ({"the kernel": reserve} if reserve else {})
-    memory.check(needs, budget, "use a smaller batch_size or more memory")
+    if reserve:
+        memory.check({"blocks": reserve}, budget, 'use fewer images, fewer groups or outputs="trace"')
+    memory.check({"one batch": batch}, budget - reserve, "use a smaller batch_size or more memory")
     room = (budget - batch - reserve) * among
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}

@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
-import joblib
 
 from linft.data.load import load_task
 from linft.errors import LinftError
@@ -17,6 +16,7 @@ from linft.finetuning import finetune
 from linft.recipe import Recipe
 from linft.selection.settings import Settings, Shots, Target
 from linft.task import Task
+from linft.workers import unordered
 from linft.zoo import directory
 from linft.zoo.load import load_model
 
@@ -162,18 +162,10 @@ def truth(
     with file.open("a") as out:
         if out.tell() and not file.read_text().endswith("\n"):
             out.write("\n")  # after a line that was cut off
-        for row in _rows(missing, jobs):
+        for row in unordered(run, ((case,) for case in missing), jobs):
             done[row["key"]] = row
             out.write(json.dumps(row) + "\n")
             out.flush()
             if progress is not None:
                 progress(sum(case.key in done for case in planned), len(planned))
     return [done[case.key] for case in planned]
-
-
-def _rows(missing: Sequence[Case], jobs: int) -> Iterator[Row]:
-    if jobs == 1:
-        yield from (run(case) for case in missing)
-    else:
-        running: Any = joblib.Parallel(jobs, return_as="generator_unordered")(joblib.delayed(run)(c) for c in missing)
-        yield from running

@@ -36,6 +36,7 @@ def arguments(zoo, tmp_path) -> list[str]:
     return f"--tasks digits --zoo {zoo} --output {tmp_path} {words} {scores}".split()
 
 
+@pytest.mark.slow
 def test_all_of_it_then_again_at_once(call, arguments, tmp_path):
     call(*arguments)
     rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]

@@ -24,6 +24,7 @@ def call(model_file, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     result = call("--error", "0.2")
     assert result["schema"] == "linft-predict-1" and result["choice"]["kind"] == result["how"]

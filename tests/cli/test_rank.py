@@ -51,6 +51,7 @@ def test_a_zoo_is_ranked(call, zoo, tmp_path):
     assert json.loads((tmp_path / "ranking.json").read_text())["models"] == found["models"]
 
 
+@pytest.mark.slow
 def test_kernels_over_a_real_fine_tuning(call, zoo, tmp_path):
     call("--models", zoo / "model0.safetensors", "--task", "digits", "--output", tmp_path, *FEW, "--epochs", 2)
     page = (tmp_path / "ranking.html").read_text()

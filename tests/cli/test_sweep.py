@@ -86,6 +86,7 @@ def test_a_finished_sweep_is_told_again_without_running_anything(call, output, c
     assert told.rstrip().endswith("sweep.html")
 
 
+@pytest.mark.slow
 def test_new_groups_from_a_yaml_file_by_the_closed_form(call, tmp_path, capsys):
     (tmp_path / "grid.yaml").write_text("new_groups: [1, 2]\nlearning_rate: [0.01, 0.001]\n")
     arguments = (*SMALL, "--by", "spectral", "--kernel", "trace", "--grid", tmp_path / "grid.yaml")

@@ -94,7 +94,9 @@ def test_the_kernel_is_that_of_as_many_backward_passes(name, outputs, monkeypatc
         np.testing.assert_allclose(got.blocks[group], block, rtol=0, atol=2e-6 * np.linalg.norm(block))
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("densenet", "gated") else n for n in FOUND]
+)
 def test_one_pass_gives_what_is_near_the_head(name):
     model, x = FOUND[name][0](), jax.random.normal(jax.random.key(1), (5, *SIZE))
     last = last_convolution(model)

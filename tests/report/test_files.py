@@ -55,6 +55,7 @@ def test_null_is_empty_in_the_table(result: dict[str, Any]):
     assert first.startswith("dual,0,,")
 
 
+@pytest.mark.slow
 def test_the_same_result_gives_the_same_bytes(written: Path, result: dict[str, Any]):
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"lines.linewidth": 9.0, "svg.fonttype": "path"}):  # a user's own configuration
