@@ -284,7 +284,7 @@ def at(values: Values, base: Recipe, depth: Depth, layer_groups: Sequence[str]) 
 
     Example:
       >>> point = at({"low_rate": 0.01, "low_groups": 1}, Recipe(learning_rate=0.1), Depth(), ("stem", "head"))
-      >>> point.recipe.multiplier("stem"), point.new_groups
+      >>> round(point.recipe.multiplier("stem"), 6), point.new_groups
       (0.1, 1)
     """
     of_depth = {name: value for name, value in values.items() if name in OF_DEPTH}
