@@ -20,4 +20,4 @@ def unordered(function: Callable[..., Any], calls: Iterable[tuple], jobs: int) -
     try:
         yield from Parallel(jobs, return_as="generator_unordered")(delayed(function)(*arguments) for arguments in calls)
     finally:  # or they would wait for minutes for more, and hold what they compiled
-        get_reusable_executor(reuse=True).shutdown(wait=True)
+        get_reusable_executor(reuse=True).shutdown(wait=True)  # pyright: ignore

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from linft.base import Kernel, Model, Outputs
 from linft.errors import LinftError
-from linft.ntk import batching, engine, gram, plan, projection
+from linft.ntk import batching, engine, gram, layerwise, plan, projection
 from linft.ntk.empirical import check_images, how_of, labels_of
 from linft.ntk.tiles import Progress, counter, refuse_not_finite
 from linft.trees import Groups
@@ -72,10 +72,12 @@ def projected_ntk(
         raise LinftError(f"{reason}; such gradients cannot be projected: use empirical_ntk") from None
     ours = engine.of_layers(model, layers, labels, cotangents, how)
     tell = counter(progress, len(x1) + (0 if x2 is None else len(x2)))
-    left, right = (
-        None if x is None else engine.held(ours, x, batching.size_for(len(x), batch_size), tell) for x in (x1, x2)
-    )
-    right = left if right is None else right
+
+    def held(x: Array) -> layerwise.Rows:
+        return engine.held(ours, x, batching.size_for(len(x), batch_size), tell)
+
+    left = held(x1)
+    right = left if x2 is None else held(x2)
     blocks = ours.between(left, right)
     refuse_not_finite(blocks, 0)
     with jax.default_matmul_precision("highest"):
