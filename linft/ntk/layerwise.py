@@ -232,25 +232,33 @@ def settle(
 def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
     """The rows of n examples from those of batches, each without what was padded.
 
-    On CPU they are put in place as they come, so that no more than one batch is there twice.
+    They are put in place as they come, so that no more than one batch is there twice.
     """
-    if jax.default_backend() != "cpu":
-        apart = [(_apart(rows), real) for rows, real in batches]
-        cut = [jax.tree.map(partial(_first, real), by_example) for (by_example, _), real in apart]
-        return _together(jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *cut), apart[0][0][1])
-    whole, done = None, 0
+    on_host = jax.default_backend() == "cpu"
+    empty, put, convert = (np.empty, _put_on_host, np.asarray) if on_host else (jnp.zeros, _put, jnp.asarray)
+    whole, along, done = None, {}, 0
     for rows, real in batches:
         by_example, along = _apart(rows)
         if whole is None:
-            whole = jax.tree.map(lambda a: np.empty((n, *a.shape[1:]), a.dtype), by_example)
-        for place, part in zip(jax.tree.leaves(whole), jax.tree.leaves(by_example), strict=True):
-            place[done : done + real] = np.asarray(part)[:real]
+            whole = jax.tree.map(lambda a: empty((n, *a.shape[1:]), a.dtype), by_example)
+        whole = put(whole, jax.tree.map(partial(_first, real), by_example), done)
         done += real
-    return _together(whole, jax.tree.map(np.asarray, along))
+    return _together(whole, jax.tree.map(convert, along))
 
 
-def _first(n: int, array: Array) -> Array:
-    return array[:n]
+def _first(n: int, array: Any) -> Any:
+    return array if len(array) == n else array[:n]
+
+
+def _put_on_host(whole: Tree, part: Tree, start: int) -> Tree:
+    for place, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        place[start : start + len(values)] = np.asarray(values)
+    return whole
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(whole: Tree, part: Tree, start: Any) -> Tree:
+    return jax.tree.map(lambda place, values: jax.lax.dynamic_update_slice_in_dim(place, values, start, 0), whole, part)
 
 
 def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:

@@ -42,6 +42,14 @@ def test_a_small_budget_changes_nothing(monkeypatch, model, images, whole, share
             np.testing.assert_allclose(got.blocks[group], block, rtol=0, atol=2e-6 * np.linalg.norm(block))
 
 
+def test_arrays_that_stay_on_an_accelerator_give_the_same(monkeypatch, model, images, whole):
+    """They are put in place and multiplied there by other means than on CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for got, expected in zip(train_test_ntk(model, images[:N], images[N : N + 5], batch_size=3), whole, strict=True):
+        for group, block in expected.blocks.items():
+            np.testing.assert_allclose(got.blocks[group], block, rtol=0, atol=2e-6 * np.linalg.norm(block))
+
+
 def test_tiles_are_computed_where_they_are_wanted_only(model, images, whole):
     train = works(model, images[:N], None, None, How(tile=3))[0]
     assert [s.stop for s in train.rows] == [3, 6, 7] and train.symmetric
