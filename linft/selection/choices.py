@@ -23,7 +23,7 @@ class Choice:
     accuracies: Vector
     """On the test images after fine-tuning, at the better rate of each model."""
     finetuning_seconds: Vector
-    """Of one run, compiled."""
+    """Of one run, compiled; NaN where not everything ran on one kind of device, so that seconds do not compare."""
     scores: Mapping[str, Vector]
     """NaN where a score does not exist."""
     scoring_seconds: Mapping[str, Vector]
@@ -57,7 +57,9 @@ def choices(
         rows = [before.get((target, shots, seed, model)) for model in names]
         if rates and None not in rows:
             best = [max(by_model[model][rate]["test_accuracy"] for rate in rates) for model in names]
-            quickest = [min(by_model[model][rate]["seconds"] for rate in rates) for model in names]
+            ran = [by_model[model][rate] for model in names for rate in rates]
+            one_device = len({row["device"] for row in (*ran, *rows) if row is not None}) == 1
+            quickest = [min(by_model[m][r]["seconds"] for r in rates) if one_device else np.nan for m in names]
             scores, seconds = (_by_score(rows, what) for what in ("scores", "seconds"))
             found.append(Choice(target, shots, seed, names, np.array(best), np.array(quickest), scores, seconds))
     return found

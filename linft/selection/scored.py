@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from linft.ranking import rank
 from linft.scores.table import SCORES
 from linft.selection.settings import Settings, Shots, Target
@@ -93,6 +95,7 @@ def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs:
             "undefined": one.undefined,
             "seconds": {name: round(_cost(name, one.seconds), 4) for name in one.scores},
             "compiling": round(one.seconds["compile"], 4),
+            "device": jax.devices()[0].device_kind,
         }
         for one in ranking.measured
     ]

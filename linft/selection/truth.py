@@ -130,6 +130,7 @@ def run(case: Case) -> Row:
         "train_loss": round(float(result.train_loss[-1]), 6),
         "diverged_at": result.diverged_at,
         "seconds": round(result.seconds, 3),
+        "device": jax.devices()[0].device_kind,
     }
 
 

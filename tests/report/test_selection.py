@@ -1,5 +1,7 @@
 """Tables and figures of the benchmark of model selection say what its choices say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,12 @@ def test_costs_are_in_fine_tunings_of_the_reference():
     table = tables.costs(CHOICES, "reference")
     assert row(table, "5", "all models, fine-tuned")[0] == "6.00×"
     assert row(table, "5", "right") == ["0.50×", "5.00×"]
+
+
+def test_costs_of_another_device_are_left_out():
+    elsewhere = replace(CHOICES[0], finetuning_seconds=np.full(4, np.nan))
+    assert tables.costs([elsewhere, *CHOICES[1:]], "reference") == tables.costs(CHOICES[1:], "reference")
+    assert "do not compare" in tables.costs([elsewhere], "reference")
 
 
 def test_accuracies():

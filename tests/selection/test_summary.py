@@ -11,11 +11,11 @@ MODELS = ("a", "b", "c", "d")
 ALL = {"one": MODELS, "two": MODELS}
 
 
-def truth(seeds=(0, 1), rates=(0.1, 0.2)):
+def truth(seeds=(0, 1), rates=(0.1, 0.2), device="cpu"):
     """Model d is the best on every target; each model is better at the second rate."""
     return [
         {"target": target, "shots": 5, "seed": seed, "model": model, "rate": rate,
-         "test_accuracy": 0.1 * i + rate, "seconds": 2.0 + i}
+         "test_accuracy": 0.1 * i + rate, "seconds": 2.0 + i, "device": device}
         for target in ("one", "two") for seed in seeds for i, model in enumerate(MODELS) for rate in rates
     ]  # fmt: skip
 
@@ -24,7 +24,7 @@ def scored(seeds=(0, 1)):
     """One score that is right, one that is wrong, one that does not exist for model a."""
     return [
         {"target": target, "shots": 5, "seed": seed, "model": model,
-         "scores": {"right": i, "wrong": -i, **({"some": -i} if i else {})}, "seconds": {"right": 0.1}}
+         "scores": {"right": i, "wrong": -i, **({"some": -i} if i else {})}, "seconds": {"right": 0.1}, "device": "cpu"}
         for target in ("one", "two") for seed in seeds for i, model in enumerate(MODELS)
     ]  # fmt: skip
 
@@ -44,6 +44,11 @@ def test_only_what_is_finished_for_all_models_counts():
     assert [(c.target, c.seed) for c in found] == [("one", 0), ("two", 0)]
     np.testing.assert_allclose(found[0].accuracies, [0.1, 0.2, 0.3, 0.4])  # the first rate alone
     assert choices(truth(), [], ALL) == []
+
+
+def test_seconds_of_several_devices_do_not_compare():
+    found = choices([*truth((0,)), *truth((1,), device="gpu")], scored(), ALL)
+    assert [np.isfinite(c.finetuning_seconds).all() for c in found if c.target == "one"] == [True, False]
 
 
 def test_among_some_models():

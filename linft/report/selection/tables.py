@@ -50,10 +50,11 @@ def _estimate(measure: str, of: Estimate) -> str:
 def costs(choices: Sequence[Choice], reference: str) -> str:
     """Seconds over those of one fine-tuning of the reference expert, means over targets and seeds (Table 3)."""
     rows = []
-    for shots in dict.fromkeys(choice.shots for choice in choices):
-        own = [c for c in choices if c.shots == shots and reference in c.models]
-        if not own:
-            continue
+    timed = [c for c in choices if reference in c.models and np.isfinite(c.finetuning_seconds).all()]
+    if not timed:
+        return "Models were scored on another device than they were fine-tuned on, so that seconds do not compare.\n"
+    for shots in dict.fromkeys(choice.shots for choice in timed):
+        own = [c for c in timed if c.shots == shots]
         unit = [choice.of(reference, choice.finetuning_seconds) for choice in own]
         rows.append([f"{shots}", "all models, fine-tuned", _ratio([c.finetuning_seconds.sum() for c in own], unit), ""])
         for name in dict.fromkeys(name for choice in own for name in choice.scoring_seconds):
