@@ -17,8 +17,8 @@ VERSIONS = {  # constraints, Python, packages that have the originals (of which 
     "jax-0.10": ("py311", "3.11", ("torch", "timm", "torchvision")),
 }
 
-# Not the kernel of every architecture: that takes minutes, and its rules are under test in these.
-LAWS = ("tests/ntk/test_kernel_laws.py", "tests/ntk/test_engine_choice.py", "tests/predict")
+# Not the kernel of every architecture nor every prediction, which take minutes: what they share is under test in these.
+LAWS = ("tests/ntk/test_kernel_laws.py", "tests/ntk/test_engine_choice.py", "tests/predict/test_dual_laws.py")
 IMPORT_ALL = """
 import importlib, pkgutil, jax, linft
 for module in pkgutil.walk_packages(linft.__path__, "linft."):
