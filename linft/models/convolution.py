@@ -122,7 +122,29 @@ def _mixed_jvp(strides: Sizes, padding: Padding, precision: Any, primals: tuple,
     y = _mixed(x, kernel, strides, padding, precision)
     dy = jnp.zeros_like(y)
     if not isinstance(dx, SymbolicZero):
-        dy = _mixed(dx, kernel, strides, padding, precision)
+        by_input = _mixed if max(strides) == 1 else _by_phases
+        dy = by_input(dx, kernel, strides, padding, precision)
     if not isinstance(dkernel, SymbolicZero):
         dy = dy + _products(x, dkernel, strides, padding, precision)
     return y, dy
+
+
+def _by_phases(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "i j c o"], strides: Sizes, padding: Padding, precision: Any
+) -> Float[Array, "n h2 w2 o"]:
+    """With the pixels of each stride beside one another as channels: a convolution of stride 1.
+
+    Its transpose, the gradient by the input, is one as well, where that of a strided convolution
+    multiplies by the zeros between the rows and columns of the output's gradient.
+    """
+    (s, t), (rows, columns, channels, features) = strides, kernel.shape
+    height, width = _outputs(x.shape[1:3], kernel.shape[:2], strides, padding)
+    taps = -(-rows // s), -(-columns // t)
+    sides = s * (height + taps[0] - 1), t * (width + taps[1] - 1)
+    pads = [(before, side - n - before, 0) for (before, _), side, n in zip(padding, sides, x.shape[1:3], strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])  # or crop, what no tap reaches
+    x = x.reshape(len(x), sides[0] // s, s, sides[1] // t, t, channels).transpose(0, 1, 3, 2, 4, 5)
+    kernel = jnp.pad(kernel, ((0, s * taps[0] - rows), (0, t * taps[1] - columns), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps[0], s, taps[1], t, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, -1, features)
+    return _mixed(x, kernel, (1, 1), ((0, 0), (0, 0)), precision)
