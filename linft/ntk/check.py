@@ -4,7 +4,7 @@ It catches what no rule saw: a raw parameter, a tied weight, a layer that a rule
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
 
 import jax
@@ -37,6 +37,7 @@ def check(
     x1: Array,
     x2: Array | None,
     precision: str = "highest",
+    differentiated: Collection[str] = (),
 ) -> None:
     """Hold the kernel's blocks between two sets of images against backward passes of the whole network.
 
@@ -46,6 +47,8 @@ def check(
     Args:
       x2: None where both sides are x1.
       precision: of the products in `blocks`; the backward passes are always at the highest.
+      differentiated: parameter paths of the backward passes, so that parts of a kernel share one program; those of
+        `labels` by default.
 
     Raises:
       LinftError: a block differs by more than rounding.
@@ -56,7 +59,7 @@ def check(
     v, w = (np.random.default_rng(side).normal(size=(len(c), k if full else 1)) for side, c in enumerate(chosen))
     if x2 is None:
         w = v
-    paths = frozenset(labels)
+    paths = frozenset(differentiated or labels)
     pull = partial(_pullback(model.forward, paths), model.params, model.batch_stats)
     sizes = sum(leaf.size for p, leaf in jax.tree_util.tree_leaves_with_path(model.params) if trees.path_of(p) in paths)
     step = 1 if full else max(1, AT_ONCE // sizes)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -84,9 +84,19 @@ def directions(how: How, classes: int, dtype: Any) -> Float[Array, "k c"]:
 
 
 def of_layers(
-    model: Model, layers: tuple[plan.Layer, ...], labels: Mapping[str, str], cotangents: Array, how: How
+    model: Model,
+    layers: tuple[plan.Layer, ...],
+    labels: Mapping[str, str],
+    cotangents: Array,
+    how: How,
+    of_all: Collection[str] = (),
 ) -> Engine:
-    """Ours: Jacobians layer by layer, held while products are taken."""
+    """Ours: Jacobians layer by layer, held while products are taken.
+
+    Args:
+      labels: the group of every parameter path.
+      of_all: paths of the whole kernel that this is a part of.
+    """
     dtype = np.dtype(how.sums or cotangents.dtype)
     pairs = np.asarray(cotangents @ cotangents.T)
 
@@ -106,7 +116,7 @@ def of_layers(
         join,
         _at(how.precision, hosts.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(
-            model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision
+            model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision, of_all
         )),
     )  # fmt: skip
 

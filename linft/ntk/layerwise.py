@@ -219,8 +219,8 @@ def settle(
     """
     alike = sorted(wanted.alike)
     offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
-    if not alike or offsets.min() < 0:
-        return replace(wanted, alike=frozenset()), offsets[:0], None
+    if not alike or offsets.min() < 0:  # outputs make no difference then, and share a program
+        return replace(wanted, alike=frozenset(), outputs="full"), offsets[:0], None
     rows, measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)
     found = [aligned.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
     fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)

@@ -101,7 +101,7 @@ def works(
     else:
         beside = 0 if x_test is None else min(TILE, len(x_test))
         divided, tile = _divided(layers, model, x_train, beside, labels, how, len(cotangents), size, reserve)
-        engines = [engine.of_layers(model, layers, chosen.labels, cotangents, how) for chosen in divided]
+        engines = [engine.of_layers(model, layers, chosen.labels, cotangents, how, labels) for chosen in divided]
     if tile < len(x_train):  # each block in equal batches
         size = devices * batching.size_for(math.ceil(tile / devices), how.batch_size)
     if len(divided) > 1:
