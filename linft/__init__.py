@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from linft import recipes as recipes
     from linft import report as report
     from linft import scores as scores
+    from linft.advising.advice import advise as advise
     from linft.base import Kernel as Kernel
     from linft.base import Model as Model
     from linft.base import Run as Run
@@ -45,7 +46,7 @@ _HOME = {
     "empirical_ntk": "linft.ntk.empirical", "projected_ntk": "linft.ntk.projected",
     "Ranking": "linft.ranking", "rank": "linft.ranking", "Recipe": "linft.recipe", "Task": "linft.task",
     "run_in": "linft.training_run", "sweep": "linft.sweeps.sweeping",
-    "load_model": "linft.zoo.load", "save_model": "linft.zoo.native",
+    "load_model": "linft.zoo.load", "save_model": "linft.zoo.native", "advise": "linft.advising.advice",
 }  # fmt: skip
 _MODULES = ("models", "predict", "recipes", "report", "scores")
 

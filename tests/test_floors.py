@@ -24,8 +24,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("agreement", "attribution", "pretraining", "spectrum", "store", "planning", "scores", "standings"),
     ("training_run", "scoring", "kernel_pictures"),
     ("protocol",),
-    ("comparison", "sweeps", "ranking", "advise"),
-    ("selection",),
+    ("comparison", "sweeps", "ranking"),
+    ("selection", "advising"),
     ("report",),
     ("cli",),
 )

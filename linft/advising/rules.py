@@ -1,6 +1,7 @@
 """The papers' findings as a table of rules, each of which narrows what is searched."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -194,27 +195,11 @@ def blocks(space: Space, starts: Mapping[int, Curvature], layer_groups: int, bas
     """
     low_groups = max(1, round(8 * (layer_groups - 1) / INCEPTION))
     found: list[Block] = []
-    for new_groups, of in starts.items():
-        for momentum in space.momenta:
-            for effective in effective_rates(space, of, base.replace(momentum=momentum), steps):
-                rate = _rounded_down(effective * (1 - momentum))
-                for l2sp, weight_decay in space.decays:
-                    for share in space.low_rates:
-                        low = {} if share == 1 else {"low_rate": (share * rate,), "low_groups": (low_groups,)}
-                        found.append(
-                            {
-                                "new_groups": (new_groups,),
-                                "momentum": (momentum,),
-                                "learning_rate": (rate,),
-                                "l2sp": (l2sp,),
-                                "weight_decay": (weight_decay,),
-                                **low,
-                            }
-                        )
+    for (new_groups, of), momentum in itertools.product(starts.items(), space.momenta):
+        for effective in effective_rates(space, of, base.replace(momentum=momentum), steps):
+            rate = float(f"{effective * (1 - momentum):.2g}")
+            start = {"new_groups": (new_groups,), "momentum": (momentum,), "learning_rate": (rate,)}
+            for (l2sp, weight_decay), share in itertools.product(space.decays, space.low_rates):
+                low = {} if share == 1 else {"low_rate": (float(f"{share * rate:.2g}"),), "low_groups": (low_groups,)}
+                found.append({**start, "l2sp": (l2sp,), "weight_decay": (weight_decay,), **low})
     return found
-
-
-def _rounded_down(rate: float) -> float:
-    """To two digits, as one would type it."""
-    digits = 1 - math.floor(math.log10(rate))
-    return math.floor(rate * 10**digits) / 10**digits if digits <= 0 else round(math.floor(rate * 10**digits) / 10**digits, digits)

@@ -7,6 +7,7 @@ from types import FrameType
 
 import tyro
 
+from linft.cli.advise import Advise
 from linft.cli.benchmark_selection import BenchmarkSelection
 from linft.cli.compare import Compare
 from linft.cli.data_list import DataList
@@ -25,6 +26,7 @@ from linft.cli.zoo_show import ZooShow
 from linft.errors import LinftError
 
 COMMANDS = {
+    "advise": Advise,
     "benchmark-selection": BenchmarkSelection,
     "compare": Compare,
     "finetune": Finetune,

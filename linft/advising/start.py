@@ -1,0 +1,70 @@
+"""Where a run starts: the pretrained network with its new layers, and the kernel there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from linft import predict
+from linft.base import Model, Tangent
+from linft.predict.tangent import load, save
+from linft.reinitialization import reinitialize
+from linft.task import Task
+
+
+@dataclass(frozen=True)
+class Start:
+    """How new layers are made."""
+
+    head: Literal["normal", "probe", "zeros"] = "normal"
+    """The new head: random, the ridge solution on the training features, or zero."""
+    head_scale: float = 0.01
+    """Standard deviation of a random head."""
+    seed: int = 0
+    """Of what is drawn, as `linft finetune` draws it."""
+
+    def __call__(self, model: Model, task: Task, new_groups: int = 1) -> Model:
+        """The model with so many last layer groups new, the head among them."""
+        below, head = jax.random.split(jax.random.key(self.seed))
+        if new_groups > 1:
+            model = reinitialize(model, new_groups, below)
+        return model.with_head(task.num_classes, head, self.head, self.head_scale, task=task)
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """The tangent of each start on a task's training images, computed once; its test part is one of them."""
+
+    start: Start
+    model: Model
+    task: Task
+    kernel: Mapping[str, Any]
+    """Options of `predict.tangent`."""
+    output: Path | None
+    progress: Callable[[str, int, int], None]
+    made: dict[int, Tangent] = field(default_factory=dict)
+
+    def __call__(self, new_groups: int) -> Tangent:
+        """In memory, on disk, or computed."""
+        if new_groups not in self.made:
+            path = None if self.output is None else self.output / f"tangent-{new_groups}.safetensors"
+            if path is None or not path.exists():
+                found = self._computed(new_groups)
+                if path is not None:
+                    save(path, found)
+            else:
+                found = load(path)
+            self.made[new_groups] = found
+        return self.made[new_groups]
+
+    def _computed(self, new_groups: int) -> Tangent:
+        name = "kernel" if new_groups == 1 else f"kernel {new_groups}"
+        task = self.task.replace(x_test=self.task.x_train[:1], y_test=self.task.y_train[:1])
+        return predict.tangent(
+            self.start(self.model, task, new_groups),
+            task,
+            progress=lambda done, total: self.progress(name, done, total),
+            **self.kernel,
+        )
