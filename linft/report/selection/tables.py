@@ -42,7 +42,8 @@ def _estimate(measure: str, of: Estimate) -> str:
     if np.isnan(of.mean):
         return "–"
     if measure in POINTS:
-        return f"{100 * of.mean:+.1f} ({100 * of.low:+.1f} to {100 * of.high:+.1f})"
+        mean, low, high = (round(100 * value, 1) + 0.0 for value in (of.mean, of.low, of.high))  # no −0.0
+        return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
     digits = 1 if measure in SMALLER_IS_BETTER else 2
     return f"{of.mean:.{digits}f} ({of.low:.{digits}f} to {of.high:.{digits}f})"
 
