@@ -8,8 +8,8 @@ and on at most 500 images (one of each), then every score is held against what c
 call goes on from there. Writes truth.jsonl, scores.jsonl, tables.md and figures into
 experiments/selection/SCALE. The runs there are of one NVIDIA H200 (7 minutes, fifteen processes), the scores of CPUs.
 Expected: NCE, the generalization term, PARC, LGC and LEEP gain most (4 to 5 points by the best of three picks; chance
-0.5), intervals overlapping; domain similarity, Fisher and H-score do worse than chance. What the paper (Deshpande and others 2021) compares with, an ImageNet expert,
-is the CIFAR-10 one here: resnet14-cifar10.
+0.5), intervals overlapping; domain similarity, Fisher and H-score do worse than chance. What the paper
+(Deshpande and others 2021) compares with, an ImageNet expert, is the CIFAR-10 one here: resnet14-cifar10.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ TARGETS = {
 
 
 def get_config(scale: Literal["smoke", "laptop"], data: Path, output: Path) -> BenchmarkSelection:
-    """smoke: minutes, to see that it runs; laptop: six to seven hours of one CPU core."""
+    """smoke: minutes, to see that it runs; laptop: six to seven hours of one CPU core, or minutes of a GPU."""
     if scale == "smoke":
         return BenchmarkSelection(
             tasks=("digits",), output=output / scale, shots=(2,), steps=(2,), batches=(4,), rates=(0.01,), seeds=(0,)
