@@ -119,7 +119,8 @@ def curve(directory: Path, devices: int, processes: int = 1) -> Path:
     return directory / "curve.npz"
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(4, 2), pytest.param(8, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "processes"), [(4, 2), (8, 1)])
 def test_many_devices_and_hosts_train_as_one(alone, tmp_path, devices, processes):
     with np.load(alone) as expected, np.load(curve(tmp_path, devices, processes)) as got:
         for name in expected:
