@@ -34,7 +34,7 @@ def folds(
 
     Example:
       >>> [held.tolist() for _, held in folds(np.array([0, 0, 1, 1, 2]), 2)]
-      [[1, 2], [0, 3]]
+      [[0, 3], [1, 2]]
     """
     order = np.random.default_rng([seed, 3]).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
