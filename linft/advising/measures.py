@@ -1,7 +1,7 @@
 """What is measured before anything is trained: scores of the model on the task, and its kernel's curvature."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,9 +99,9 @@ class Curvature:
     """The same over the worst minibatch, or λ1 if that is larger."""
     condition: float
     """κ: largest eigenvalue of Θ over the one down to which half of the initial residual lies."""
-    eigenvalues: tuple[float, ...]
+    eigenvalues: Sequence[float]
     """The largest of Θ."""
-    label_alignment: tuple[float, ...]
+    label_alignment: Sequence[float]
     """Share of the initial residual along each."""
     group_share: Mapping[str, float]
     """Share of Θ's trace by layer group."""

@@ -189,7 +189,8 @@ def blocks(space: Space, starts: Mapping[int, Curvature], layer_groups: int, bas
     Args:
       space: what is searched.
       starts: the curvature by number of new groups.
-      layer_groups: of the model; the 8 lowest of Inception v4's 22 layers become the same share of those below its head.
+      layer_groups: of the model; the 8 lowest of Inception v4's 22 layers become the same share of those below its
+        head.
       base: the recipe that the others vary.
       steps: of the run.
     """

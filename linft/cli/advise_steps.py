@@ -174,7 +174,7 @@ def doubts(found: Advice) -> Iterator[str]:
     error = (
         "nothing was measured for such a fall"
         if sure.curve_error is None
-        else f"predicted curves that fell as far were off by up to {sure.curve_error:.1%} in three of four measured runs"
+        else f"of measured curves that fell as far three of four were off by up to {sure.curve_error:.1%}"
     )
     yield f"Linearization: the train loss {fell}; {error}; pretrained weights move by {sure.moved:.2%} of their length."
 

@@ -1,0 +1,94 @@
+"""Advice comes from the training images alone, within the edge of stability and the budget."""
+
+import jax
+import numpy as np
+import pytest
+
+import linft
+from linft.advising.advice import advise
+from linft.advising.measures import Measures
+from linft.advising.rules import RULES, Space, fired, narrowed
+from linft.advising.search import folds
+from linft.errors import LinftError
+from linft.predict.stability import stability
+from linft.predict.tangent import tangent
+
+NEAR = Measures(100, {"linear_probe": 0.9, "probe_gap": 0.3}, {})
+FAR = Measures(100, {"linear_probe": 0.5, "probe_gap": -0.3}, {})
+UNKNOWN = Measures(100, {"linear_probe": 0.5, "probe_gap": 0.0}, {})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return linft.load_task("digits").subset(20, 10)
+
+
+@pytest.fixture(scope="module")
+def advice(model, task):
+    return advise(model, task, budget=4, folds=2)
+
+
+def test_a_finding_holds_for_near_or_for_far_tasks():
+    near, far = fired(NEAR), fired(FAR)
+    names = [[rule.name for rule in rules] for rules in (near, far, RULES)]
+    assert sorted(names[0] + names[1]) == sorted(names[2]) and fired(UNKNOWN) == ()
+    assert narrowed(near).rates[1] < narrowed(far).rates[1] == Space().rates[1]
+    assert min(alpha for alpha, _ in narrowed(near).decays) > 0 == max(alpha for alpha, _ in narrowed(far).decays)
+    assert max(narrowed(near).new_groups) == 2 and max(narrowed(far).low_rates) < 1
+
+
+def test_folds_are_equal_apart_and_leave_no_class_untrained():
+    labels = np.repeat([0, 1, 2], [7, 5, 1])
+    both = folds(labels, 3)
+    held = np.concatenate([each for _, each in both])
+    assert {len(each) for _, each in both} == {4} and len(np.unique(held)) == len(held)
+    for trained, each in both:
+        assert {*trained} | {*each} == {*range(13)} and {*labels[trained]} == {0, 1, 2}
+
+
+def test_the_advice_is_within_budget_and_edge(advice, model, task):
+    assert advice.recipe.num_steps(20) == 4 and advice.searched.points[advice.searched.chosen] == advice.values
+    start = advice.start(model, task, advice.new_groups)
+    assert stability(tangent(start, task), linft.predict.nearest(advice.recipe)[0]).stable
+
+
+def test_the_best_point_is_the_most_accurate_or_tied_with_it(advice):
+    mean = np.nan_to_num(advice.searched.accuracy.mean(0), nan=-1)
+    assert advice.searched.chosen in advice.searched.tied and int(mean.argmax()) in advice.searched.tied
+
+
+def test_the_test_part_is_not_looked_at(advice, model, task):
+    changed = linft.Task(
+        **{**vars(task), "x_test": 255 - task.x_test[::-1], "y_test": (task.y_test + 1) % 10},
+    )
+    assert advise(model, changed, budget=4, folds=2).as_json()["points"] == advice.as_json()["points"]
+
+
+def test_what_is_computed_is_kept(advice, model, task, tmp_path):
+    """An interrupted call goes on, another one is refused."""
+
+    def interrupt(what, done, total):
+        if what == "fold 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        advise(model, task, budget=4, folds=2, output=tmp_path, progress=interrupt)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert "measures.json" in kept and "advice.json" not in kept
+    found = advise(model, task, budget=4, folds=2, output=tmp_path)
+    assert found.values == advice.values and (tmp_path / "advice.json").exists()
+    with pytest.raises(LinftError, match="budget"):
+        advise(model, task, budget=5, folds=2, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"budget": 0}, "budget"), ({"folds": 1}, "fold"), ({"folds": 99}, "fold")]
+)
+def test_refused(model, task, options, said):
+    with pytest.raises(LinftError, match=said):
+        advise(model, task, **{"budget": 4, "folds": 2, **options})
