@@ -1,6 +1,6 @@
 """Reinitialising the last layer groups, so that only the lower ones are transferred."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.models.from_flax import modes_of
+from linft.task import Task
 
 
 def reinitialize(model: Model, groups: int, key: Array) -> Model:
@@ -55,6 +56,30 @@ def reinitialize(model: Model, groups: int, key: Array) -> Model:
         batch_stats=_mixed(model, chosen, model.batch_stats, fresh.get("batch_stats", {})),
         class_means=None,
     )
+
+
+def with_new_layers(
+    model: Model,
+    task: Task,
+    seed: int,
+    groups: int = 1,
+    head: Literal["normal", "probe", "zeros"] = "normal",
+    head_scale: float = 0.01,
+) -> Model:
+    """The model as a run on a task starts with it: its last `groups` layer groups new, a head for the task's classes.
+
+    Errors as of `reinitialize` and `Model.with_head`.
+
+    Example:
+      >>> import jax, linft
+      >>> model, task = linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2), linft.load_task("digits")
+      >>> with_new_layers(model, task, seed=0, groups=2).num_classes
+      10
+    """
+    below, of_head = jax.random.split(jax.random.key(seed))
+    if groups > 1:
+        model = reinitialize(model, groups, below)
+    return model.with_head(task.num_classes, of_head, head, head_scale, task=task)
 
 
 def _draw(model: Model, key: Array) -> dict[str, trees.Tree]:

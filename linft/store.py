@@ -16,7 +16,7 @@ import numpy as np
 from linft.base import Model, Tangent, Trajectory
 from linft.errors import LinftError
 from linft.files import whole
-from linft.predict.tangent import load, save
+from linft.predict.tangent import kept
 from linft.recipe import Recipe
 from linft.task import Task
 
@@ -64,14 +64,7 @@ class Store:
 
     def tangent(self, make: Callable[[], Tangent]) -> Tangent:
         """The tangent on disk, or a new one that is kept."""
-        if self.directory is None:
-            return make()
-        path = self.directory / "tangent.safetensors"
-        if path.exists():
-            return load(path)
-        tangent = make()
-        save(path, tangent)
-        return tangent
+        return kept(None if self.directory is None else self.directory / "tangent.safetensors", make)
 
     def run(self, name: str, make: Callable[[], tuple[Trajectory, Any]]) -> tuple[Trajectory, Any]:
         """A finished run on disk, or a new one that is kept; with it whatever else was measured on it."""
@@ -130,7 +123,7 @@ def finite(value: Any) -> Any:
         return value if np.isfinite(value) else None
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, list) else value
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def digest(tree: Any) -> str:

@@ -98,7 +98,7 @@ class Advice:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """All of it, as advice.json has it."""
         found, chosen = self.searched, self.searched.chosen
         accuracy, loss = found.accuracy.mean(0), found.loss.mean(0)
         return {
@@ -125,11 +125,9 @@ class Advice:
             "versions": versions(),
         }  # fmt: skip
 
-    def write(self, directory: str | Path) -> Path:
+    def write(self, directory: str | Path) -> None:
         """Put all of it into advice.json."""
-        store = Store(Path(directory))
-        store.write(FILE, json.loads(json.dumps(self.as_json())))
-        return Path(directory) / FILE
+        Store(Path(directory)).write(FILE, self.as_json())
 
 
 def advise(

@@ -11,7 +11,7 @@ import numpy as np
 from linft import standings
 from linft.base import Model, Tangent
 from linft.errors import LinftError
-from linft.predict.stability import stability
+from linft.predict.stability import limit_of, stability
 from linft.recipe import Recipe
 from linft.scores.evidence import LAST_CONVOLUTION
 from linft.scores.small_network import HELD_OUT
@@ -108,9 +108,7 @@ class Curvature:
 
     def edge(self, recipe: Recipe) -> float:
         """Effective rate η/(1 − m) at which the worst minibatch meets the edge of stability."""
-        m = recipe.momentum
-        limit = 2 * (1 + m) / (1 + 2 * m) if recipe.nesterov else 2 * (1 + m)
-        return limit / self.worst_batch / (1 - m) if self.worst_batch > 0 else math.inf
+        return limit_of(recipe) / self.worst_batch / (1 - recipe.momentum) if self.worst_batch > 0 else math.inf
 
     def learning(self, steps: int) -> float:
         """Effective rate κ / (λ1 · steps), which in so many steps takes e^-1 off half of the residual.

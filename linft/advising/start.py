@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from linft import predict
 from linft.base import Model, Tangent
-from linft.predict.tangent import load, save
-from linft.reinitialization import reinitialize
+from linft.predict.tangent import kept
+from linft.reinitialization import with_new_layers
 from linft.task import Task
 
 
@@ -27,10 +25,7 @@ class Start:
 
     def __call__(self, model: Model, task: Task, new_groups: int = 1) -> Model:
         """The model with so many last layer groups new, the head among them."""
-        below, head = jax.random.split(jax.random.key(self.seed))
-        if new_groups > 1:
-            model = reinitialize(model, new_groups, below)
-        return model.with_head(task.num_classes, head, self.head, self.head_scale, task=task)
+        return with_new_layers(model, task, self.seed, new_groups, self.head, self.head_scale)
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,7 @@ class Tangents:
         """In memory, on disk, or computed."""
         if new_groups not in self.made:
             path = None if self.output is None else self.output / f"tangent-{new_groups}.safetensors"
-            if path is None or not path.exists():
-                found = self._computed(new_groups)
-                if path is not None:
-                    save(path, found)
-            else:
-                found = load(path)
-            self.made[new_groups] = found
+            self.made[new_groups] = kept(path, lambda: self._computed(new_groups))
         return self.made[new_groups]
 
     def _computed(self, new_groups: int) -> Tangent:

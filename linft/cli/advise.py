@@ -9,6 +9,7 @@ import tyro
 
 from linft.advising.default import DEFAULT
 from linft.cli import config
+from linft.cli.prediction_kernel import Kernel
 from linft.errors import LinftError
 from linft.recipe import Recipe
 
@@ -35,18 +36,6 @@ class Head:
     """The new head: random, the ridge solution on the training features, or zero."""
     head_scale: float = 0.01
     """Standard deviation of a random head."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel of predictions."""
-
-    kernel: Literal["full", "trace", "pseudo"] = "full"
-    """Kernel that predictions use."""
-    engine: Literal["auto", "layerwise", "neural-tangents"] = "auto"
-    """What computes it."""
-    kernel_batch: int = 32
-    """Images whose activations are in memory at once while it is computed."""
 
 
 @dataclass(frozen=True)

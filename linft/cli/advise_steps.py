@@ -59,8 +59,7 @@ def carry_out(command: Advise) -> None:
         tell(found)
         if command.verify:
             verified = verify(found, model, task, command.output, progress)
-            content = json.loads(json.dumps(found.as_json())) | {"verified": verified}
-            Store(command.output).write(FILE, content)
+            Store(command.output).write(FILE, found.as_json() | {"verified": verified})
             print_table(*runs_table(found, verified))
     print_lines([f"Written: {command.output / FILE}; train it with {training_command(command)}"])
 

@@ -196,14 +196,9 @@ class Finetune:
 
     def started(self, model: "Model", task: "Task", seed: int) -> "Model":
         """The model with its new layers, drawn with a seed."""
-        import jax
+        from linft.reinitialization import with_new_layers
 
-        from linft.reinitialization import reinitialize
-
-        below, head = jax.random.split(jax.random.key(seed))
-        if self.depth.new_groups > 1:
-            model = reinitialize(model, self.depth.new_groups, below)
-        return model.with_head(task.num_classes, head, self.start.head, self.start.head_scale, task=task)
+        return with_new_layers(model, task, seed, self.depth.new_groups, self.start.head, self.start.head_scale)
 
     def conduct(self) -> "Conduct":
         """Devices and checkpoints."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 import tyro
 
 from linft.cli import config
+from linft.cli.prediction_kernel import Kernel
 from linft.depth import Depth
 from linft.errors import LinftError
 from linft.recipe import Recipe
@@ -57,18 +58,6 @@ class Start:
     """The new head: random, the ridge solution on the training features, or zero."""
     head_scale: float = 0.01
     """Standard deviation of a random head."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel of predictions."""
-
-    kernel: Literal["full", "trace", "pseudo"] = "full"
-    """Kernel that predictions use."""
-    engine: Literal["auto", "layerwise", "neural-tangents"] = "auto"
-    """What computes it."""
-    kernel_batch: int = 32
-    """Images whose activations are in memory at once while it is computed."""
 
 
 @dataclass(frozen=True)

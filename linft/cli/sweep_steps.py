@@ -16,8 +16,8 @@ from linft.cli.sweep import PREDICTED, SHOWN, Sweep
 from linft.cli.table import print_lines, print_table
 from linft.finetuning import finetune
 from linft.linearization import linearize
-from linft.predict.tangent import load, save
-from linft.reinitialization import reinitialize
+from linft.predict.tangent import kept
+from linft.reinitialization import with_new_layers
 from linft.report.sweep import write
 from linft.store import digest, read_json
 from linft.sweeps import predicted, result
@@ -108,21 +108,13 @@ def sharing(command: Sweep, watch: Watch | None) -> Sharing | None:
 
 def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch | None, progress: Progress) -> Run:
     """The run that starts with so many new layer groups."""
-    every = command.writing.record_every
-    started = begin(command, model, task, new_groups)
+    every, start = command.writing.record_every, command.start
+    started = with_new_layers(model, task, command.data.sample_seed, new_groups, start.head, start.head_scale)
     if command.by in PREDICTED:
         found = tangent(command, started, task, new_groups, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
     network = linearize(started) if command.by == "linearized" else started
     return finetune(network, task, record_every=every, tracking=watch)
-
-
-def begin(command: Sweep, model: Model, task: Task, new_groups: int) -> Model:
-    """The model with its new layers."""
-    below, head = jax.random.split(jax.random.key(command.data.sample_seed))
-    if new_groups > 1:
-        model = reinitialize(model, new_groups, below)
-    return model.with_head(task.num_classes, head, command.start.head, command.start.head_scale, task=task)
 
 
 def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress: Progress) -> Tangent:
@@ -133,20 +125,18 @@ def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress:
     split = any(recipe.decays and not recipe.decay_vectors for recipe in recipes)
     groups = trees.split_vectors(model.layer_groups) if split else model.layer_groups
     kind = f"{kernel.kernel}{'-split' if split else ''}-{new_groups}"
-    path = command.writing.output / f"tangent-{kind}.safetensors"
-    if path.exists():
-        return load(path)
-    found = predict.tangent(
-        model,
-        task,
-        groups=groups,
-        outputs=kernel.kernel,
-        engine=kernel.engine,
-        batch_size=kernel.kernel_batch,
-        progress=lambda done, total: progress("kernel" if new_groups == 1 else f"kernel {new_groups}", done, total),
+    return kept(
+        command.writing.output / f"tangent-{kind}.safetensors",
+        lambda: predict.tangent(
+            model,
+            task,
+            groups=groups,
+            outputs=kernel.kernel,
+            engine=kernel.engine,
+            batch_size=kernel.kernel_batch,
+            progress=lambda done, total: progress("kernel" if new_groups == 1 else f"kernel {new_groups}", done, total),
+        ),
     )
-    save(path, found)
-    return found
 
 
 def tell(command: Sweep, console: Console, swept: result.Sweep) -> None:

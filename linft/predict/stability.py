@@ -35,6 +35,17 @@ class Stability:
         return max(self.h, self.worst_batch_h) < self.limit
 
 
+def limit_of(recipe: Recipe) -> float:
+    """Largest stable η λ: 2(1+m) for heavy ball, 2(1+m)/(1+2m) for Nesterov.
+
+    Example:
+      >>> limit_of(Recipe(momentum=0.5, nesterov=True)), limit_of(Recipe(momentum=0.5, nesterov=False))
+      (1.5, 3.0)
+    """
+    m = recipe.momentum
+    return 2 * (1 + m) / (1 + 2 * m) if recipe.nesterov else 2 * (1 + m)
+
+
 def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     """How far a recipe is from the edge of stability of the linearized network.
 
@@ -58,8 +69,7 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     theta = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)))
     root = _hessian_root(tangent, recipe)
     decay = max((weights[g] * float(numbers.decays[g]) for g in weights), default=0.0)
-    m = recipe.momentum
-    limit = 2 * (1 + m) / (1 + 2 * m) if recipe.nesterov else 2 * (1 + m)
+    limit = limit_of(recipe)
     curvature = _largest(theta, root) / n
     rates, batches = recipe.rates(n), recipe.batches(n)
     worst = max(

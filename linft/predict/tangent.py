@@ -170,6 +170,16 @@ def save(path: str | Path, tangent: Tangent) -> None:
         save_file(leaves, partial, meta)
 
 
+def kept(path: Path | None, make: Callable[[], Tangent]) -> Tangent:
+    """The tangent in a file, or a new one that is kept there; without a file a new one."""
+    if path is not None and path.exists():
+        return load(path)
+    found = make()
+    if path is not None:
+        save(path, found)
+    return found
+
+
 def load(path: str | Path) -> Tangent:
     """The tangent in a file."""
     try:

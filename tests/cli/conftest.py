@@ -1,9 +1,12 @@
 """What tests of the command line share."""
 
+import sys
+
 import jax
 import pytest
 
 import linft
+from linft.cli.main import main
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +15,18 @@ def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
     linft.save_model(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=2), path)
     return path
+
+
+@pytest.fixture
+def call(request, monkeypatch, capsys):
+    """What the command that a module's COMMAND names prints; some modules have a call of their own."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["linft", *request.module.COMMAND, *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return call
 
 
 @pytest.fixture

@@ -1,36 +1,15 @@
 """`linft advise` as a user types it."""
 
 import json
-import sys
 
-import jax
 import pytest
 
-import linft
-from linft.cli.main import main
-
+COMMAND = ("advise",)
 FEW = ("--task", "digits", "--train-images", 20, "--test-images", 10, "--budget", 4, "--folds", 2)
 
 
-@pytest.fixture(scope="module")
-def model_of_ten(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    linft.save_model(linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2), path)
-    return path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["linft", "advise", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
-
-
-def test_a_recipe_is_advised_and_trained(call, model_of_ten, tmp_path):
-    said = call("--model", model_of_ten, "--output", tmp_path, "--verify", *FEW)
+def test_a_recipe_is_advised_and_trained(call, model_file, tmp_path):
+    said = call("--model", model_file, "--output", tmp_path, "--verify", *FEW)
     found = json.loads((tmp_path / "advice.json").read_text())
     assert "learning rate" in said and "edge of stability" in said and str(tmp_path / "advice.json") in said
     assert found["recipe"]["steps"] == 4 and sum(point["chosen"] for point in found["points"]) == 1
@@ -46,5 +25,5 @@ def test_a_recipe_is_advised_and_trained(call, model_of_ten, tmp_path):
         (("--folds", 1), "fold"),
     ],
 )
-def test_bad_input_is_one_line(refused, model_of_ten, tmp_path, arguments, said):
-    assert said in refused("--model", model_of_ten, "--output", tmp_path, *FEW, *arguments)
+def test_bad_input_is_one_line(refused, model_file, tmp_path, arguments, said):
+    assert said in refused("--model", model_file, "--output", tmp_path, *FEW, *arguments)

@@ -1,6 +1,5 @@
 """`linft pretrain` and `linft pretrain-domains` as a user types them."""
 
-import sys
 from functools import partial
 
 import jax
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 
 import linft
-from linft.cli.main import main
 from linft.zoo.class_means import class_means
 
+COMMAND = ()  # there are two
 QUICK = ("--options", "width", "4", "--steps", "3", "--batch-size", "20")
 
 
@@ -25,16 +24,6 @@ def data(tmp_path_factory):
     parts = (255 - task.x_train[train], task.y_train[train], 255 - task.x_test[test], task.y_test[test])
     np.savez(directory / "negative.npz", **dict(zip(keys, parts, strict=True)))
     return directory
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["linft", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def pretrain(data, zoo, *more):

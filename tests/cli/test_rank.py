@@ -1,15 +1,14 @@
 """`linft rank` as a user types it."""
 
 import json
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 import linft
-from linft.cli.main import main
 
+COMMAND = ("rank",)
 FEW = ("--shots", 3, "--resamples", 3, "--scores", "lfc", "lgc", "leep")
 
 
@@ -22,16 +21,6 @@ def zoo(tmp_path_factory):
         linft.save_model(model.replace(name=f"model{i}", source=source), directory / f"model{i}.safetensors")
     (directory / "torn.safetensors").write_bytes(b"torn")
     return directory
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["linft", "rank", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def test_a_zoo_is_ranked(call, zoo, tmp_path):

@@ -1,7 +1,6 @@
 """`linft zoo` as a user types it."""
 
 import json
-import sys
 
 import jax
 import numpy as np
@@ -9,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import linft
-from linft.cli.main import main
 from linft.models.registry import ARCHITECTURES
+
+COMMAND = ("zoo",)
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +23,6 @@ def small():
 def zoo(small, tmp_path):
     linft.save_model(small, tmp_path / "zoo" / "small.safetensors")
     return tmp_path / "zoo"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["linft", "zoo", *map(str, arguments)])
-        main()
-        return capsys.readouterr().out
-
-    return call
 
 
 def test_list(call, zoo):
