@@ -89,13 +89,13 @@ def of_layers(
     labels: Mapping[str, str],
     cotangents: Array,
     how: How,
-    of_all: Collection[str] = (),
+    differentiated: Collection[str] = (),
 ) -> Engine:
     """Ours: Jacobians layer by layer, held while products are taken.
 
     Args:
       labels: the group of every parameter path.
-      of_all: paths of the whole kernel that this is a part of.
+      differentiated: by the self-check, as of `check`: paths of the whole kernel that this is a part of.
     """
     dtype = np.dtype(how.sums or cotangents.dtype)
     pairs = np.asarray(cotangents @ cotangents.T)
@@ -116,7 +116,7 @@ def of_layers(
         join,
         _at(how.precision, hosts.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(
-            model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision, of_all
+            model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision, differentiated
         )),
     )  # fmt: skip
 

@@ -241,24 +241,22 @@ def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
         by_example, along = _apart(rows)
         if whole is None:
             whole = jax.tree.map(lambda a: empty((n, *a.shape[1:]), a.dtype), by_example)
-        whole = put(whole, jax.tree.map(partial(_first, real), by_example), done)
+        whole = put(whole, by_example, done, real)
         done += real
     return _together(whole, jax.tree.map(convert, along))
 
 
-def _first(n: int, array: Any) -> Any:
-    return array if len(array) == n else array[:n]
-
-
-def _put_on_host(whole: Tree, part: Tree, start: int) -> Tree:
+def _put_on_host(whole: Tree, part: Tree, start: int, real: int) -> Tree:
     for place, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-        place[start : start + len(values)] = np.asarray(values)
+        place[start : start + real] = np.asarray(values)[:real]
     return whole
 
 
-@partial(jax.jit, donate_argnums=0)
-def _put(whole: Tree, part: Tree, start: Any) -> Tree:
-    return jax.tree.map(lambda place, values: jax.lax.dynamic_update_slice_in_dim(place, values, start, 0), whole, part)
+@partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _put(whole: Tree, part: Tree, start: Any, real: int) -> Tree:
+    return jax.tree.map(
+        lambda place, values: jax.lax.dynamic_update_slice_in_dim(place, values[:real], start, 0), whole, part
+    )
 
 
 def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:
