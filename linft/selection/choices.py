@@ -54,11 +54,12 @@ def choices(
     for (target, shots, seed), by_model in runs.items():
         names = tuple(sorted(models[target]))
         rates = set.intersection(*(set(by_model[model]) for model in names))
-        rows = [before.get((target, shots, seed, model)) for model in names]
-        if rates and None not in rows:
+        places = [(target, shots, seed, model) for model in names]
+        if rates and all(place in before for place in places):
+            rows = [before[place] for place in places]
             best = [max(by_model[model][rate]["test_accuracy"] for rate in rates) for model in names]
             ran = [by_model[model][rate] for model in names for rate in rates]
-            one_device = len({row["device"] for row in (*ran, *rows) if row is not None}) == 1
+            one_device = len({row["device"] for row in (*ran, *rows)}) == 1
             quickest = [min(by_model[m][r]["seconds"] for r in rates) if one_device else np.nan for m in names]
             scores, seconds = (_by_score(rows, what) for what in ("scores", "seconds"))
             found.append(Choice(target, shots, seed, names, np.array(best), np.array(quickest), scores, seconds))

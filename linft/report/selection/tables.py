@@ -42,8 +42,7 @@ def _estimate(measure: str, of: Estimate) -> str:
     if np.isnan(of.mean):
         return "–"
     if measure in POINTS:
-        mean, low, high = (round(100 * value, 1) + 0.0 for value in (of.mean, of.low, of.high))  # no −0.0
-        return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        return f"{100 * of.mean:+z.1f} ({100 * of.low:+z.1f} to {100 * of.high:+z.1f})"
     digits = 1 if measure in SMALLER_IS_BETTER else 2
     return f"{of.mean:.{digits}f} ({of.low:.{digits}f} to {of.high:.{digits}f})"
 
@@ -51,8 +50,9 @@ def _estimate(measure: str, of: Estimate) -> str:
 def costs(choices: Sequence[Choice], reference: str) -> str:
     """Seconds over those of one fine-tuning of the reference expert, means over targets and seeds (Table 3)."""
     rows = []
-    timed = [c for c in choices if reference in c.models and np.isfinite(c.finetuning_seconds).all()]
-    if not timed:
+    among = [c for c in choices if reference in c.models]
+    timed = [c for c in among if np.isfinite(c.finetuning_seconds).all()]
+    if among and not timed:
         return "Models were scored on another device than they were fine-tuned on, so that seconds do not compare.\n"
     for shots in dict.fromkeys(choice.shots for choice in timed):
         own = [c for c in timed if c.shots == shots]
