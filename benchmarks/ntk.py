@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -299,10 +300,14 @@ def accelerator(n: int = 256, side: int = 224) -> None:
     forward = jax.jit(lambda p: model.forward(p, model.batch_stats, x[:1])[0]).lower(model.params).compile()
     analysis: Any = forward.cost_analysis()
     flops = (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
+
+    def kernel(outputs: Any) -> None:
+        empirical_ntk(model, x, outputs=outputs).total().block_until_ready()
+
     kind = jax.devices()[0].device_kind
     print(f"{kind}: {rate / 1e12:.1f} TFLOP/s of float32 products at the highest precision", flush=True)
     for outputs in ALL:
-        compute = lambda: empirical_ntk(model, x, outputs=outputs).total().block_until_ready()  # noqa: B023, E731
+        compute = partial(kernel, outputs)
         first, spent = seconds(compute), seconds(compute)
         gram = n**2 * CLASSES * (CLASSES if outputs == "full" else 1) * parameters  # half of all products
         work = n * flops * (1 + 2 * CLASSES) + gram

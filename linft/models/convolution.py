@@ -112,7 +112,7 @@ def _products(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _mixed(x: Array, kernel: Array, strides: Sizes, padding: Padding, precision: Any) -> Array:
-    """XLA's convolution, differentiated by the input as it is and by the kernel as matrix products."""
+    """XLA's convolution, differentiated by the input at stride 1 and by the kernel as matrix products."""
     return _convolve(x, kernel, strides, padding, precision)
 
 
