@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
+from linft.data.lazy import LazyImages
 from linft.errors import LinftError
 from linft.recipe import Recipe
 
@@ -70,7 +71,7 @@ def _epoch(recipe: Recipe, n: int, epoch: int) -> Int[np.ndarray, "steps b"]:
 
 
 def stream(
-    images: Sequence[UInt8[np.ndarray, "_ _ _"]] | UInt8[np.ndarray, "n h w c"],
+    images: LazyImages | UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, "n"],
     order: Callable[[int], Int[np.ndarray, "b"]],
     steps: range,
