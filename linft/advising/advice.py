@@ -191,7 +191,7 @@ def advise(
     tangents = Tangents(start, model, task, {**kernel, "groups": groups_for(base, model.layer_groups)}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
-        k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
+        k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near, tangents.trained(k)))))
         for k in dict.fromkeys((1, *space.new_groups))
     }
     own = _own(base, curvatures[1])

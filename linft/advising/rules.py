@@ -70,8 +70,8 @@ RULES = (
         "near: no momentum",
         NEAR,
         _near,
-        "no momentum, or 0.9 with a rate that is as much smaller",
-        {"momenta": (0.0, 0.9)},
+        "no momentum, which at small rates is momentum 0.9 at a rate as much smaller",
+        {"momenta": (0.0,)},
         "Li and others 2020, sections 3.2 and 3.3, Tables 2 and 3, Fig. 3",
     ),
     Rule(

@@ -14,7 +14,13 @@ from linft.errors import LinftError
 from linft.recipe import Recipe
 from linft.sweeps import grid as grids
 
-PREDICTED = ("dual", "spectral")
+FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
+    "features": "full",
+    "features-trace": "trace",
+    "features-low-rank": "low-rank",
+}
+"""Predictions with the head exact, by what is computed of the features' kernel; as `linft predict --how` has them."""
+PREDICTED = ("dual", "spectral", *FEATURES)
 SHOWN = 5  # of the best points, in the terminal
 
 
@@ -98,9 +104,11 @@ class Sweep:
 
     task: str = "digits"
     """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
-    by: Literal["dual", "linearized", "finetune", "spectral"] = "dual"
-    """What runs a recipe: the replay in function space, the linearized or the real network in weights, or the
-    closed form (full batch, squared error)."""
+    by: Literal[
+        "dual", "spectral", "features", "features-trace", "features-low-rank", "linearized", "finetune"
+    ] = "dual"  # fmt: skip
+    """What runs a recipe: the replay in function space, from the network's kernel or from that of its features; the
+    linearized or the real network in weights; or the closed form (full batch, squared error)."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
@@ -138,6 +146,8 @@ class Sweep:
         """Refuse what cannot go together, before anything is loaded."""
         if (self.trying.grid is None) == (not self.trying.vary):
             raise LinftError("give --grid li2020 (or l2sp, plested2021, a YAML file), or --vary learning_rate=0.1,0.01")
+        if self.by in FEATURES and self.kernel.kernel != "full":
+            raise LinftError(f"--kernel {self.kernel.kernel} is of the network; give --by features-trace or another")
         chooses = self.workers.search == "tpe" or self.workers.prune
         if chooses and self.by in PREDICTED:
             raise LinftError(f"--by {self.by} predicts every point at once; leave out --search tpe and --prune")

@@ -12,7 +12,7 @@ import linft
 from linft import predict, trees
 from linft.base import Model, Run, Tangent
 from linft.cli.kernel import told
-from linft.cli.sweep import PREDICTED, SHOWN, Sweep
+from linft.cli.sweep import FEATURES, PREDICTED, SHOWN, Sweep
 from linft.cli.table import print_lines, print_table
 from linft.finetuning import finetune
 from linft.linearization import linearize
@@ -48,7 +48,7 @@ def carry_out(command: Sweep) -> None:
     )
     watch = Watch() if command.workers.prune else None
     nearest = {
-        "dual": predict.nearest,
+        **dict.fromkeys(("dual", *FEATURES), predict.nearest),
         "spectral": predicted.nearest_closed_form(n),
         "linearized": predicted.nearest_linear,
         "finetune": predicted.as_it_is,
@@ -110,6 +110,11 @@ def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch
     """The run that starts with so many new layer groups."""
     every, start = command.writing.record_every, command.start
     started = with_new_layers(model, task, command.data.sample_seed, new_groups, start.head, start.head_scale)
+    if command.by in FEATURES:
+        of_features = predict.feature_tangent(
+            started, task, outputs=FEATURES[command.by], **options(command, model, new_groups, progress)
+        )
+        return predict.feature_dual(of_features, record_every=every)
     if command.by in PREDICTED:
         found = tangent(command, started, task, new_groups, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
@@ -119,24 +124,26 @@ def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch
 
 def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress: Progress) -> Tangent:
     """The kernel of a start, on disk once it has been computed."""
-    kernel = command.kernel
+    given, outputs = options(command, model, new_groups, progress), command.kernel.kernel
+    kind = f"{outputs}{'' if given['groups'] == model.layer_groups else '-split'}-{new_groups}"
+    return kept(
+        command.writing.output / f"tangent-{kind}.safetensors",
+        lambda: predict.tangent(model, task, outputs=outputs, **given),
+    )
+
+
+def options(command: Sweep, model: Model, new_groups: int, progress: Progress) -> dict[str, Any]:
+    """How a kernel is computed: with vectors apart from matrices where a recipe decays only the latter."""
     names = tuple(model.layer_groups)
     recipes = [at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
     split = any(recipe.decays and not recipe.decay_vectors for recipe in recipes)
-    groups = trees.split_vectors(model.layer_groups) if split else model.layer_groups
-    kind = f"{kernel.kernel}{'-split' if split else ''}-{new_groups}"
-    return kept(
-        command.writing.output / f"tangent-{kind}.safetensors",
-        lambda: predict.tangent(
-            model,
-            task,
-            groups=groups,
-            outputs=kernel.kernel,
-            engine=kernel.engine,
-            batch_size=kernel.kernel_batch,
-            progress=lambda done, total: progress("kernel" if new_groups == 1 else f"kernel {new_groups}", done, total),
-        ),
-    )
+    what = "kernel" if new_groups == 1 else f"kernel {new_groups}"
+    return {
+        "groups": trees.split_vectors(model.layer_groups) if split else model.layer_groups,
+        "engine": command.kernel.engine,
+        "batch_size": command.kernel.kernel_batch,
+        "progress": lambda done, total: progress(what, done, total),
+    }
 
 
 def tell(command: Sweep, console: Console, swept: result.Sweep) -> None:

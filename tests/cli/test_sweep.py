@@ -77,6 +77,19 @@ def test_the_points_are_those_of_the_library(output, model_file):
         assert row["curve"]["test_loss"] == pytest.approx(run(of).test_loss.tolist(), rel=1e-4)
 
 
+def test_the_kernel_of_the_features_predicts_a_sweep(call, tmp_path, model_file):
+    call(*SMALL, *VARY, "--by", "features-trace", "--output", tmp_path)
+    rows = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]["features-trace"]["rows"]
+    task = linft.load_task("digits").subset(12, 10, 0)
+    model = linft.load_model(model_file).with_head(10, jax.random.split(jax.random.key(0))[1], "normal", 0.01)
+    run = predict.feature_dual(model, task, outputs="trace")(
+        linft.Recipe(learning_rate=0.01, momentum=0.9, steps=2, batch_size=6)
+    )
+    (row,) = [row for row in rows if row["values"] == {"learning_rate": 0.01, "momentum": 0.9}]
+    assert len(rows) == 6 and row["curve"]["test_loss"] == pytest.approx(run.test_loss.tolist(), rel=1e-4)
+    assert "features’ kernel, its trace" in (tmp_path / "sweep.html").read_text()
+
+
 def test_a_finished_sweep_is_told_again_without_running_anything(call, output, capsys, monkeypatch):
     monkeypatch.setattr("linft.cli.sweep_steps.make", None)
     call(*SMALL, *VARY, "--by", "dual", "--output", output, "--batch-norm", "train")
@@ -114,6 +127,10 @@ BAD = {
     "two grids": (("--grid", "li2020", "--vary", "momentum=0"), "give --grid li2020"),
     "unknown grid": (("--grid", "li2021"), "no grid 'li2021'"),
     "unknown setting": (("--vary", "rate=1"), "no setting 'rate'"),
+    "the network's kernel for the features": (
+        ("--vary", "momentum=0", "--by", "features", "--kernel", "trace"),
+        "give --by features-trace",
+    ),
     "a search of predictions": (("--vary", "momentum=0", "--search", "tpe"), "--by dual predicts every point at once"),
     "a search on test images": (("--vary", "momentum=0", "--by", "finetune", "--search", "tpe"), "--validation 0.2"),
     "pruning on test images": (("--vary", "momentum=0", "--by", "finetune", "--prune"), "--validation 0.2"),

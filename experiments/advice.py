@@ -1,0 +1,157 @@
+"""How often does the advice beat the default recipe, and a real search of equal cost?
+
+    python experiments/advice.py --scale laptop --data ../shared/data
+
+Five tasks × two budgets of steps, 128 training images, resnet14-cifar10. Three recipes are really trained on all
+training images and tested on at most 200 test images, equally many of each class: the advised one; the default one
+(`linft.advising.default`, cosine schedule); and the best of a random search that may cost what the advice cost: random
+points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight decay 0, 0.0001 or 0.01, new groups 1 or
+2) are trained on four fifths of the training images for the same steps and judged on the fifth, as many as begin within
+the seconds that the advice took, three at least. Seconds are wall time of the same process, one CPU with two cores, all
+compilation included in both. Rows are in experiments/advice/SCALE/rows.jsonl, written as they come; writes table.md
+there. Tasks may run at once: `--tasks digits`, then `--tasks none`.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from beside import FAR, NEAR, SIZES, SOURCE, Scale, loaded, markdown, settings, share, start, task_of
+
+import linft
+from linft.advising.default import DEFAULT
+from linft.base import Task
+from linft.depth import Depth
+from linft.store import finite
+from linft.sweeps.grid import Point, at, grid
+from linft.sweeps.result import Row, row
+
+TASKS = (*NEAR, *FAR, "fashion")
+BUDGETS = {"smoke": (2, 4), "laptop": (40, 120)}
+SPACE = {
+    "learning_rate": "log:0.001:0.3",
+    "momentum": [0.0, 0.9],
+    "weight_decay": [0.0, 1e-4, 1e-2],
+    "new_groups": [1, 2],
+}
+FEWEST, MOST = 3, 30
+"""Points of the search."""
+HELD_OUT = 0.2
+
+
+def main(
+    scale: Scale = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/advice"),
+    tasks: tuple[str, ...] = TASKS,
+) -> None:
+    """Run what is missing, then write the table."""
+    directory = output / scale
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "rows.jsonl"
+    for name in tasks:
+        for budget in BUDGETS[scale]:
+            if name in TASKS and (name, budget) not in {(found["task"], found["steps"]) for found in read(file)}:
+                found = finite(compared(task_of(name, data, SIZES[scale]), budget))
+                with file.open("a") as out:
+                    out.write(json.dumps(found) + "\n")
+                print(f"{name}, {budget} steps: {found['accuracy']}", flush=True)
+    rows = sorted(read(file), key=lambda of: (TASKS.index(of["task"]), of["steps"]))
+    (directory / "table.md").write_text(table(rows))
+    print(f"wrote {directory}/table.md")
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def compared(task: Task, budget: int) -> dict[str, Any]:
+    """The advised recipe, the default one and the searched one, really trained."""
+    begin = time.perf_counter()
+    advice = linft.advise(loaded(SOURCE), task, budget)
+    seconds = time.perf_counter() - begin
+    base = DEFAULT.replace(steps=budget)
+    begin = time.perf_counter()
+    searched, tried = search(task, base, seconds)
+    searching = time.perf_counter() - begin
+    points = {
+        "advised": Point(advice.values, advice.recipe, advice.new_groups),
+        "default": Point({}, base, 1),
+        "searched": searched,
+    }
+    runs = {name: trained(task, point) for name, point in points.items()}
+    return {
+        "task": task.name,
+        "steps": budget,
+        "seconds": {"advised": seconds, "searched": searching},
+        "tried": tried,
+        "accuracy": {name: run["test_accuracy"] for name, run in runs.items()},
+        "status": {name: run["status"] for name, run in runs.items()},
+        "predicted": asdict(advice.certainty),
+        "similarity": advice.measures.similarity,
+        "values": {name: point.values for name, point in points.items()},
+    }
+
+
+def search(task: Task, base: linft.Recipe, seconds: float) -> tuple[Point, int]:
+    """The best point of a random search on held-out training images, and how many were tried."""
+    inner = task.holdout(HELD_OUT, seed=0)
+    drawn = grid(SPACE, trials=MOST, seed=0).points()
+    begin, best, tried = time.perf_counter(), (-1.0, 0.0), 0
+    chosen = at(drawn[0], base, Depth(), tuple(loaded(SOURCE).layer_groups))
+    for values in drawn:
+        if tried >= FEWEST and time.perf_counter() - begin > seconds:
+            break
+        point = at(values, base, Depth(), tuple(loaded(SOURCE).layer_groups))
+        found, tried = trained(inner, point), tried + 1
+        if found["status"] == "finished":
+            order = (found["test_accuracy"], -found["test_loss"])
+            if order > best:
+                best, chosen = order, point
+    return chosen, tried
+
+
+def trained(task: Task, point: Point) -> Row:
+    """A real run."""
+    recipe = point.recipe
+    run = linft.finetune(start(SOURCE, task, point.new_groups), task, record_every=recipe.steps)
+    return row(point, run(recipe))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Test accuracies, and who wins."""
+    shown = ("new_groups", "learning_rate", "momentum", "l2sp", "weight_decay")
+    body = []
+    for of in rows:
+        ends = [accuracy(of, name) for name in ("advised", "default", "searched")]
+        expected, seconds = share(of["predicted"]["accuracy"]), f"{of['seconds']['advised']:.0f}"
+        advised = settings({"values": of["values"]["advised"]}, shown)
+        body.append([of["task"], of["similarity"], of["steps"], *ends, expected, of["tried"], seconds, advised])
+    heads = ["task", "is", "steps", "advised", "default", "searched", "predicted", "points searched", "seconds",
+             "advised: new groups, rate, momentum, α, β"]  # fmt: skip
+    sentences = [against(rows, name) for name in ("default", "searched")] if rows else []
+    return markdown("Test accuracy.", heads, body) + "\n" + "\n".join(sentences) + "\n"
+
+
+def accuracy(of: dict[str, Any], name: str) -> str:
+    """In per cent, or that the run diverged."""
+    return "diverged" if of["status"][name] == "diverged" else share(of["accuracy"][name])
+
+
+def against(rows: list[dict[str, Any]], name: str) -> str:
+    """How often the advice beats another recipe, and by how much; a run that diverged counts as accuracy 0."""
+    gains = np.array([(of["accuracy"]["advised"] or 0.0) - (of["accuracy"][name] or 0.0) for of in rows])
+    return (
+        f"- Against the {name} recipe: better in {(gains > 0).sum()} of {len(gains)}, equal in {(gains == 0).sum()}; "
+        f"by {100 * gains.mean():+.1f} points on average (median {100 * np.median(gains):+.1f}, "
+        f"worst {100 * gains.min():+.1f}, best {100 * gains.max():+.1f})."
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

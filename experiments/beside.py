@@ -1,0 +1,241 @@
+"""Real and predicted rows of the same recipes: what the experiments on hyperparameters share.
+
+An experiment is a list of cases: a task, a model to start from, and a grid of settings around a recipe of
+constant rate. Every point is run once, for the long budget, and measured on the way, so that its values at the
+short budget are those of the shorter run. Rows are lines of DIRECTORY/BY/TASK-CASE.jsonl, written as they are
+found: any number of processes may run different tasks at once (`--tasks`), and a call that was interrupted goes
+on from there.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import linft
+from linft import batch_norm, predict
+from linft.advising.measures import curvature
+from linft.advising.start import FEW
+from linft.base import Model, Tangent, Task
+from linft.depth import Depth
+from linft.predict.tangent import kept
+from linft.reinitialization import reinitialize, with_new_layers
+from linft.sweeps import predicted
+from linft.sweeps.grid import Point, Source, at, grid
+from linft.sweeps.result import FINALS, Lines, Row, key
+
+By = Literal["real", "predicted"]
+Do = Literal["real", "predicted", "report"]
+Scale = Literal["smoke", "laptop"]
+
+SOURCE = "resnet14-cifar10"
+SCRATCH = "scratch"
+"""In place of a model's name: its architecture at random weights."""
+NEAR, FAR = ("ucmerced16", "hymenoptera"), ("sign_digits", "digits")
+"""Photographs, as the source's images are; and signs of hands and digits, which are not."""
+FILES = {"fashion": "fashion_mnist_sprite_28"}
+KERNELS = Path("runs/kernels")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of every run."""
+
+    train_images: int = 128
+    test_images: int = 200
+    """At most; equally many of each class, so that the error is the mean of the classes' errors."""
+    batch_size: int = 16
+    short: int = 30
+    long: int = 120
+    """Steps of the two budgets."""
+    record_every: int = 30
+
+    def recipe(self, **changes: Any) -> linft.Recipe:
+        """The long budget at a constant rate, batch norm frozen; Nesterov momentum 0.9."""
+        return linft.Recipe(learning_rate=0.01, batch_size=self.batch_size, steps=self.long).replace(**changes)
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Steps by the name of the budget."""
+        return {"short": self.short, "long": self.long}
+
+
+SIZES: dict[Scale, Sizes] = {
+    "smoke": Sizes(train_images=16, test_images=20, batch_size=8, short=2, long=4, record_every=1),
+    "laptop": Sizes(),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Recipes of one task from one start."""
+
+    task: str
+    name: str
+    grid: Source
+    base: linft.Recipe
+    model: str = SOURCE
+
+    @property
+    def file(self) -> str:
+        """Where its rows are."""
+        return f"{self.task}-{self.name}.jsonl"
+
+    def points(self, layer_groups: Sequence[str]) -> list[Point]:
+        """Every point of the grid."""
+        return [at(values, self.base, Depth(), layer_groups) for values in grid(self.grid, len(layer_groups)).points()]
+
+
+def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, do: Sequence[Do]) -> None:
+    """Run what is missing of every case, really or by its kernel."""
+    for case in cases:
+        for by in ("real", "predicted"):
+            if by in do:
+                run(case, by, directory, data, sizes)
+
+
+def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
+    """Write the rows of a case that are missing."""
+    lines = Lines(directory / by / case.file)
+    done, task = lines.read(), task_of(case.task, data, sizes)
+    missing = [point for point in case.points(tuple(loaded(case.model).layer_groups)) if key(point.values) not in done]
+    for new_groups in dict.fromkeys(point.new_groups for point in missing):
+        of_start = [point for point in missing if point.new_groups == new_groups]
+        for rows in (really if by == "real" else foretold)(case, task, new_groups, of_start, sizes):
+            lines.add(rows)
+            print(f"{by} {case.file}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
+
+
+def really(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
+    """Rows of real runs."""
+    run = linft.finetune(start(case.model, task, new_groups), task, record_every=sizes.record_every)
+    yield from predicted.rows(run, points)
+
+
+def foretold(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
+    """Rows of predicted runs, each with the effective rate of the edge of stability, at the start and later."""
+    tangent, trained = tangent_of(case.model, task, new_groups), trained_tangent_of(case.model, task, new_groups)
+    recipe_of = {key(point.values): predict.nearest(point.recipe)[0] for point in points}
+    edges = {"edge_at_start": curvature(tangent, case.base), "edge": curvature(tangent, case.base, trained)}
+    for rows in predicted.rows(predict.dual(tangent, record_every=sizes.record_every), points):
+        yield [row | {name: of.edge(recipe_of[key(row["values"])]) for name, of in edges.items()} for row in rows]
+
+
+@cache
+def loaded(name: str) -> Model:
+    """A shipped model, or its architecture at random weights."""
+    if name != SCRATCH:
+        return linft.load_model(name)
+    like = loaded(SOURCE)
+    return reinitialize(like, len(like.layer_groups), jax.random.key(1)).replace(name=SCRATCH)
+
+
+@cache
+def task_of(name: str, data: Path, sizes: Sizes) -> Task:
+    """Training images in proportion to the classes, test images in equal numbers."""
+    task = linft.load_task("digits" if name == "digits" else f"npz:{data / FILES.get(name, f'{name}_32')}.npz")
+    task = task.subset(sizes.train_images, seed=0)
+    each = min(sizes.test_images // task.num_classes, int(np.bincount(task.y_test).min()))
+    tested = task.replace(x_train=task.x_test, y_train=task.y_test).few_shot(each, seed=0)
+    return task.replace(name=name, x_test=tested.x_train, y_test=tested.y_train)
+
+
+def start(name: str, task: Task, new_groups: int = 1, head: Literal["normal", "probe"] = "normal") -> Model:
+    """The model with new last layers; from random weights with the batch-norm statistics of the task's images."""
+    model = with_new_layers(loaded(name), task, 0, new_groups, head)
+    return batch_norm.reestimated(model, task.x_train) if name == SCRATCH else model
+
+
+def tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
+    """The kernel of a start, kept on disk."""
+    KERNELS.mkdir(parents=True, exist_ok=True)
+    path = KERNELS / f"{name}-{new_groups}-{task.name}-{len(task.y_train)}-{len(task.y_test)}.safetensors"
+    return kept(path, lambda: predict.tangent(start(name, task, new_groups), task))
+
+
+def trained_tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
+    """The kernel with a trained head, on some of the images, kept on disk."""
+    few = task.at_most(max(1, FEW // task.num_classes)).replace(x_test=task.x_train[:1], y_test=task.y_train[:1])
+    path = KERNELS / f"{name}-{new_groups}-{task.name}-{len(task.y_train)}-trained.safetensors"
+    return kept(path, lambda: predict.tangent(start(name, task, new_groups, "probe"), few))
+
+
+def rows_of(case: Case, by: By, directory: Path, step: int) -> list[Row]:
+    """The rows of a case as they are after so many steps."""
+    return [after(row, step) for row in Lines(directory / by / case.file).read().values()]
+
+
+def after(row: Row, step: int) -> Row:
+    """The row of the run that ends at this step: at a constant rate it is the beginning of the longer one."""
+    steps = row["curve"]["steps"]
+    if row["diverged_at"] is not None and row["diverged_at"] <= step:
+        return {**row, "status": "diverged", **dict.fromkeys(FINALS)}
+    place = steps.index(step)
+    return {**row, "status": "finished", **{name: row["curve"][name][place] for name in FINALS}}
+
+
+def chosen(cases: Iterable[Case], tasks: Sequence[str]) -> list[Case]:
+    """The cases of these tasks; of all where none are given."""
+    return [case for case in cases if not tasks or case.task in tasks]
+
+
+def pairs(case: Case, directory: Path, step: int) -> list[tuple[Row, Row]]:
+    """Predicted and real rows of the points that have both, after so many steps."""
+    real = {key(row["values"]): row for row in rows_of(case, "real", directory, step)}
+    found = [(row, real.get(key(row["values"]))) for row in rows_of(case, "predicted", directory, step)]
+    return [(row, of) for row, of in found if of is not None]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The most accurate of some points, and the one predicted to be."""
+
+    real: Row
+    predicted: Row
+    taken: Row
+    """The real row of the point predicted to be best."""
+
+    @property
+    def regret(self) -> float:
+        """Accuracy lost by taking the point predicted to be best; a run that diverged is as good as a guess at 0."""
+        return self.real["test_accuracy"] - (self.taken["test_accuracy"] or 0.0)
+
+
+def best(both: Iterable[tuple[Row, Row]]) -> Best | None:
+    """Of the points that ended; of equals the one of least loss; None where none did in truth or by prediction."""
+    both = list(both)
+
+    def order(row: Row) -> tuple[float, float]:
+        return -row["test_accuracy"], row["test_loss"]
+
+    real = [row for _, row in both if row["status"] == "finished"]
+    predicted_rows = [pair for pair in both if pair[0]["status"] == "finished"]
+    if not real or not predicted_rows:
+        return None
+    predicted_best, taken = min(predicted_rows, key=lambda pair: order(pair[0]))
+    return Best(min(real, key=order), predicted_best, taken)
+
+
+def settings(row: Row, names: Iterable[str]) -> str:
+    """The values of some settings, as a table has them."""
+    return ", ".join(f"{row['values'][name]:g}" for name in names if row["values"].get(name) is not None) or "–"
+
+
+def markdown(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table with a sentence above it."""
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    return "\n".join([title, "", *lines, *(f"| {' | '.join(map(str, row))} |" for row in rows), ""])
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def share(value: float | None) -> str:
+    """In per cent, or a dash."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.1%}"

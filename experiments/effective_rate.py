@@ -1,0 +1,271 @@
+"""When does η' = η/(1 − m) decide, and which η' is best for which source? Predicted and real.
+
+    python experiments/sweep_truth.py --scale laptop --data ../shared/data
+    python experiments/sources.py --scale laptop --data ../shared/data
+    python experiments/effective_rate.py --scale laptop --data ../shared/data
+
+After Li and others 2020, eq. 3 and Fig. 1, 3 to 7, from the rows of the other two experiments: error against η' at
+every momentum and with the momentum free; the best η' against the similarity of source and target (EMD of class
+means, LFC, alignment of the kernel with the labels); effective weight decay λ/η. Its own runs are for the noise scale
+g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16, without momentum. Writes table.md,
+momentum.svg, sources.svg and noise.svg into experiments/effective_rate/SCALE.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import sources
+import sweep_truth
+import tyro
+from beside import (
+    SIZES,
+    Best,
+    Case,
+    Do,
+    Scale,
+    Sizes,
+    best,
+    carry_out,
+    chosen,
+    loaded,
+    markdown,
+    number,
+    pairs,
+    share,
+    task_of,
+)  # fmt: skip
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+import linft
+from linft.sweeps.result import Row
+
+BATCHES = (8, 32)
+NOISY = ("ucmerced16", "digits")
+SIMILARITIES = {"domain_similarity": "EMD similarity", "lfc": "LFC", "alignment": "kernel alignment"}
+COLOURS = ("#0072b2", "#d55e00", "#cc79a7", "#009e73", "#e69f00")
+
+Both = Sequence[tuple[Row, Row]]
+"""Predicted and real rows."""
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    """What is run here."""
+    grid = {"learning_rate": sweep_truth.RATES, "momentum": (0.0,)}
+    base = sizes.recipe()
+    return [
+        Case(task, f"batch{size}", grid, base.replace(batch_size=min(size, sizes.train_images)))
+        for task in NOISY
+        for size in BATCHES
+    ]
+
+
+def main(
+    scale: Scale = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments"),
+    tasks: tuple[str, ...] = (),
+    do: tuple[Do, ...] = ("real", "predicted", "report"),
+) -> None:
+    """Run what is missing, then write tables and figures."""
+    directory, sizes = output / "effective_rate" / scale, SIZES[scale]
+    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
+    if "report" not in do:
+        return
+    truth, from_sources = output / "sweep_truth" / scale, output / "sources" / scale
+    frozen = {case.task: case for case in sweep_truth.cases(sizes) if case.name == "frozen"}
+    undecayed = {
+        budget: {task: [p for p in pairs(case, truth, step) if p[0]["values"]["weight_decay"] == 0]
+                 for task, case in frozen.items()}
+        for budget, step in sizes.budgets.items()
+    }  # fmt: skip
+    by_source = {
+        (case.task, case.model): pairs(case, from_sources, sizes.long)
+        for case in sources.cases(sizes)
+        if case.model in sources.SOURCES
+    }
+    batches = {
+        task: {sizes.batch_size: [p for p in undecayed["long"][task] if p[0]["values"]["momentum"] == 0]}
+        | {case.base.batch_size: pairs(case, directory, sizes.long) for case in cases(sizes) if case.task == task}
+        for task in NOISY
+    }
+    decayed = {task: pairs(case, truth, sizes.long) for task, case in frozen.items()}
+    parts = [equal_rates(undecayed), bests(by_source, data, sizes), decays(decayed), noise(batches, sizes)]
+    (directory / "table.md").write_text("\n".join(parts))
+    matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "linft", "svg.fonttype": "none"})
+    for name, drawing in {
+        "momentum": curves(
+            {task: by(of, lambda row: f"m = {row['values']['momentum']:g}") for task, of in undecayed["long"].items()},
+            effective_rate,
+            "η/(1 − m)",
+        ),
+        "sources": curves(
+            {task: {model: of for (t, model), of in by_source.items() if t == task} for task in frozen},
+            effective_rate,
+            "η/(1 − m)",
+        ),
+        "noise": curves(
+            {task: {f"B = {size}": of for size, of in sorted(by_batch.items())} for task, by_batch in batches.items()},
+            None,
+            "noise scale η(N/B − 1)",
+            sizes.train_images,
+        ),
+    }.items():
+        drawing.savefig(directory / f"{name}.svg", metadata={"Date": None})
+    print(f"wrote {directory}/table.md and its figures")
+
+
+def effective_rate(row: Row) -> float:
+    """η/(1 − m), rounded so that equal ones are equal."""
+    return float(f"{row['effective_rate']:.6g}")
+
+
+def by(both: Both, name: Callable[[Row], Any]) -> dict[Any, list[tuple[Row, Row]]]:
+    """Pairs by something of their points, in order."""
+    names = sorted({name(row) for row, _ in both})
+    return {each: [pair for pair in both if name(pair[0]) == each] for each in names}
+
+
+def apart(both: Both, same: Callable[[Row], Any], kind: int) -> list[float]:
+    """|difference| of test accuracy between any two points that share something."""
+    return [
+        abs(a[kind]["test_accuracy"] - b[kind]["test_accuracy"])
+        for of in by(both, same).values()
+        for a, b in itertools.combinations(of, 2)
+        if all(pair[kind]["status"] == "finished" for pair in (a, b))
+    ]
+
+
+def equal_rates(undecayed: dict[str, dict[str, list[tuple[Row, Row]]]]) -> str:
+    """How far apart momenta are at equal η', and at equal η."""
+    rows = []
+    for budget, by_task in undecayed.items():
+        for task, both in by_task.items():
+            cells = [
+                share(float(np.mean(found)) if (found := apart(both, same, kind)) else None)
+                for kind in (1, 0)
+                for same in (effective_rate, lambda row: row["values"]["learning_rate"])
+            ]
+            rows.append([task, budget, *cells])
+    heads = ["task", "budget", "equal η', real", "equal η, real", "equal η', predicted", "equal η, predicted"]
+    return markdown("Mean difference of test accuracy between runs of different momentum, without decay.", heads, rows)
+
+
+def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, sizes: Sizes) -> str:
+    """The best η' of every source and task beside their similarity."""
+    scores = {
+        task: linft.rank(
+            [loaded(model) for model in sources.SOURCES], task_of(task, data, sizes), list(SIMILARITIES), resamples=0
+        )
+        for task in dict.fromkeys(task for task, _ in by_source)
+    }
+    rows, columns = [], []
+    for (task, model), both in by_source.items():
+        found = best(both)
+        if found is None:
+            continue
+        measured = {score: scores[task].values(score).get(model) for score in SIMILARITIES}
+        columns.append([*(np.nan if value is None else value for value in measured.values()), *_logs(found)])
+        rows.append([
+            task, model, *map(number, measured.values()),
+            f"{effective_rate(found.real):g}", f"{effective_rate(found.predicted):g}", share(found.regret),
+        ])  # fmt: skip
+    taus = np.array([_taus(of) for of in _standing(columns)])
+    for name, pair in zip(("real", "predicted"), taus.T if len(taus) else (), strict=False):
+        rows.append([f"τ with the best η', {name}", "", *map(number, pair), "", "", ""])
+    heads = ["task", "source", *SIMILARITIES.values(), "best η'", "predicted", "regret"]
+    return markdown("The best η' after the long budget; every task's images stay the same.", heads, rows)
+
+
+def _logs(found: Best) -> tuple[float, float]:
+    return float(np.log(effective_rate(found.real))), float(np.log(effective_rate(found.predicted)))
+
+
+def _standing(columns: list[list[float]]) -> list[tuple[list[float], list[float], list[float]]]:
+    """(similarity, log best η', log predicted best η') for each similarity."""
+    table = np.array(columns).T.tolist() if columns else []
+    return [(of, table[-2], table[-1]) for of in table[:-2]]
+
+
+def _taus(of: tuple[list[float], list[float], list[float]]) -> list[float | None]:
+    similarity, *rates = (np.array(each) for each in of)
+    known = np.isfinite(similarity)
+    found = [float(kendalltau(similarity[known], rate[known]).statistic) for rate in rates]  # pyright: ignore
+    return [None if np.isnan(tau) else tau for tau in found]
+
+
+def decays(by_task: dict[str, list[tuple[Row, Row]]]) -> str:
+    """The best effective weight decay λ/η of every task."""
+    rows = []
+    for task, both in by_task.items():
+        decaying = [pair for pair in both if pair[0]["values"]["momentum"] != 0.95]
+        found, none = best(decaying), best([pair for pair in decaying if pair[0]["values"]["weight_decay"] == 0])
+        if found is not None and none is not None:
+            effective = [row["values"]["weight_decay"] / row["values"]["learning_rate"]
+                         for row in (found.real, found.predicted)]  # fmt: skip
+            rows.append([
+                task, *(f"{each:g}" for each in effective), share(found.real["test_accuracy"]),
+                share(none.real["test_accuracy"]), share(found.regret),
+            ])  # fmt: skip
+    heads = ["task", "best λ/η", "predicted", "accuracy", "best without decay", "regret"]
+    return markdown("Effective weight decay λ/η of the best point after the long budget.", heads, rows)
+
+
+def noise(batches: Mapping[str, Mapping[Any, Both]], sizes: Sizes) -> str:
+    """Test error at every rate and batch size, with the noise scale g."""
+    rows = []
+    for task, by_batch in batches.items():
+        for size, both in sorted(by_batch.items()):
+            for predicted, real in both:
+                rate = predicted["values"]["learning_rate"]
+                errors = (
+                    None if row["test_accuracy"] is None else 1 - row["test_accuracy"] for row in (real, predicted)
+                )
+                rows.append([task, size, f"{rate:g}", f"{noise_scale(predicted, size, sizes.train_images):.3g}",
+                             *map(share, errors)])  # fmt: skip
+    heads = ["task", "batch B", "rate η", "g = η(N/B − 1)", "error", "predicted"]
+    return markdown(f"Without momentum, after {sizes.long} steps.", heads, rows)
+
+
+def noise_scale(row: Row, batch_size: int, n: int) -> float:
+    """g = η(N/B − 1), as it is without momentum."""
+    return row["values"]["learning_rate"] * (n / batch_size - 1)
+
+
+def curves(
+    panels: dict[str, dict[Any, list[tuple[Row, Row]]]],
+    x: Callable[[Row], float] | None,
+    label: str,
+    n: int = 0,
+) -> Figure:
+    """Least test error against x, a panel for each task; real above, predicted below. Without x the noise scale."""
+    drawing = Figure(figsize=(2.2 * len(panels), 4.4), layout="constrained")
+    axes: Any = drawing.subplots(2, len(panels), sharex="col", sharey="col", squeeze=False)
+    for (task, lines), column in zip(panels.items(), axes.T, strict=True):
+        for kind, ax in ((1, column[0]), (0, column[1])):
+            for colour, (name, both) in zip(COLOURS, lines.items(), strict=False):
+                at = x or (lambda row, name=name: noise_scale(row, int(name.removeprefix("B = ")), n))
+                _line(ax, {each: of for each, of in by(both, at).items()}, kind, colour, str(name))
+            ax.set_xscale("log")
+            ax.set_title(f"{task}, {'real' if kind else 'predicted'}")
+        column[0].set_ylabel("test error")
+        column[1].set_ylabel("test error")
+        column[1].set_xlabel(label)
+    drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return drawing
+
+
+def _line(ax: Axes, by_x: dict[float, list[tuple[Row, Row]]], kind: int, colour: str, name: str) -> None:
+    least = {x: [1 - pair[kind]["test_accuracy"] for pair in of if pair[kind]["status"] == "finished"]
+             for x, of in by_x.items()}  # fmt: skip
+    known = {x: min(errors) for x, errors in least.items() if errors and x > 0}
+    ax.plot(list(known), list(known.values()), "o-", color=colour, markersize=3.5, linewidth=1.2, label=name)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

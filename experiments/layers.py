@@ -1,0 +1,155 @@
+"""New layers, rates by depth, L2-SP on part of the layers, frozen layers: predicted and real.
+
+    python experiments/layers.py --scale laptop --data ../shared/data
+
+After Plested, Shen and Gedeon 2021, Tables 3 to 5, on the five layer groups of a small ResNet: four tasks × the last
+1, 2 or 3 groups at new random weights × three learning rates; lower rates for the lowest groups; L2-SP on all
+pretrained groups or on the lowest two; frozen groups and a rate of its own for the head. Where the initial weights
+are the same one kernel serves all of these, reweighted group by group; each number of new groups has a kernel of its
+own. Every point is really trained and predicted, for 30 and for 120 steps of 16 of 128 images at momentum 0.9. Rows
+are in experiments/layers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits`,
+then `--do report`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from beside import (
+    FAR,
+    NEAR,
+    SIZES,
+    Case,
+    Do,
+    Scale,
+    Sizes,
+    best,
+    carry_out,
+    chosen,
+    markdown,
+    number,
+    pairs,
+    settings,
+    share,
+)  # fmt: skip
+
+from linft.sweeps.agreement import agreement
+from linft.sweeps.grid import Values
+
+RATES = (0.01, 0.005, 0.001)
+GRID = [
+    {"new_groups": (1, 2, 3), "learning_rate": RATES},
+    {"new_groups": (1, 2), "learning_rate": (0.005,), "low_rate": (0.002, 0.0005), "low_groups": (1, 2)},
+    {"new_groups": (1, 2), "learning_rate": (0.005, 0.001), "l2sp": (0.01,), "weight_decay": (0.01,),
+     "l2sp_lowest": (None, 2)},
+    {"new_groups": (1,), "learning_rate": (0.005,), "frozen_lowest": (2, 4)},
+    {"new_groups": (1,), "learning_rate": (0.001,), "head_rate": (0.01,)},
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """Points that are compared with one another."""
+
+    name: str
+    holds: Callable[[Values], bool]
+    shown: Sequence[str]
+    """Settings that the table names."""
+
+
+def plain(values: Values) -> bool:
+    """Whether one rate holds for all layers, without decay."""
+    return set(values) == {"new_groups", "learning_rate"}
+
+
+PARTS = (
+    *(
+        Part(f"{k} new, one rate (Table 3)", lambda v, k=k: plain(v) and v["new_groups"] == k, ["learning_rate"])
+        for k in (1, 2, 3)
+    ),
+    *(
+        Part(
+            f"{k} new, lower rates below (Table 4)",
+            lambda v, k=k: "low_rate" in v and v["new_groups"] == k,
+            ["learning_rate", "low_rate", "low_groups"],
+        )
+        for k in (1, 2)
+    ),
+    *(
+        Part(
+            f"{k} new, L2-SP (Table 5)",
+            lambda v, k=k: "l2sp" in v and v["new_groups"] == k,
+            ["learning_rate", "l2sp_lowest"],
+        )
+        for k in (1, 2)
+    ),
+    Part("frozen below", lambda v: "frozen_lowest" in v, ["learning_rate", "frozen_lowest"]),
+    Part("all", lambda v: True, ["new_groups", "learning_rate", "low_rate", "low_groups", "l2sp_lowest"]),
+)
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    """What is run."""
+    return [Case(task, "layers", GRID, sizes.recipe()) for task in (*NEAR, *FAR)]
+
+
+def main(
+    scale: Scale = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/layers"),
+    tasks: tuple[str, ...] = (),
+    do: tuple[Do, ...] = ("real", "predicted", "report"),
+) -> None:
+    """Run what is missing, then write the table."""
+    directory, sizes = output / scale, SIZES[scale]
+    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
+    if "report" in do:
+        tables = [bests(directory, sizes, budget) for budget in sizes.budgets]
+        (directory / "table.md").write_text("\n".join([agreements(directory, sizes), *tables]))
+        print(f"wrote {directory}/table.md")
+
+
+def agreements(directory: Path, sizes: Sizes) -> str:
+    """Rank correlation over all points, and over those of one rate for all layers."""
+    rows = []
+    for case in cases(sizes):
+        for step in sizes.budgets.values():
+            both = pairs(case, directory, step)
+            found, of_plain = (
+                agreement([row for row, _ in of], [row for _, row in of])
+                for of in (both, [pair for pair in both if plain(pair[0]["values"])])
+            )
+            rows.append([
+                case.task, step, f"{found['points']} of {len(both)}", number(found["tau_accuracy"]),
+                number(found["tau_loss"]), number(of_plain["tau_accuracy"]), share(found["accuracy_difference"]),
+                share(found["regret"]), found["diverged"][2],
+            ])  # fmt: skip
+    heads = ["task", "steps", "points", "τ accuracy", "τ loss", "τ accuracy, Table 3's points", "difference", "regret",
+             "diverged"]  # fmt: skip
+    return markdown("Predicted and real, over all points.", heads, rows)
+
+
+def bests(directory: Path, sizes: Sizes, budget: str) -> str:
+    """The best settings of every part, real and predicted."""
+    step, rows = sizes.budgets[budget], []
+    for case in cases(sizes):
+        both = pairs(case, directory, step)
+        for part in PARTS:
+            found = best([pair for pair in both if part.holds(pair[0]["values"])])
+            if found is not None:
+                rows.append([
+                    case.task, part.name, settings(found.real, part.shown), share(found.real["test_accuracy"]),
+                    settings(found.predicted, part.shown), share(found.predicted["test_accuracy"]),
+                    share(found.taken["test_accuracy"]),
+                ])  # fmt: skip
+    heads = ["task", "points", "best", "accuracy", "predicted best", "as predicted", "real"]
+    title = (
+        f"After {step} steps. Settings are, as far as they vary: new groups, learning rate, rate of the lowest groups, "
+        "how many these are, how many of the lowest L2-SP holds or are frozen."
+    )
+    return markdown(title, heads, rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

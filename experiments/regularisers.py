@@ -1,0 +1,102 @@
+"""L2 against L2-SP on near and far tasks, predicted and real.
+
+    python experiments/regularisers.py --scale laptop --data ../shared/data
+
+Appendix C of Li and others 2020: learning rate 0.02, 0.01, 0.005, 0.001, 0.0001 × strength λ1 0.1, 0.01, 0.001,
+0.0001, for L2-SP on the pretrained layers (with λ2 = 0.01 on the new head) and for L2 (λ2 = λ1); what its Table 4
+compares is the average class error of the best of either. All 40 points are predicted; those of three rates (0.01,
+0.005, 0.001) are really trained too; for 30 and for 120 steps of 16 of 128 images at momentum 0.9. Rows are in
+experiments/regularisers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits`, then
+`--do report`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from beside import (
+    FAR,
+    NEAR,
+    SIZES,
+    Case,
+    Do,
+    Scale,
+    Sizes,
+    best,
+    carry_out,
+    chosen,
+    markdown,
+    number,
+    pairs,
+    run,
+    settings,
+    share,
+)  # fmt: skip
+
+from linft.sweeps.agreement import agreement
+from linft.sweeps.grid import l2sp
+from linft.sweeps.result import Row
+
+RATES = (0.01, 0.005, 0.001)
+"""Of the real runs."""
+METHODS = ("L2", "L2-SP")
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    """What is predicted."""
+    return [Case(task, "regularisers", "l2sp", sizes.recipe()) for task in (*NEAR, *FAR)]
+
+
+def trained(case: Case) -> Case:
+    """The part of a case that is really run."""
+    return replace(case, grid=[{**block, "learning_rate": RATES} for block in l2sp(0)])
+
+
+def main(
+    scale: Scale = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/regularisers"),
+    tasks: tuple[str, ...] = (),
+    do: tuple[Do, ...] = ("real", "predicted", "report"),
+) -> None:
+    """Run what is missing, then write the table."""
+    directory, sizes = output / scale, SIZES[scale]
+    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, [by for by in do if by == "predicted"])
+    if "real" in do:
+        for case in chosen(cases(sizes), tasks):
+            run(trained(case), "real", directory, data, sizes)
+    if "report" in do:
+        (directory / "table.md").write_text(table(directory, sizes))
+        print(f"wrote {directory}/table.md")
+
+
+def of_method(row: Row, method: str) -> bool:
+    """Whether a point is one of L2-SP or of L2."""
+    return (row["values"]["l2sp"] > 0) == (method == "L2-SP")
+
+
+def table(directory: Path, sizes: Sizes) -> str:
+    """Least average class error by either method, real and predicted."""
+    rows = []
+    for case in cases(sizes):
+        for step in sizes.budgets.values():
+            both = pairs(case, directory, step)
+            for method in METHODS:
+                of = [pair for pair in both if of_method(pair[0], method)]
+                found = best(of)
+                if found is None:
+                    continue
+                tau = agreement([row for row, _ in of], [row for _, row in of])["tau_accuracy"]
+                names = ("learning_rate", "l2sp" if method == "L2-SP" else "weight_decay")
+                rows.append([
+                    case.task, step, method, share(1 - found.real["test_accuracy"]), settings(found.real, names),
+                    share(1 - found.predicted["test_accuracy"]), settings(found.predicted, names),
+                    share(found.regret), number(tau),
+                ])  # fmt: skip
+    heads = ["task", "steps", "method", "error", "rate, λ1", "predicted error", "rate, λ1", "regret", "τ"]
+    title = "Average class error of the best point of each method, real and predicted, over the points really run."
+    return markdown(title, heads, rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,155 @@
+"""Which source to start from, and is from scratch with a search of its own as good? Predicted and real.
+
+    python experiments/sources.py --scale laptop --data ../shared/data
+
+After Li and others 2020, Tables 3, 6 and 7 and Fig. 11, with small networks: one architecture pretrained on CIFAR-10,
+on eight coarse classes of ImageNet, on traffic signs and on clothes, and the same from random weights, on four tasks.
+From a source: learning rate 0.01, 0.005, 0.001 × momentum 0.9, 0, batch norm frozen. From scratch: learning rate 0.1,
+0.05, 0.01, 0.005, 0.001 × weight decay 0, 0.01 at momentum 0.9, batch norm in training mode, which the prediction
+leaves out (it has the statistics of the task's images at the random weights). Every point is really trained and
+predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in experiments/sources/SCALE/real and predicted;
+writes table.md there. Tasks may run at once: `--tasks digits`, then `--do report`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tyro
+from beside import (
+    FAR,
+    NEAR,
+    SCRATCH,
+    SIZES,
+    SOURCE,
+    Case,
+    Do,
+    Scale,
+    Sizes,
+    best,
+    carry_out,
+    chosen,
+    markdown,
+    number,
+    pairs,
+    settings,
+    share,
+)  # fmt: skip
+from scipy.stats import kendalltau
+
+from linft.sweeps.result import Row
+
+SOURCES = (SOURCE, "resnet14-imagenet_coarse", "resnet14-gtsrb", "resnet14-fashion")
+GRID = {"learning_rate": (0.01, 0.005, 0.001), "momentum": (0.9, 0.0)}
+SCRATCH_GRID = {"learning_rate": (0.1, 0.05, 0.01, 0.005, 0.001), "weight_decay": (0.0, 0.01)}
+SHOWN = ("learning_rate", "momentum", "weight_decay")
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    """What is run."""
+    base = sizes.recipe()
+    return [
+        case
+        for task in (*NEAR, *FAR)
+        for case in (
+            *(Case(task, name, GRID, base, name) for name in SOURCES),
+            Case(task, SCRATCH, SCRATCH_GRID, base.replace(batch_norm="train"), SCRATCH),
+        )
+    ]
+
+
+def main(
+    scale: Scale = "smoke",
+    data: Path = Path("../shared/data"),
+    output: Path = Path("experiments/sources"),
+    tasks: tuple[str, ...] = (),
+    do: tuple[Do, ...] = ("real", "predicted", "report"),
+) -> None:
+    """Run what is missing, then write the tables."""
+    directory, sizes = output / scale, SIZES[scale]
+    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
+    if "report" in do:
+        (directory / "table.md").write_text(
+            "\n".join(
+                [
+                    *(errors(directory, sizes, b) for b in sizes.budgets),
+                    momenta(directory, sizes),
+                    ranks(directory, sizes),
+                ]
+            )
+        )
+        print(f"wrote {directory}/table.md")
+
+
+def errors(directory: Path, sizes: Sizes, budget: str) -> str:
+    """Least test error by source, real and of the point predicted to be best (Table 6)."""
+    step, rows = sizes.budgets[budget], []
+    for case in cases(sizes):
+        if (found := best(pairs(case, directory, step))) is not None:
+            rows.append([
+                case.task, case.model, share(1 - found.real["test_accuracy"]), settings(found.real, SHOWN),
+                share(1 - found.predicted["test_accuracy"]), settings(found.predicted, SHOWN), share(found.regret),
+            ])  # fmt: skip
+    heads = [
+        "task",
+        "source",
+        "error",
+        "rate, momentum or decay",
+        "predicted error",
+        "rate, momentum or decay",
+        "regret",
+    ]
+    return markdown(f"Least test error of every source after {step} steps.", heads, rows)
+
+
+def momenta(directory: Path, sizes: Sizes) -> str:
+    """Least test error with and without momentum, by source (Table 3 at a fixed rate; here at the best of three)."""
+    rows = []
+    for case in cases(sizes):
+        if case.model == SCRATCH:
+            continue
+        both, cells = pairs(case, directory, sizes.long), []
+        for rate in GRID["learning_rate"]:
+            for momentum in GRID["momentum"]:
+                (pair,) = (
+                    p for p in both if (p[0]["values"]["learning_rate"], p[0]["values"]["momentum"]) == (rate, momentum)
+                )
+                cells.append(" / ".join(share(None if a is None else 1 - a) for a in _accuracies(pair)))
+        rows.append([case.task, case.model, *cells])
+    heads = ["task", "source", *(f"{rate:g}, m = {m:g}" for rate in GRID["learning_rate"] for m in GRID["momentum"])]
+    return markdown(
+        f"Test error at each rate with and without momentum after {sizes.long} steps: real / predicted.", heads, rows
+    )
+
+
+def ranks(directory: Path, sizes: Sizes) -> str:
+    """How the prediction ranks the sources of every task, each at its best point."""
+    rows = []
+    for task in dict.fromkeys(case.task for case in cases(sizes)):
+        for step in sizes.budgets.values():
+            found = {c.model: best(pairs(c, directory, step)) for c in cases(sizes) if c.task == task}
+            known = {name: of for name, of in found.items() if of is not None and name != SCRATCH}
+            if len(known) < 2:
+                continue
+            real, predicted = (
+                {name: getattr(of, kind)["test_accuracy"] for name, of in known.items()}
+                for kind in ("real", "predicted")
+            )
+            tau = kendalltau(list(real.values()), list(predicted.values())).statistic  # pyright: ignore
+            pick = max(predicted, key=lambda name: predicted[name])
+            scratch = found[SCRATCH]
+            rows.append([
+                task, step, max(real, key=lambda name: real[name]), pick, share(max(real.values()) - real[pick]),
+                number(None if np.isnan(tau) else tau), share(max(real.values())),
+                share(None if scratch is None else scratch.real["test_accuracy"]),
+            ])  # fmt: skip
+    heads = ["task", "steps", "best source", "predicted best", "lost by it", "τ of four", "accuracy", "from scratch"]
+    return markdown("The sources, each at its best point, ranked by the prediction.", heads, rows)
+
+
+def _accuracies(pair: tuple[Row, Row]) -> tuple[float | None, float | None]:
+    predicted, real = pair
+    return real["test_accuracy"], predicted["test_accuracy"]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
