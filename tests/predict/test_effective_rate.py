@@ -33,7 +33,7 @@ def gap(found, share: float, steps: int, momentum: float, nesterov: bool) -> flo
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
 def test_the_difference_is_of_first_order_in_the_rate(found, momentum, nesterov):
-    gaps = np.array([gap(found, 0.02 / k, 400 * k, momentum, nesterov) for k in (1, 2, 4)])
+    gaps = np.array([gap(found, 0.004 / k, 2000 * k, momentum, nesterov) for k in (1, 2, 4)])
     assert gaps[:-1] / gaps[1:] == pytest.approx(2.0, rel=0.15)
 
 
