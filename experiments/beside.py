@@ -19,7 +19,6 @@ import numpy as np
 import linft
 from linft import batch_norm, predict
 from linft.advising.measures import curvature
-from linft.advising.start import FEW
 from linft.base import Model, Tangent, Task
 from linft.depth import Depth
 from linft.predict.tangent import kept
@@ -117,12 +116,12 @@ def really(case: Case, task: Task, new_groups: int, points: Sequence[Point], siz
 
 
 def foretold(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
-    """Rows of predicted runs, each with the effective rate of the edge of stability, at the start and later."""
-    tangent, trained = tangent_of(case.model, task, new_groups), trained_tangent_of(case.model, task, new_groups)
+    """Rows of predicted runs, each with the effective rate at which its start meets the edge of stability."""
+    tangent = tangent_of(case.model, task, new_groups)
     recipe_of = {key(point.values): predict.nearest(point.recipe)[0] for point in points}
-    edges = {"edge_at_start": curvature(tangent, case.base), "edge": curvature(tangent, case.base, trained)}
+    of_start = curvature(tangent, case.base)
     for rows in predicted.rows(predict.dual(tangent, record_every=sizes.record_every), points):
-        yield [row | {name: of.edge(recipe_of[key(row["values"])]) for name, of in edges.items()} for row in rows]
+        yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
 
 
 @cache
@@ -144,9 +143,9 @@ def task_of(name: str, data: Path, sizes: Sizes) -> Task:
     return task.replace(name=name, x_test=tested.x_train, y_test=tested.y_train)
 
 
-def start(name: str, task: Task, new_groups: int = 1, head: Literal["normal", "probe"] = "normal") -> Model:
+def start(name: str, task: Task, new_groups: int = 1) -> Model:
     """The model with new last layers; from random weights with the batch-norm statistics of the task's images."""
-    model = with_new_layers(loaded(name), task, 0, new_groups, head)
+    model = with_new_layers(loaded(name), task, 0, new_groups)
     return batch_norm.reestimated(model, task.x_train) if name == SCRATCH else model
 
 
@@ -155,13 +154,6 @@ def tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
     KERNELS.mkdir(parents=True, exist_ok=True)
     path = KERNELS / f"{name}-{new_groups}-{task.name}-{len(task.y_train)}-{len(task.y_test)}.safetensors"
     return kept(path, lambda: predict.tangent(start(name, task, new_groups), task))
-
-
-def trained_tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
-    """The kernel with a trained head, on some of the images, kept on disk."""
-    few = task.at_most(max(1, FEW // task.num_classes)).replace(x_test=task.x_train[:1], y_test=task.y_train[:1])
-    path = KERNELS / f"{name}-{new_groups}-{task.name}-{len(task.y_train)}-trained.safetensors"
-    return kept(path, lambda: predict.tangent(start(name, task, new_groups, "probe"), few))
 
 
 def rows_of(case: Case, by: By, directory: Path, step: int) -> list[Row]:

@@ -18,9 +18,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tyro
-from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, carry_out, chosen, number, pairs, share
+from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, carry_out, chosen, markdown, number, pairs, share
 from matplotlib.figure import Figure
 
+from linft.advising.rules import SAFE
 from linft.sweeps.agreement import agreement
 from linft.sweeps.result import Row
 
@@ -30,8 +31,8 @@ GRID = [
     {"learning_rate": RATES, "momentum": (0.9, 0.0), "weight_decay": (0.001, 0.01)},
 ]
 TRAINING_MODE = {"learning_rate": RATES, "momentum": (0.9, 0.0)}
-SHARES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, np.inf)
-"""Bounds of the effective rate over that of the edge of stability."""
+SHARES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, np.inf)
+"""Bounds of the effective rate as a share of that of the edge of stability."""
 COLOURS = {0.0: "#0072b2", 0.9: "#d55e00", 0.95: "#cc79a7"}
 
 
@@ -64,56 +65,65 @@ def main(
         print(f"wrote {directory}/table.md and {directory}/figure.svg")
 
 
-def stable(row: Row) -> bool:
-    """Whether a predicted row's rate is below the edge of stability."""
-    return row["effective_rate"] < row["edge"]
+def below(row: Row, share: float) -> bool:
+    """Whether a predicted row's rate is below a share of the edge of stability."""
+    return row["effective_rate"] <= share * row["edge"]
+
+
+def broke(predicted: Row, real: Row) -> bool:
+    """Whether the real run diverged, or its train loss fell by less than half of what was predicted."""
+    if real["status"] != "finished":
+        return True
+    return real["train_loss"] > (real["curve"]["train_loss"][0] + predicted["train_loss"]) / 2
 
 
 def agreements(directory: Path, sizes: Sizes) -> str:
-    """Rank correlation and regret over the stable points, a row for each task, batch norm and budget."""
-    lines = [
-        "Points predicted to be stable: rank correlation of predicted and real, mean difference of accuracy, and the "
-        "real accuracy lost by taking the point predicted to be best.\n",
-        "| task | batch norm | steps | points | τ accuracy | τ loss | difference | regret | best real | diverged |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Rank correlation and regret, a row for each task, batch norm and budget."""
+    rows = []
     for case in cases(sizes):
         for step in sizes.budgets.values():
-            both = [pair for pair in pairs(case, directory, step) if stable(pair[0])]
-            found = agreement([row for row, _ in both], [row for _, row in both])
-            best = max((row["test_accuracy"] for _, row in both if row["status"] == "finished"), default=np.nan)
-            cells = [
-                case.task, case.name, step, f"{found['points']} of {len(both)}", number(found["tau_accuracy"]),
-                number(found["tau_loss"]), share(found["accuracy_difference"]), share(found["regret"]), share(best),
-                found["diverged"][2],
-            ]  # fmt: skip
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+            cells = [case.task, case.name, step]
+            for limit in (SAFE["fresh"], 1.0):
+                both = [pair for pair in pairs(case, directory, step) if below(pair[0], limit)]
+                found = agreement([row for row, _ in both], [row for _, row in both])
+                cells += [
+                    len(both), number(found["tau_accuracy"]), number(found["tau_loss"]),
+                    share(found["accuracy_difference"]), share(found["regret"]),
+                ]  # fmt: skip
+            rows.append(cells)
+    measures = ("points", "τ accuracy", "τ loss", "difference", "regret")
+    heads = ["task", "batch norm", "steps", *(f"{m}, {where}" for where in ("safe", "stable") for m in measures)]
+    title = (
+        f"Points up to {SAFE['fresh']:.0%} of the edge of stability (safe), and all up to the edge (stable): rank "
+        "correlation of predicted and real, mean difference of accuracy, and the real accuracy lost by taking the "
+        "point predicted to be best."
+    )
+    return markdown(title, heads, rows)
 
 
 def broken(directory: Path, sizes: Sizes) -> str:
-    """How runs and predictions part as the rate comes to the edge of stability."""
-    lines = [
-        "All points by their effective rate over the one at which the start meets the edge of stability.\n",
-        "| batch norm | rate over the edge | runs | really diverged | difference of accuracy, short | long |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    """How runs and predictions part as the rate grows towards the edge of stability."""
+    rows = []
     for kind in ("frozen", "train"):
         of_kind = [case for case in cases(sizes) if case.name == kind]
         short, long = (
             [pair for case in of_kind for pair in pairs(case, directory, step)] for step in sizes.budgets.values()
         )
         for low, high in itertools.pairwise(SHARES):
-            here = [low <= row["effective_rate"] / row["edge"] < high for row, _ in long]
-            if not any(here):
-                continue
-            diverged = sum(real["status"] == "diverged" for (_, real), inside in zip(long, here, strict=True) if inside)
-            apart = [
-                mean_difference([pair for pair, inside in zip(of, here, strict=True) if inside]) for of in (short, long)
-            ]
-            between = f"{low:g} to {high:g}" if np.isfinite(high) else f"above {low:g}"
-            lines.append(f"| {kind} | {between} | {sum(here)} | {diverged} | {share(apart[0])} | {share(apart[1])} |")
-    return "\n".join(lines) + "\n"
+            here = [low < row["effective_rate"] / row["edge"] <= high for row, _ in long]
+            at_short, at_long = (list(itertools.compress(of, here)) for of in (short, long))
+            if at_long:
+                rows.append([
+                    kind, f"{low:.2%} to {high:.2%}" if np.isfinite(high) else f"above {low:.0%}", len(at_long),
+                    sum(itertools.starmap(broke, at_short)), sum(itertools.starmap(broke, at_long)),
+                    share(mean_difference(at_short)), share(mean_difference(at_long)),
+                ])  # fmt: skip
+    heads = ["batch norm", "share of the edge", "runs", "broke, short", "broke, long", "difference, short", "long"]
+    title = (
+        "All points by their effective rate as a share of the edge of stability of their start; a run broke if it "
+        "diverged or its train loss fell by less than half of what was predicted; mean difference of test accuracy."
+    )
+    return markdown(title, heads, rows)
 
 
 def mean_difference(both: list[tuple[Row, Row]]) -> float | None:
@@ -124,7 +134,7 @@ def mean_difference(both: list[tuple[Row, Row]]) -> float | None:
 
 
 def figure(directory: Path, sizes: Sizes) -> Figure:
-    """Real against predicted test accuracy, a panel for each task and budget; crosses are beyond the edge."""
+    """Real against predicted test accuracy, a panel for each task and budget; crosses are beyond what is safe."""
     matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "linft", "svg.fonttype": "none"})
     frozen = [case for case in cases(sizes) if case.name == "frozen"]
     drawing = Figure(figsize=(2.2 * len(frozen), 4.6), layout="constrained")
@@ -135,7 +145,7 @@ def figure(directory: Path, sizes: Sizes) -> Figure:
             for momentum, colour in COLOURS.items():
                 for marker, kind in (("o", True), ("x", False)):
                     both = list(_accuracies(pairs(case, directory, step), momentum, kind))
-                    label = f"m = {momentum:g}{'' if kind else ', beyond the edge'}"
+                    label = f"m = {momentum:g}{'' if kind else ', not safe'}"
                     ax.plot(*np.reshape(both, (-1, 2)).T, marker, color=colour, markersize=4, alpha=0.8, label=label)
             ax.axline((0.5, 0.5), slope=1, color="#999999", linewidth=0.8, zorder=0)
             ax.set_title(f"{case.task}, {budget} ({step} steps)")
@@ -149,7 +159,7 @@ def figure(directory: Path, sizes: Sizes) -> Figure:
 def _accuracies(both: list[tuple[Row, Row]], momentum: float, kind: bool) -> Iterator[tuple[float, float]]:
     for predicted, real in both:
         ended = all(row["status"] == "finished" for row in (predicted, real))
-        if ended and predicted["values"]["momentum"] == momentum and stable(predicted) == kind:
+        if ended and predicted["values"]["momentum"] == momentum and below(predicted, SAFE["fresh"]) == kind:
             yield predicted["test_accuracy"], real["test_accuracy"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from linft import predict, trees
 from linft.advising.default import DEFAULT
 from linft.advising.measures import Curvature, Measures, curvature, measure
-from linft.advising.rules import Rule, Space, blocks, fired, narrowed
+from linft.advising.rules import Rule, Space, blocks, fired, narrowed, safe
 from linft.advising.search import Searched, search
 from linft.advising.start import Start, Tangents
 from linft.base import Model, Trajectory
@@ -41,7 +41,7 @@ class Certainty:
     spread: float
     """Standard deviation over folds."""
     default_accuracy: float | None
-    """The same of the recipe that the others vary; None where it is beyond the edge of stability."""
+    """The same of the recipe that the others vary; None where its rate is too large to be searched."""
     points: int
     """That were tried."""
     tied: int
@@ -146,9 +146,9 @@ def advise(
     """Advise a recipe from the training images alone; nothing is fine-tuned, and the test part is not looked at.
 
     Scores of the model on the task decide which of the papers' findings hold (`advising.rules`); these narrow
-    a space of recipes, whose rates lie between what can be learnt within the budget and the edge of stability;
-    every recipe of it is replayed in function space on all but one fold of the training images, in turn, and
-    judged on that fold.
+    a space of recipes, whose rates lie between what can be learnt within the budget and a share of the edge
+    of stability; every recipe of it is replayed in function space on all but one fold of the training images,
+    in turn, and judged on that fold.
 
     Args:
       model: with its source's head, which the small scores need.
@@ -191,12 +191,12 @@ def advise(
     tangents = Tangents(start, model, task, {**kernel, "groups": groups_for(base, model.layer_groups)}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
-        k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near, tangents.trained(k)))))
+        k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
         for k in dict.fromkeys((1, *space.new_groups))
     }
-    own = _own(base, curvatures[1])
+    own = _own(base, curvatures[1], safe(start))
     used = {k: of for k, of in curvatures.items() if k in space.new_groups}
-    grid = own + blocks(space, used, len(model.layer_groups), base, steps)
+    grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(start))
     groups = tuple(model.layer_groups)
     begin = time.perf_counter()
     searched = search(
@@ -269,10 +269,10 @@ def _possible(space: Space, model: Model) -> Space:
     return replace(space, new_groups=tuple(k for k in space.new_groups if k <= max(most, 1)))
 
 
-def _own(base: Recipe, of: Curvature) -> list[Block]:
-    """The default recipe as a point, where it is stable."""
+def _own(base: Recipe, of: Curvature, share: float) -> list[Block]:
+    """The default recipe as a point, where its rate is not too large to be searched."""
     near, _ = predict.nearest(base)
-    if near.learning_rate / (1 - near.momentum) >= of.edge(near):
+    if near.learning_rate / (1 - near.momentum) > share * of.edge(near):
         return []
     return [{name: (1,) if name == "new_groups" else (getattr(base, name),) for name in SEARCHED}]
 

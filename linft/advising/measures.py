@@ -105,17 +105,10 @@ class Curvature:
     """Share of the initial residual along each."""
     group_share: Mapping[str, float]
     """Share of Θ's trace by layer group."""
-    trained_batch: float = 0.0
-    """Worst minibatch's with the head at the ridge solution on the features; 0: not measured."""
 
     def edge(self, recipe: Recipe) -> float:
-        """Effective rate η/(1 − m) at which the worst minibatch meets the edge of stability, at the start or later.
-
-        A fresh head near zero hides the curvature of the layers below it, which comes as the head is learnt: real
-        runs break at the edge that a trained head has, not at that of the start (experiments/sweep_truth.py).
-        """
-        largest = max(self.worst_batch, self.trained_batch)
-        return limit_of(recipe) / largest / (1 - recipe.momentum) if largest > 0 else math.inf
+        """Effective rate η/(1 − m) at which the worst minibatch meets the edge of stability."""
+        return limit_of(recipe) / self.worst_batch / (1 - recipe.momentum) if self.worst_batch > 0 else math.inf
 
     def learning(self, steps: int) -> float:
         """Effective rate κ / (λ1 · steps), which in so many steps takes e^-1 off half of the residual.
@@ -125,13 +118,8 @@ class Curvature:
         return self.condition / (self.largest * steps) if self.largest > 0 and steps else math.inf
 
 
-def curvature(tangent: Tangent, recipe: Recipe, trained: Tangent | None = None) -> Curvature:
+def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
     """The curvature of a start, for the minibatches of a recipe.
-
-    Args:
-      tangent: of the start.
-      recipe: whose batches, loss and momentum are taken.
-      trained: of the same network with a trained head, on some of the images.
 
     Example:
       >>> import jax, linft
@@ -141,15 +129,9 @@ def curvature(tangent: Tangent, recipe: Recipe, trained: Tangent | None = None) 
       >>> found.worst_batch >= found.largest > 0, found.condition >= 1
       (True, True)
     """
-    plain = Recipe(
-        learning_rate=1.0,
-        batch_size=recipe.batch_size,
-        loss=recipe.loss,
-        seed=recipe.seed,
-        shuffle=recipe.shuffle,
-        steps=max(1, recipe.num_steps(len(tangent.labels_train))),
-    )
-    at_one = stability(tangent, plain)
+    plain = Recipe(learning_rate=1.0, batch_size=recipe.batch_size, loss=recipe.loss, seed=recipe.seed)
+    steps = recipe.num_steps(len(tangent.labels_train))
+    at_one = stability(tangent, plain.replace(steps=max(1, steps), shuffle=recipe.shuffle))
     of: dict[str, Any] = spectrum(tangent, recipe.loss)
     values = np.array(of["eigenvalues"])
     half = int(np.searchsorted(np.cumsum(of["label_alignment"]), 0.5))
@@ -161,5 +143,4 @@ def curvature(tangent: Tangent, recipe: Recipe, trained: Tangent | None = None) 
         eigenvalues=tuple(of["eigenvalues"][:SHOWN]),
         label_alignment=tuple(of["label_alignment"][:SHOWN]),
         group_share=of["group_share"],
-        trained_batch=0.0 if trained is None else stability(trained, plain).worst_batch_h,
     )

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from linft.advising.measures import Curvature, Measures
+from linft.advising.start import Start
 from linft.recipe import Recipe
 from linft.sweeps.grid import INCEPTION, Block
 
 RATES = 6  # effective rates of the whole interval
-SAFE = 0.8  # of the edge of stability
+SAFE = {"fresh": 0.01, "probe": 0.5}
+"""Share of the start's edge of stability up to which rates are searched, by the kind of head.
+
+A fresh head near zero hides the curvature of the layers below it, which grows as the square of the head's length: from
+such a start real runs broke at 0.7 % of its edge and above (experiments/sweep_truth/laptop/table.md)."""
 WIDEST = 256.0  # largest effective rate over the smallest
 NARROWEST = 8.0
 
@@ -23,7 +28,7 @@ class Space:
 
     rates: tuple[float, float] = (0.0, 1.0)
     """Part of the logarithm of the effective rate η' = η/(1 − m), from what learns half of the residual within the
-    budget (0) to the edge of stability (1)."""
+    budget (0) to what is safe of the edge of stability (1)."""
     momenta: tuple[float, ...] = (0.0, 0.9)
     new_groups: tuple[int, ...] = (1,)
     """Last layer groups at new random weights."""
@@ -165,15 +170,20 @@ def narrowed(rules: tuple[Rule, ...], space: Space = Space()) -> Space:
     return space
 
 
-def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int) -> tuple[float, ...]:
-    """Values of η' for one start and the momentum of a recipe, even in the logarithm; none is beyond the edge.
+def safe(start: Start) -> float:
+    """Share of the edge of stability up to which rates are searched from such a start."""
+    return SAFE["probe" if start.head == "probe" else "fresh"]
+
+
+def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int, share: float) -> tuple[float, ...]:
+    """Values of η' for one start and the momentum of a recipe, even in the logarithm, up to a share of the edge.
 
     Example:
       >>> flat = Curvature(1.0, 1.0, 4.0, (4.0,), (1.0,), {})
-      >>> [round(rate, 2) for rate in effective_rates(Space(), flat, Recipe(momentum=0.0), 40)]
+      >>> [round(rate, 2) for rate in effective_rates(Space(), flat, Recipe(momentum=0.0), 40, 0.8)]
       [0.1, 0.17, 0.3, 0.53, 0.92, 1.6]
     """
-    high = SAFE * of.edge(recipe)
+    high = share * of.edge(recipe)
     if not math.isfinite(high):
         return (recipe.learning_rate / (1 - recipe.momentum),)
     low = min(max(of.learning(steps), high / WIDEST), high / NARROWEST)
@@ -183,7 +193,9 @@ def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int) -> 
     return tuple(low * (high / low) ** place for place in places if first - step <= place <= last + step)
 
 
-def blocks(space: Space, starts: Mapping[int, Curvature], layer_groups: int, base: Recipe, steps: int) -> list[Block]:
+def blocks(
+    space: Space, starts: Mapping[int, Curvature], layer_groups: int, base: Recipe, steps: int, share: float
+) -> list[Block]:
     """The space as blocks of a grid, whose rates are those of each start and momentum.
 
     Args:
@@ -193,11 +205,12 @@ def blocks(space: Space, starts: Mapping[int, Curvature], layer_groups: int, bas
         head.
       base: the recipe that the others vary.
       steps: of the run.
+      share: of the edge of stability, up to which rates go.
     """
     low_groups = max(1, round(8 * (layer_groups - 1) / INCEPTION))
     found: list[Block] = []
     for (new_groups, of), momentum in itertools.product(starts.items(), space.momenta):
-        for effective in effective_rates(space, of, base.replace(momentum=momentum), steps):
+        for effective in effective_rates(space, of, base.replace(momentum=momentum), steps, share):
             rate = float(f"{effective * (1 - momentum):.2g}")
             start = {"new_groups": (new_groups,), "momentum": (momentum,), "learning_rate": (rate,)}
             for (l2sp, weight_decay), share in itertools.product(space.decays, space.low_rates):

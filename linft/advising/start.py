@@ -1,7 +1,7 @@
 """Where a run starts: the pretrained network with its new layers, and the kernel there."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,6 @@ from linft.base import Model, Tangent
 from linft.predict.tangent import kept
 from linft.reinitialization import with_new_layers
 from linft.task import Task
-
-FEW = 64
-"""Images, about, of the kernel with a trained head: the curvature of a minibatch hardly depends on how many more."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +45,15 @@ class Tangents:
         """In memory, on disk, or computed."""
         if new_groups not in self.made:
             path = None if self.output is None else self.output / f"tangent-{new_groups}.safetensors"
-            self.made[new_groups] = kept(path, lambda: self._computed(self.start, self.task, new_groups, "kernel"))
+            self.made[new_groups] = kept(path, lambda: self._computed(new_groups))
         return self.made[new_groups]
 
-    def trained(self, new_groups: int) -> Tangent | None:
-        """With the head at the ridge solution on the features, on some of the images; None where the start has it."""
-        if self.start.head == "probe":
-            return None
-        few = self.task.at_most(max(1, FEW // self.task.num_classes), self.start.seed)
-        return self._computed(replace(self.start, head="probe"), few, new_groups, "trained head")
-
-    def _computed(self, start: Start, images: Task, new_groups: int, name: str) -> Tangent:
+    def _computed(self, new_groups: int) -> Tangent:
+        name = "kernel" if new_groups == 1 else f"kernel {new_groups}"
+        task = self.task.replace(x_test=self.task.x_train[:1], y_test=self.task.y_train[:1])
         return predict.tangent(
-            start(self.model, self.task, new_groups),
-            images.replace(x_test=images.x_train[:1], y_test=images.y_train[:1]),
-            progress=lambda done, total: self.progress(
-                name if new_groups == 1 else f"{name} {new_groups}", done, total
-            ),
+            self.start(self.model, task, new_groups),
+            task,
+            progress=lambda done, total: self.progress(name, done, total),
             **self.kernel,
         )

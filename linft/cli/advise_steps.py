@@ -13,7 +13,7 @@ from rich.console import Console
 
 import linft
 from linft.advising.advice import FILE, Advice, advise
-from linft.advising.rules import effective_rates
+from linft.advising.rules import effective_rates, safe
 from linft.advising.start import Start
 from linft.advising.verification import verify
 from linft.cli.advise import Advise
@@ -138,12 +138,11 @@ def reasons(found: Advice) -> Iterator[str]:
     for rule in found.rules:
         yield f"Because {rule.condition}: {rule.consequence} ({rule.source})."
     of, steps = found.curvatures[found.new_groups], found.recipe.steps or 1
-    rates = effective_rates(found.space, of, found.recipe, steps)
+    rates = effective_rates(found.space, of, found.recipe, steps, safe(found.start))
     yield (
         f"Kernel: λ1 = {of.largest:.3g}, worst minibatch {of.worst_batch:.3g}, condition {of.condition:.3g}. Half of "
         f"the residual is learnt within the budget at an effective rate of {of.learning(steps):.3g}; the edge of "
-        f"stability, with a trained head (λ1 = {of.trained_batch:.3g}), is at {of.edge(found.recipe):.3g}; "
-        f"rates from {rates[0]:.3g} to {rates[-1]:.3g} were searched."
+        f"stability is at {of.edge(found.recipe):.3g}; rates from {rates[0]:.3g} to {rates[-1]:.3g} were searched."
     )
     for note in found.searched.dropped:
         yield f"Not as the recipe says: {note}."
@@ -171,11 +170,9 @@ def doubts(found: Advice) -> Iterator[str]:
         f"{sure.tied} of {sure.points} recipes cannot be told apart from the best, {sure.diverged} diverged."
     )
     h = max(edge.h, edge.worst_batch_h)
-    recipe, of = found.recipe, found.curvatures[found.new_groups]
-    share = recipe.learning_rate / (1 - recipe.momentum) / of.edge(recipe)
     yield (
-        f"It is at {h / edge.limit:.0%} of the edge of stability at the start (h = {h:.3g}, limit {edge.limit:.3g}), "
-        f"and at {share:.0%} of the nearest that it will come to."
+        f"It is at {h / edge.limit:.2%} of the edge of stability at the start (h = {h:.3g}, limit {edge.limit:.3g}); "
+        f"up to {safe(found.start):.0%} were searched, since real runs break before."
     )
     fell = "rises above its first value" if sure.fall is None else f"falls by {sure.fall:.0%}"
     error = (
