@@ -21,7 +21,8 @@ import tyro
 from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, carry_out, chosen, markdown, number, pairs, share
 from matplotlib.figure import Figure
 
-from linft.advising.rules import SAFE
+from linft.advising.rules import safe
+from linft.advising.start import Start
 from linft.sweeps.agreement import agreement
 from linft.sweeps.result import Row
 
@@ -83,7 +84,7 @@ def agreements(directory: Path, sizes: Sizes) -> str:
     for case in cases(sizes):
         for step in sizes.budgets.values():
             cells = [case.task, case.name, step]
-            for limit in (SAFE["fresh"], 1.0):
+            for limit in (safe(Start(), step), 1.0):
                 both = [pair for pair in pairs(case, directory, step) if below(pair[0], limit)]
                 found = agreement([row for row, _ in both], [row for _, row in both])
                 cells += [
@@ -94,7 +95,8 @@ def agreements(directory: Path, sizes: Sizes) -> str:
     measures = ("points", "τ accuracy", "τ loss", "difference", "regret")
     heads = ["task", "batch norm", "steps", *(f"{m}, {where}" for where in ("safe", "stable") for m in measures)]
     title = (
-        f"Points up to {SAFE['fresh']:.0%} of the edge of stability (safe), and all up to the edge (stable): rank "
+        f"Points up to {' or '.join(f'{safe(Start(), step):.1%}' for step in sizes.budgets.values())} of the edge of "
+        "stability (safe, by the number of steps), and all up to the edge (stable): rank "
         "correlation of predicted and real, mean difference of accuracy, and the real accuracy lost by taking the "
         "point predicted to be best."
     )
@@ -144,7 +146,7 @@ def figure(directory: Path, sizes: Sizes) -> Figure:
             ax = axes[line, column]
             for momentum, colour in COLOURS.items():
                 for marker, kind in (("o", True), ("x", False)):
-                    both = list(_accuracies(pairs(case, directory, step), momentum, kind))
+                    both = list(_accuracies(pairs(case, directory, step), momentum, kind, safe(Start(), step)))
                     label = f"m = {momentum:g}{'' if kind else ', not safe'}"
                     ax.plot(*np.reshape(both, (-1, 2)).T, marker, color=colour, markersize=4, alpha=0.8, label=label)
             ax.axline((0.5, 0.5), slope=1, color="#999999", linewidth=0.8, zorder=0)
@@ -156,10 +158,12 @@ def figure(directory: Path, sizes: Sizes) -> Figure:
     return drawing
 
 
-def _accuracies(both: list[tuple[Row, Row]], momentum: float, kind: bool) -> Iterator[tuple[float, float]]:
+def _accuracies(
+    both: list[tuple[Row, Row]], momentum: float, kind: bool, limit: float
+) -> Iterator[tuple[float, float]]:
     for predicted, real in both:
         ended = all(row["status"] == "finished" for row in (predicted, real))
-        if ended and predicted["values"]["momentum"] == momentum and below(predicted, SAFE["fresh"]) == kind:
+        if ended and predicted["values"]["momentum"] == momentum and below(predicted, limit) == kind:
             yield predicted["test_accuracy"], real["test_accuracy"]
 
 

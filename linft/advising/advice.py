@@ -194,9 +194,9 @@ def advise(
         k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
         for k in dict.fromkeys((1, *space.new_groups))
     }
-    own = _own(base, curvatures[1], safe(start))
+    own = _own(base, curvatures[1], safe(start, steps))
     used = {k: of for k, of in curvatures.items() if k in space.new_groups}
-    grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(start))
+    grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(start, steps))
     groups = tuple(model.layer_groups)
     begin = time.perf_counter()
     searched = search(

@@ -13,11 +13,10 @@ from linft.recipe import Recipe
 from linft.sweeps.grid import INCEPTION, Block
 
 RATES = 6  # effective rates of the whole interval
-SAFE = {"fresh": 0.01, "probe": 0.5}
-"""Share of the start's edge of stability up to which rates are searched, by the kind of head.
-
-A fresh head near zero hides the curvature of the layers below it, which grows as the square of the head's length: from
-such a start real runs broke at 0.7 % of its edge and above (experiments/sweep_truth/laptop/table.md)."""
+SAFE = 0.5
+"""Share of the edge of stability up to which rates are searched, where the head is trained already."""
+FRESH = 0.25
+"""The same from a fresh head for one step; for t steps t^(-2/3) of it. Measured: experiments/sweep_truth.py."""
 WIDEST = 256.0  # largest effective rate over the smallest
 NARROWEST = 8.0
 
@@ -170,9 +169,17 @@ def narrowed(rules: tuple[Rule, ...], space: Space = Space()) -> Space:
     return space
 
 
-def safe(start: Start) -> float:
-    """Share of the edge of stability up to which rates are searched from such a start."""
-    return SAFE["probe" if start.head == "probe" else "fresh"]
+def safe(start: Start, steps: int) -> float:
+    """Share of the start's edge of stability up to which rates are searched for so many steps.
+
+    A fresh head near zero hides the curvature of the layers below it, which grows as the square of the head's length,
+    and that at first as η' t. So η' (η' t)² is what stability bounds, and η' goes as t^(-2/3).
+
+    Example:
+      >>> [round(safe(Start(), steps), 3) for steps in (1, 30, 120)], safe(Start("probe"), 120)
+      ([0.25, 0.026, 0.01], 0.5)
+    """
+    return SAFE if start.head == "probe" else FRESH * steps ** (-2 / 3)
 
 
 def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int, share: float) -> tuple[float, ...]:
