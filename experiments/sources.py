@@ -105,9 +105,9 @@ def momenta(directory: Path, sizes: Sizes) -> str:
     """Least test error with and without momentum, by source (Table 3 at a fixed rate; here at the best of three)."""
     rows = []
     for case in cases(sizes):
-        if case.model == SCRATCH:
-            continue
         both, cells = pairs(case, directory, sizes.long), []
+        if case.model == SCRATCH or not both:
+            continue
         for rate in GRID["learning_rate"]:
             for momentum in GRID["momentum"]:
                 (pair,) = (
