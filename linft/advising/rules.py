@@ -220,7 +220,7 @@ def blocks(
         for effective in effective_rates(space, of, base.replace(momentum=momentum), steps, share):
             rate = float(f"{effective * (1 - momentum):.2g}")
             start = {"new_groups": (new_groups,), "momentum": (momentum,), "learning_rate": (rate,)}
-            for (l2sp, weight_decay), share in itertools.product(space.decays, space.low_rates):
-                low = {} if share == 1 else {"low_rate": (float(f"{share * rate:.2g}"),), "low_groups": (low_groups,)}
+            for (l2sp, weight_decay), lower in itertools.product(space.decays, space.low_rates):
+                low = {} if lower == 1 else {"low_rate": (float(f"{lower * rate:.2g}"),), "low_groups": (low_groups,)}
                 found.append({**start, "l2sp": (l2sp,), "weight_decay": (weight_decay,), **low})
     return found
