@@ -19,6 +19,8 @@ import numpy as np
 import linft
 from linft import batch_norm, predict
 from linft.advising.measures import curvature
+from linft.advising.rules import safe
+from linft.advising.start import Start
 from linft.base import Model, Tangent, Task
 from linft.depth import Depth
 from linft.predict.tangent import kept
@@ -182,9 +184,19 @@ def pairs(case: Case, directory: Path, step: int) -> list[tuple[Row, Row]]:
     return [(row, of) for row, of in found if of is not None]
 
 
+def below(row: Row, share: float) -> bool:
+    """Whether a predicted row's rate is below a share of the edge of stability."""
+    return row["effective_rate"] <= share * row["edge"]
+
+
+def cautious(both: Iterable[tuple[Row, Row]], steps: int) -> list[tuple[Row, Row]]:
+    """Those whose rate is safe for so many steps (`advising.rules.safe`)."""
+    return [pair for pair in both if below(pair[0], safe(Start(), steps))]
+
+
 @dataclass(frozen=True)
 class Best:
-    """The most accurate of some points, and the one predicted to be."""
+    """The most accurate of some points, and of those with a safe rate the one predicted to be."""
 
     real: Row
     predicted: Row
@@ -197,18 +209,21 @@ class Best:
         return self.real["test_accuracy"] - (self.taken["test_accuracy"] or 0.0)
 
 
-def best(both: Iterable[tuple[Row, Row]]) -> Best | None:
-    """Of the points that ended; of equals the one of least loss; None where none did in truth or by prediction."""
+def best(both: Iterable[tuple[Row, Row]], steps: int) -> Best | None:
+    """Of the points that ended; of equals the one of least loss; None where none did in truth or by prediction.
+
+    Where no point has a rate that is safe for so many steps, the one of the smallest is taken.
+    """
     both = list(both)
 
     def order(row: Row) -> tuple[float, float]:
         return -row["test_accuracy"], row["test_loss"]
 
     real = [row for _, row in both if row["status"] == "finished"]
-    predicted_rows = [pair for pair in both if pair[0]["status"] == "finished"]
-    if not real or not predicted_rows:
+    foretold = sorted((pair for pair in both if pair[0]["status"] == "finished"), key=lambda p: p[0]["effective_rate"])
+    if not real or not foretold:
         return None
-    predicted_best, taken = min(predicted_rows, key=lambda pair: order(pair[0]))
+    predicted_best, taken = min(cautious(foretold, steps) or foretold[:1], key=lambda pair: order(pair[0]))
     return Best(min(real, key=order), predicted_best, taken)
 
 

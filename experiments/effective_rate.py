@@ -95,7 +95,7 @@ def main(
         for task in NOISY
     }
     decayed = {task: pairs(case, truth, sizes.long) for task, case in frozen.items()}
-    parts = [equal_rates(undecayed), bests(by_source, data, sizes), decays(decayed), noise(batches, sizes)]
+    parts = [equal_rates(undecayed), bests(by_source, data, sizes), decays(decayed, sizes.long), noise(batches, sizes)]
     (directory / "table.md").write_text("\n".join(parts))
     matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "linft", "svg.fonttype": "none"})
     for name, drawing in {
@@ -166,7 +166,7 @@ def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, s
     }
     rows, columns = [], []
     for (task, model), both in by_source.items():
-        found = best(both)
+        found = best(both, sizes.long)
         if found is None:
             continue
         measured = {score: scores[task].values(score).get(model) for score in SIMILARITIES}
@@ -179,7 +179,7 @@ def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, s
     for name, pair in zip(("real", "predicted"), taus.T if len(taus) else (), strict=False):
         rows.append([f"τ with the best η', {name}", "", *map(number, pair), "", "", ""])
     heads = ["task", "source", *SIMILARITIES.values(), "best η'", "predicted", "regret"]
-    return markdown("The best η' after the long budget; every task's images stay the same.", heads, rows)
+    return markdown("The best η' after the long budget; the prediction chooses among safe rates.", heads, rows)
 
 
 def _logs(found: Best) -> tuple[float, float]:
@@ -199,12 +199,13 @@ def _taus(of: tuple[list[float], list[float], list[float]]) -> list[float | None
     return [None if np.isnan(tau) else tau for tau in found]
 
 
-def decays(by_task: dict[str, list[tuple[Row, Row]]]) -> str:
+def decays(by_task: dict[str, list[tuple[Row, Row]]], steps: int) -> str:
     """The best effective weight decay λ/η of every task."""
     rows = []
     for task, both in by_task.items():
         decaying = [pair for pair in both if pair[0]["values"]["momentum"] != 0.95]
-        found, none = best(decaying), best([pair for pair in decaying if pair[0]["values"]["weight_decay"] == 0])
+        undecayed = [pair for pair in decaying if pair[0]["values"]["weight_decay"] == 0]
+        found, none = best(decaying, steps), best(undecayed, steps)
         if found is not None and none is not None:
             effective = [row["values"]["weight_decay"] / row["values"]["learning_rate"]
                          for row in (found.real, found.predicted)]  # fmt: skip
@@ -213,7 +214,8 @@ def decays(by_task: dict[str, list[tuple[Row, Row]]]) -> str:
                 share(none.real["test_accuracy"]), share(found.regret),
             ])  # fmt: skip
     heads = ["task", "best λ/η", "predicted", "accuracy", "best without decay", "regret"]
-    return markdown("Effective weight decay λ/η of the best point after the long budget.", heads, rows)
+    title = "Effective weight decay λ/η of the best point after the long budget; predicted among safe rates."
+    return markdown(title, heads, rows)
 
 
 def noise(batches: Mapping[str, Mapping[Any, Both]], sizes: Sizes) -> str:

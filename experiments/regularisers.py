@@ -83,7 +83,7 @@ def table(directory: Path, sizes: Sizes) -> str:
             both = pairs(case, directory, step)
             for method in METHODS:
                 of = [pair for pair in both if of_method(pair[0], method)]
-                found = best(of)
+                found = best(of, step)
                 if found is None:
                     continue
                 tau = agreement([row for row, _ in of], [row for _, row in of])["tau_accuracy"]
@@ -94,7 +94,7 @@ def table(directory: Path, sizes: Sizes) -> str:
                     share(found.regret), number(tau),
                 ])  # fmt: skip
     heads = ["task", "steps", "method", "error", "rate, λ1", "predicted error", "rate, λ1", "regret", "τ"]
-    title = "Average class error of the best point of each method, real and predicted, over the points really run."
+    title = "Average class error of the best point of each method that was really run; predicted among safe rates."
     return markdown(title, heads, rows)
 
 

@@ -84,7 +84,7 @@ def errors(directory: Path, sizes: Sizes, budget: str) -> str:
     """Least test error by source, real and of the point predicted to be best (Table 6)."""
     step, rows = sizes.budgets[budget], []
     for case in cases(sizes):
-        if (found := best(pairs(case, directory, step))) is not None:
+        if (found := best(pairs(case, directory, step), step)) is not None:
             rows.append([
                 case.task, case.model, share(1 - found.real["test_accuracy"]), settings(found.real, SHOWN),
                 share(1 - found.predicted["test_accuracy"]), settings(found.predicted, SHOWN), share(found.regret),
@@ -98,7 +98,8 @@ def errors(directory: Path, sizes: Sizes, budget: str) -> str:
         "rate, momentum or decay",
         "regret",
     ]
-    return markdown(f"Least test error of every source after {step} steps.", heads, rows)
+    title = f"Least test error of every source after {step} steps; the prediction chooses among safe rates."
+    return markdown(title, heads, rows)
 
 
 def momenta(directory: Path, sizes: Sizes) -> str:
@@ -126,7 +127,7 @@ def ranks(directory: Path, sizes: Sizes) -> str:
     rows = []
     for task in dict.fromkeys(case.task for case in cases(sizes)):
         for step in sizes.budgets.values():
-            found = {c.model: best(pairs(c, directory, step)) for c in cases(sizes) if c.task == task}
+            found = {c.model: best(pairs(c, directory, step), step) for c in cases(sizes) if c.task == task}
             known = {name: of for name, of in found.items() if of is not None and name != SCRATCH}
             if len(known) < 2:
                 continue
@@ -143,7 +144,7 @@ def ranks(directory: Path, sizes: Sizes) -> str:
                 share(None if scratch is None else scratch.real["test_accuracy"]),
             ])  # fmt: skip
     heads = ["task", "steps", "best source", "predicted best", "lost by it", "τ of four", "accuracy", "from scratch"]
-    return markdown("The sources, each at its best point, ranked by the prediction.", heads, rows)
+    return markdown("The sources, each at its best point, ranked by the prediction (among safe rates).", heads, rows)
 
 
 def _accuracies(pair: tuple[Row, Row]) -> tuple[float | None, float | None]:

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tyro
-from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, carry_out, chosen, markdown, number, pairs, share
+from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, below, carry_out, chosen, markdown, number, pairs, share
 from matplotlib.figure import Figure
 
 from linft.advising.rules import safe
@@ -64,11 +64,6 @@ def main(
         (directory / "table.md").write_text(agreements(directory, sizes) + "\n" + broken(directory, sizes))
         figure(directory, sizes).savefig(directory / "figure.svg", metadata={"Date": None})
         print(f"wrote {directory}/table.md and {directory}/figure.svg")
-
-
-def below(row: Row, share: float) -> bool:
-    """Whether a predicted row's rate is below a share of the edge of stability."""
-    return row["effective_rate"] <= share * row["edge"]
 
 
 def broke(predicted: Row, real: Row) -> bool:

@@ -15,10 +15,10 @@ from linft.sweeps.grid import INCEPTION, Block
 RATES = 6  # effective rates of the whole interval
 SAFE = 0.5
 """Share of the edge of stability up to which rates are searched, where the head is trained already."""
-FRESH = 0.25
+FRESH = 0.35
 """The same from a fresh head for one step; for t steps t^(-2/3) of it. Measured: experiments/sweep_truth.py."""
 WIDEST = 256.0  # largest effective rate over the smallest
-NARROWEST = 8.0
+NARROWEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def safe(start: Start, steps: int) -> float:
 
     Example:
       >>> [round(safe(Start(), steps), 3) for steps in (1, 30, 120)], safe(Start("probe"), 120)
-      ([0.25, 0.026, 0.01], 0.5)
+      ([0.35, 0.036, 0.014], 0.5)
     """
     return SAFE if start.head == "probe" else FRESH * steps ** (-2 / 3)
 
