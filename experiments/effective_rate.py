@@ -6,9 +6,9 @@
 
 After Li and others 2020, eq. 3 and Fig. 1, 3 to 7, from the rows of the other two experiments: error against η' at
 every momentum and with the momentum free; the best η' against the similarity of source and target (EMD of class
-means, LFC, alignment of the kernel with the labels); effective weight decay λ/η. Its own runs are for the noise scale
-g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16, without momentum. Writes table.md,
-momentum.svg, sources.svg and noise.svg into experiments/effective_rate/SCALE.
+means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η.
+Its own runs are for the noise scale g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16,
+without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into experiments/effective_rate/SCALE.
 """
 
 import itertools
@@ -30,6 +30,7 @@ from beside import (
     Sizes,
     best,
     carry_out,
+    cautious,
     chosen,
     loaded,
     markdown,
@@ -47,7 +48,7 @@ from linft.sweeps.result import Row
 
 BATCHES = (8, 32)
 NOISY = ("ucmerced16", "digits")
-SIMILARITIES = {"domain_similarity": "EMD similarity", "lfc": "LFC", "alignment": "kernel alignment"}
+SIMILARITIES = {"domain_similarity": "EMD similarity", "lfc": "LFC", "lgc": "LGC"}
 COLOURS = ("#0072b2", "#d55e00", "#cc79a7", "#009e73", "#e69f00")
 
 Both = Sequence[tuple[Row, Row]]
@@ -95,7 +96,12 @@ def main(
         for task in NOISY
     }
     decayed = {task: pairs(case, truth, sizes.long) for task, case in frozen.items()}
-    parts = [equal_rates(undecayed), bests(by_source, data, sizes), decays(decayed, sizes.long), noise(batches, sizes)]
+    parts = [
+        equal_rates(undecayed, sizes),
+        bests(by_source, data, sizes),
+        decays(decayed, sizes.long),
+        noise(batches, sizes),
+    ]
     (directory / "table.md").write_text("\n".join(parts))
     matplotlib.rcParams.update({"font.size": 8, "svg.hashsalt": "linft", "svg.fonttype": "none"})
     for name, drawing in {
@@ -141,19 +147,24 @@ def apart(both: Both, same: Callable[[Row], Any], kind: int) -> list[float]:
     ]
 
 
-def equal_rates(undecayed: dict[str, dict[str, list[tuple[Row, Row]]]]) -> str:
+def equal_rates(undecayed: dict[str, dict[str, list[tuple[Row, Row]]]], sizes: Sizes) -> str:
     """How far apart momenta are at equal η', and at equal η."""
     rows = []
     for budget, by_task in undecayed.items():
         for task, both in by_task.items():
             cells = [
-                share(float(np.mean(found)) if (found := apart(both, same, kind)) else None)
+                share(float(np.mean(found)) if (found := apart(of, same, kind)) else None)
+                for of in (cautious(both, sizes.budgets[budget]), both)
                 for kind in (1, 0)
                 for same in (effective_rate, lambda row: row["values"]["learning_rate"])
             ]
             rows.append([task, budget, *cells])
-    heads = ["task", "budget", "equal η', real", "equal η, real", "equal η', predicted", "equal η, predicted"]
-    return markdown("Mean difference of test accuracy between runs of different momentum, without decay.", heads, rows)
+    kinds = [f"equal {which}, {kind}" for kind in ("real", "predicted") for which in ("η'", "η")]
+    heads = ["task", "budget", *(f"{kind}{of}" for of in (", safe", "") for kind in kinds)]
+    title = (
+        "Mean difference of test accuracy between runs of different momentum, without decay: of safe rates, and of all."
+    )
+    return markdown(title, heads, rows)
 
 
 def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, sizes: Sizes) -> str:
