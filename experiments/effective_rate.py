@@ -161,9 +161,7 @@ def equal_rates(undecayed: dict[str, dict[str, list[tuple[Row, Row]]]], sizes: S
             rows.append([task, budget, *cells])
     kinds = [f"equal {which}, {kind}" for kind in ("real", "predicted") for which in ("η'", "η")]
     heads = ["task", "budget", *(f"{kind}{of}" for of in (", safe", "") for kind in kinds)]
-    title = (
-        "Mean difference of test accuracy between runs of different momentum, without decay: of safe rates, and of all."
-    )
+    title = "Mean difference of test accuracy between runs of different momentum, without decay: at safe rates, at all."
     return markdown(title, heads, rows)
 
 

@@ -28,7 +28,7 @@ class Space:
     rates: tuple[float, float] = (0.0, 1.0)
     """Part of the logarithm of the effective rate η' = η/(1 − m), from what learns half of the residual within the
     budget (0) to what is safe of the edge of stability (1)."""
-    momenta: tuple[float, ...] = (0.0, 0.9)
+    momenta: tuple[float, ...] = (0.0, 0.9, 0.95)
     new_groups: tuple[int, ...] = (1,)
     """Last layer groups at new random weights."""
     decays: tuple[tuple[float, float], ...] = ((0.0, 1e-4), (0.01, 0.01))
@@ -74,8 +74,8 @@ RULES = (
         "near: no momentum",
         NEAR,
         _near,
-        "no momentum, which at small rates is momentum 0.9 at a rate as much smaller",
-        {"momenta": (0.0,)},
+        "no momentum, or 0.9 with a rate that is as much smaller",
+        {"momenta": (0.0, 0.9)},
         "Li and others 2020, sections 3.2 and 3.3, Tables 2 and 3, Fig. 3",
     ),
     Rule(
