@@ -8,6 +8,8 @@ rate 0.05, 0.01, 0.005, 0.001, 0.0001 × momentum 0.95, 0.9, 0 without decay, an
 frozen. Then ten of these points with batch norm in training mode, which no kernel follows. Every point is really
 trained and predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in experiments/sweep_truth/SCALE/real
 and predicted; writes table.md and figure.svg there. Tasks may run at once: `--tasks digits`, then `--do report`.
+Expected: real runs with frozen batch norm break at a few per cent of the edge of stability; below, the prediction
+ranks them with τ of 0.7 and more, and its pick is mostly within 4 points of the best.
 """
 
 import itertools
