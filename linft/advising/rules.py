@@ -15,7 +15,7 @@ from linft.sweeps.grid import INCEPTION, Block
 RATES = 6  # effective rates of the whole interval
 SAFE = 0.5
 """Share of the edge of stability up to which rates are searched, where the head is trained already."""
-FRESH = 0.35
+FRESH = 0.25
 """The same from a fresh head for one step; for t steps t^(-2/3) of it. Measured: experiments/sweep_truth.py."""
 WIDEST = 256.0  # largest effective rate over the smallest
 NARROWEST = 2.0
@@ -28,7 +28,7 @@ class Space:
     rates: tuple[float, float] = (0.0, 1.0)
     """Part of the logarithm of the effective rate η' = η/(1 − m), from what learns half of the residual within the
     budget (0) to what is safe of the edge of stability (1)."""
-    momenta: tuple[float, ...] = (0.0, 0.9, 0.95)
+    momenta: tuple[float, ...] = (0.0, 0.8, 0.9)
     new_groups: tuple[int, ...] = (1,)
     """Last layer groups at new random weights."""
     decays: tuple[tuple[float, float], ...] = ((0.0, 1e-4), (0.01, 0.01))
@@ -177,7 +177,7 @@ def safe(start: Start, steps: int) -> float:
 
     Example:
       >>> [round(safe(Start(), steps), 3) for steps in (1, 30, 120)], safe(Start("probe"), 120)
-      ([0.35, 0.036, 0.014], 0.5)
+      ([0.25, 0.026, 0.01], 0.5)
     """
     return SAFE if start.head == "probe" else FRESH * steps ** (-2 / 3)
 
