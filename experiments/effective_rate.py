@@ -9,7 +9,7 @@ every momentum and with the momentum free; the best η' against the similarity o
 means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η.
 Its own runs are for the noise scale g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16,
 without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into experiments/effective_rate/SCALE.
-Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 steps, runs of equal η 8 to 28.
+Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 steps, runs of equal η 8 to 22.
 """
 
 import itertools

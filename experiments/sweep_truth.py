@@ -9,7 +9,7 @@ frozen. Then ten of these points with batch norm in training mode, which no kern
 trained and predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in experiments/sweep_truth/SCALE/real
 and predicted; writes table.md and figure.svg there. Tasks may run at once: `--tasks digits`, then `--do report`.
 Expected: real runs with frozen batch norm break at a few per cent of the edge of stability; below, the prediction
-ranks them with τ of 0.7 and more, and its pick is mostly within 4 points of the best.
+ranks them with τ of 0.7 and more, and its pick is mostly within 3 points of the best.
 """
 
 import itertools
