@@ -10,6 +10,8 @@ points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight d
 the seconds that the advice took, three at least. Seconds are wall time of the same process, one CPU with two cores, all
 compilation included in both. Rows are in experiments/advice/SCALE/rows.jsonl, written as they come; writes table.md
 there. Tasks may run at once: `--tasks digits`, then `--tasks none`.
+Expected: better than the default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than
+the search in all.
 """
 
 import json
