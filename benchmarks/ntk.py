@@ -285,8 +285,10 @@ def accelerator(n: int = 256, side: int = 224) -> None:
     import jax
     import jax.numpy as jnp
 
+    from linft import trees
     from linft.models import create
     from linft.ntk.empirical import empirical_ntk
+    from linft.ntk.plan import plan
     from linft.preprocess import Preprocessing
 
     model = create("resnet50", CLASSES, jax.random.key(0), Preprocessing((side, side, 3)))
@@ -297,8 +299,8 @@ def accelerator(n: int = 256, side: int = 224) -> None:
         jax.block_until_ready(multiply(a))
         rate = 2 * 8192**3 / min(seconds(lambda: jax.block_until_ready(multiply(a))) for _ in "123")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    forward: Any = jax.jit(lambda p: model.forward(p, model.batch_stats, x[:1])[0]).lower(model.params)
-    flops = forward.cost_analysis()["flops"]  # of the program as written: a compiled one hides convolutions
+    kernels = ((layer, trees.get(model.params, layer.path).get("kernel")) for layer in plan(model, x))
+    forward = sum(2 * np.prod(layer.output.shape[:-1]) * kernel.size for layer, kernel in kernels if kernel is not None)
 
     def kernel(outputs: Any) -> None:
         empirical_ntk(model, x, outputs=outputs).total().block_until_ready()
@@ -309,7 +311,7 @@ def accelerator(n: int = 256, side: int = 224) -> None:
         compute = partial(kernel, outputs)
         first, spent = seconds(compute), seconds(compute)
         gram = n**2 * CLASSES * (CLASSES if outputs == "full" else 1) * parameters  # half of all products
-        work = n * flops * (1 + 2 * CLASSES) + gram
+        work = n * forward * (1 + 2 * CLASSES) + gram
         print(
             f"{outputs}: {spent:.1f} s ({first - spent:.0f} s to compile), {work / spent / 1e12:.1f} TFLOP/s, "
             f"{work / spent / rate:.0%} of the rate",

@@ -4,6 +4,7 @@ On CPU the products are the BLAS's own, added up in place, and half of them wher
 one: XLA has no symmetric product. On an accelerator they are XLA's.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from linft.base import Outputs
 from linft.ntk import projection
 from linft.ntk.layerwise import Rows
 
+PIECE, TOGETHER = 2**13, 16
+"""Terms that one product adds up on an accelerator, and how many products of the trace it computes at a time."""
 Block = Any
 """An array of NumPy on CPU, of JAX elsewhere: [r k s k] or [r s]."""
 
@@ -50,7 +53,7 @@ def variances(a: Rows, b: Rows, outputs: Outputs, k: int) -> dict[str, np.ndarra
 
 @partial(jax.jit, static_argnums=2)
 def _variance(x: Any, y: Any, full: bool) -> Any:
-    return projection.estimate(x, y, lambda x, y: _product(x, y, full, x.dtype)).variance
+    return projection.estimate(x, y, lambda x, y: product(x, y, full, x.dtype)).variance
 
 
 def groups_of(rows: Rows) -> tuple[str, ...]:
@@ -115,11 +118,11 @@ def _host(array: Any, dtype: np.dtype) -> np.ndarray:
 def _add_product(out: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> None:
     """out += x yᵀ in place; without y the lower triangle of out += x xᵀ. BLAS has the transposes of rows."""
     if y is None:
-        (product,) = get_blas_funcs(("syrk",), dtype=out.dtype)
-        done = product(1.0, x.T, 1.0, out.T, trans=1, lower=0, overwrite_c=1)
+        (multiply,) = get_blas_funcs(("syrk",), dtype=out.dtype)
+        done = multiply(1.0, x.T, 1.0, out.T, trans=1, lower=0, overwrite_c=1)
     else:
-        (product,) = get_blas_funcs(("gemm",), dtype=out.dtype)
-        done = product(1.0, y.T, x.T, 1.0, out.T, trans_a=1, overwrite_c=1)
+        (multiply,) = get_blas_funcs(("gemm",), dtype=out.dtype)
+        done = multiply(1.0, y.T, x.T, 1.0, out.T, trans_a=1, overwrite_c=1)
     assert np.shares_memory(done, out), "the product is not in place"
 
 
@@ -133,16 +136,31 @@ def _mirror(matrix: np.ndarray, step: int = 512) -> None:
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _product(x: Any, y: Any, full: bool, dtype: Any) -> Any:
-    x, y = x.astype(dtype), y.astype(dtype)
-    if full:
-        return (x.reshape(-1, x.shape[-1]) @ y.reshape(-1, y.shape[-1]).T).reshape(*x.shape[:2], *y.shape[:2])
-    return jnp.einsum("nkp,mkp->knm", x, y).sum(0)
+def product(x: Any, y: Any, full: bool, dtype: Any) -> Any:
+    """Piece by piece: accelerators add up the terms of a long product one after another, and small ones are lost.
+
+    Those of the trace are small matrices, of which many have to be computed at a time.
+    """
+    size = x.shape[-1]
+    length = min(size, PIECE if full else PIECE * TOGETHER)
+    pieces, rest = divmod(size, length)
+
+    def add(start: Any, length: int, total: Any) -> Any:
+        a, b = (jax.lax.dynamic_slice_in_dim(rows, start, length, -1).astype(dtype) for rows in (x, y))
+        if full:
+            return total + jnp.einsum("nkp,mlp->nkml", a, b)
+        together = math.gcd(length, TOGETHER)
+        a, b = (rows.reshape(len(rows), -1, length // together) for rows in (a, b))
+        return total + jnp.einsum("nkp,mkp->knm", a, b).sum(0)
+
+    total = jnp.zeros((*x.shape[:2], *y.shape[:2]) if full else (len(x), len(y)), dtype)
+    total = jax.lax.fori_loop(0, pieces, lambda i, total: add(i * length, length, total), total)
+    return add(pieces * length, rest, total) if rest else total
 
 
 def _on_device(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str) -> Any:
     full, parts = outputs == "full", []
-    parts += [_product(x, y, full, dtype) for x, y in _terms(a, b, group)]
+    parts += [product(x, y, full, dtype) for x, y in _terms(a, b, group)]
     for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
         inner = jnp.einsum("noi,moi->onm", h, h2)
         parts.append(jnp.einsum("ko,lo,onm->nkml", v, v2, inner))
