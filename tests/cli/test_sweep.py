@@ -169,14 +169,23 @@ def command(model_file, output, *more) -> list[str]:
     ]
 
 
+@pytest.fixture(params=["sqlite", "another"])
+def database(request, tmp_path) -> str:
+    """The URL of an empty one."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    if "LINFT_TEST_DATABASE" not in os.environ:
+        pytest.skip("LINFT_TEST_DATABASE names no empty database, such as postgresql://user:password@host/name")
+    return os.environ["LINFT_TEST_DATABASE"]
+
+
 @pytest.mark.slow
-def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_path):
+def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_path, database):
     """One is ended by SIGTERM after its first point, one killed after its; two others do the rest."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
-    storage = f"sqlite:///{tmp_path}/study.db"
     for number, code in ((signal.SIGTERM, 2), (signal.SIGKILL, -9)):
         process = subprocess.Popen(
-            command(model_file, tmp_path / "first", "--storage", storage, "--steps", "200"),
+            command(model_file, tmp_path / "first", "--storage", database, "--steps", "200"),
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert any(line.startswith("finetune: ") for line in process.stdout)
@@ -186,7 +195,7 @@ def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_pat
         assert code != 2 or error.strip().splitlines()[-1].startswith("linft: interrupted; what is finished is kept")
     workers = [
         subprocess.Popen(
-            command(model_file, tmp_path / name, "--storage", storage, "--steps", "200"),
+            command(model_file, tmp_path / name, "--storage", database, "--steps", "200"),
             env=environment, stdout=subprocess.DEVNULL,
         )
         for name in ("second", "third")
