@@ -7,7 +7,7 @@ found: any number of processes may run different tasks at once (`--tasks`), and 
 on from there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,8 @@ from linft.sweeps import predicted
 from linft.sweeps.grid import Point, Source, at, grid
 from linft.sweeps.result import FINALS, Lines, Row, key
 
-By = Literal["real", "predicted"]
-Do = Literal["real", "predicted", "report"]
+By = Literal["real", "predicted", "features"]
+Do = Literal["real", "predicted", "features", "report"]
 Scale = Literal["smoke", "laptop"]
 
 SOURCE = "resnet14-cifar10"
@@ -94,7 +94,7 @@ class Case:
 def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, do: Sequence[Do]) -> None:
     """Run what is missing of every case, really or by its kernel."""
     for case in cases:
-        for by in ("real", "predicted"):
+        for by in ROWS:
             if by in do:
                 run(case, by, directory, data, sizes)
 
@@ -106,7 +106,7 @@ def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
     missing = [point for point in case.points(tuple(loaded(case.model).layer_groups)) if key(point.values) not in done]
     for new_groups in dict.fromkeys(point.new_groups for point in missing):
         of_start = [point for point in missing if point.new_groups == new_groups]
-        for rows in (really if by == "real" else foretold)(case, task, new_groups, of_start, sizes):
+        for rows in ROWS[by](case, task, new_groups, of_start, sizes):
             lines.add(rows)
             print(f"{by} {case.file}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
 
@@ -124,6 +124,21 @@ def foretold(case: Case, task: Task, new_groups: int, points: Sequence[Point], s
     of_start = curvature(tangent, case.base)
     for rows in predicted.rows(predict.dual(tangent, record_every=sizes.record_every), points):
         yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
+
+
+def foretold_by_features(
+    case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes
+) -> Iterator[list[Row]]:
+    """Rows of runs predicted with the head exact, by the features' kernel along few directions."""
+    tangent = predict.feature_tangent(start(case.model, task, new_groups), task, outputs="low-rank")
+    yield from predicted.rows(predict.feature_dual(tangent, record_every=sizes.record_every), points)
+
+
+ROWS: dict[By, Callable[..., Iterator[list[Row]]]] = {
+    "real": really,
+    "predicted": foretold,
+    "features": foretold_by_features,
+}
 
 
 @cache

@@ -6,13 +6,15 @@ Four tasks (two of photographs, as the source's images are, and two that are far
 rate 0.05, 0.01, 0.005, 0.001, 0.0001 × momentum 0.95, 0.9, 0 without decay, and × momentum 0.9, 0 × weight decay 0.001,
 0.01, which is a part of the grid of Li and others 2020 and a decay that is strong enough for a short run; batch norm
 frozen. Then ten of these points with batch norm in training mode, which no kernel follows. Every point is really
-trained and predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in experiments/sweep_truth/SCALE/real
-and predicted; writes table.md and figure.svg there. Tasks may run at once: `--tasks digits`, then `--do report`.
+trained and predicted, for 30 and for 120 steps of 16 of 128 images; the 35 also by the features' kernel. Rows are in
+experiments/sweep_truth/SCALE/real, predicted and features; writes table.md and figure.svg there. Tasks may run at
+once: `--tasks digits`, then `--do report`.
 Expected: real runs with frozen batch norm break at a few per cent of the edge of stability; below, the prediction
 ranks them with τ of 0.7 and more, and its pick is mostly within 3 points of the best.
 """
 
 import itertools
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,29 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tyro
-from beside import FAR, NEAR, SIZES, Case, Do, Scale, Sizes, below, carry_out, chosen, markdown, number, pairs, share
+from beside import (
+    FAR,
+    NEAR,
+    SIZES,
+    Case,
+    Do,
+    Scale,
+    Sizes,
+    below,
+    carry_out,
+    chosen,
+    markdown,
+    number,
+    pairs,
+    rows_of,
+    share,
+)
 from matplotlib.figure import Figure
 
 from linft.advising.rules import safe
 from linft.advising.start import Start
 from linft.sweeps.agreement import agreement
-from linft.sweeps.result import Row
+from linft.sweeps.result import Row, key
 
 RATES = (0.05, 0.01, 0.005, 0.001, 0.0001)
 GRID = [
@@ -57,13 +75,17 @@ def main(
     data: Path = Path("../shared/data"),
     output: Path = Path("experiments/sweep_truth"),
     tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "report"),
+    do: tuple[Do, ...] = ("real", "predicted", "features", "report"),
 ) -> None:
     """Run what is missing, then write the table and the figure."""
     directory, sizes = output / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
+    of_tasks = chosen(cases(sizes), tasks)
+    carry_out(of_tasks, directory, data, sizes, [by for by in do if by != "features"])
+    frozen = [case for case in of_tasks if case.name == "frozen"]
+    carry_out(frozen, directory, data, sizes, [by for by in do if by == "features"])
     if "report" in do:
-        (directory / "table.md").write_text(agreements(directory, sizes) + "\n" + broken(directory, sizes))
+        tables = (agreements, broken, kernels)
+        (directory / "table.md").write_text("\n".join(table(directory, sizes) for table in tables))
         figure(directory, sizes).savefig(directory / "figure.svg", metadata={"Date": None})
         print(f"wrote {directory}/table.md and {directory}/figure.svg")
 
@@ -82,8 +104,8 @@ def agreements(directory: Path, sizes: Sizes) -> str:
         for step in sizes.budgets.values():
             cells = [case.task, case.name, step]
             for limit in (safe(Start(), step), 1.0):
-                both = [pair for pair in pairs(case, directory, step) if below(pair[0], limit)]
-                found = agreement([row for row, _ in both], [row for _, row in both])
+                both = up_to(pairs(case, directory, step), limit)
+                found = agreed(both)
                 cells += [
                     len(both), number(found["tau_accuracy"]), number(found["tau_loss"]),
                     share(found["accuracy_difference"]), share(found["regret"]),
@@ -98,6 +120,16 @@ def agreements(directory: Path, sizes: Sizes) -> str:
         "point predicted to be best."
     )
     return markdown(title, heads, rows)
+
+
+def up_to(both: list[tuple[Row, Row]], limit: float) -> list[tuple[Row, Row]]:
+    """Those up to a share of the edge of stability."""
+    return [pair for pair in both if below(pair[0], limit)]
+
+
+def agreed(both: list[tuple[Row, Row]]) -> dict[str, Any]:
+    """What `agreement` finds between the two sides."""
+    return agreement([row for row, _ in both], [row for _, row in both])
 
 
 def broken(directory: Path, sizes: Sizes) -> str:
@@ -123,6 +155,37 @@ def broken(directory: Path, sizes: Sizes) -> str:
         "diverged or its train loss fell by less than half of what was predicted; mean difference of test accuracy."
     )
     return markdown(title, heads, rows)
+
+
+def kernels(directory: Path, sizes: Sizes) -> str:
+    """What the features' kernel adds to the network's, a row for each task, budget and kernel."""
+    rows = []
+    for case in (case for case in cases(sizes) if case.name == "frozen"):
+        for step in sizes.budgets.values():
+            by_network = pairs(case, directory, step)
+            of_features = {key(row["values"]): row for row in rows_of(case, "features", directory, step)}
+            both = [pair for pair in by_network if key(pair[0]["values"]) in of_features]
+            by_features = [(row | of_features[key(row["values"])], real) for row, real in both]
+            broken = [broke(*pair) for pair in both]
+            for kernel, of_kernel in (("network", both), ("features", by_features)):
+                cells = [case.task, step, kernel]
+                for limit in (safe(Start(), step), 1.0):
+                    found = agreed(up_to(of_kernel, limit))
+                    cells += [
+                        number(found["tau_accuracy"]),
+                        *map(share, (found["accuracy_difference"], found["regret"])),
+                    ]
+                foreseen = [row["status"] == "diverged" for row, _ in of_kernel]
+                right = sum(map(operator.and_, broken, foreseen))
+                rows.append([*cells, f"{right} of {sum(broken)}", sum(foreseen) - right])
+    measures = ("τ accuracy", "difference", "regret")
+    heads = ["task", "steps", "kernel", *(f"{m}, {where}" for where in ("safe", "stable") for m in measures)]
+    title = (
+        "The network's kernel, and the features' kernel along few directions with the head exact (`--by "
+        "features-low-rank`): frozen batch norm, the measures as above, and how many of the runs that broke were "
+        "predicted to diverge, and of the others."
+    )
+    return markdown(title, [*heads, "foreseen", "false alarms"], rows)
 
 
 def mean_difference(both: list[tuple[Row, Row]]) -> float | None:
