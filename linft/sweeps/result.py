@@ -134,10 +134,10 @@ class Lines:
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write what a directory's sweeps are of, or find the same there.
+    """Write what a directory's results are of, or find the same there.
 
     Raises:
-      LinftError: it holds another sweep (naming what differs), or cannot be written.
+      LinftError: it holds those of something else (naming what differs), or cannot be written.
     """
     path, config = directory / CONFIG, json.loads(json.dumps(config))
     if path.exists():
@@ -145,7 +145,7 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
         differing = [name for name in {**before, **config} if before.get(name) != config.get(name)]
         if differing:
             raise LinftError(
-                f"{directory} holds a sweep with another {', '.join(differing)}; "
+                f"{directory} holds results of another {', '.join(differing)}; "
                 "choose another output directory or delete this one"
             )
     else:

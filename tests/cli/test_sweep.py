@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_and_exit_code_2(refused, case, tmp_path):
 
 def test_another_sweep_in_the_same_directory_is_refused(refused, output):
     line = refused(*SMALL, "--vary", "momentum=0", "--output", output)
-    assert "holds a sweep with another" in line and "choose another output directory" in line
+    assert "holds results of another" in line and "choose another output directory" in line
 
 
 def command(model_file, output, *more) -> list[str]:

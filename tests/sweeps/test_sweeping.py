@@ -168,7 +168,7 @@ def test_a_directory_of_another_sweep_is_refused(spectral, tmp_path):
         ({"described": {"model": "large"}}, "model"),
     ):
         arguments = {"of": RATES, "base": BASE, "described": {"model": "small"}} | changes
-        with pytest.raises(LinftError, match=f"holds a sweep with another {named}; choose another output"):
+        with pytest.raises(LinftError, match=f"holds results of another {named}; choose another output"):
             sweep(spectral, output=tmp_path, **arguments)
 
 
