@@ -42,10 +42,14 @@ def images(n: int, side: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, side, side, 3)).astype(np.float32)
 
 
-def seconds(run: Callable[[], Any]) -> float:
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+    found = run()
+    return time.perf_counter() - begin, found
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    return timed(run)[0]
 
 
 def network() -> Any:
@@ -169,9 +173,8 @@ def torch_server(weights: str, n: int) -> None:
         return sum(torch.einsum("Naf,Mbf->NaMb", j, j) for j in flat)
 
     for _ in sys.stdin:
-        begin = time.perf_counter()
-        found = kernel()
-        print(time.perf_counter() - begin, flush=True)
+        spent, found = timed(kernel)
+        print(spent, flush=True)
     np.save(weights + ".torch.npy", found.numpy())
 
 
@@ -232,9 +235,8 @@ def compare(n: int, rounds: int, torch_python: str | None) -> dict[str, Any]:
             times["torch.func"] = []
         for _ in range(rounds):
             for name, run in runs.items():
-                begin = time.perf_counter()
-                kernels[name] = run(x)
-                times[name].append(time.perf_counter() - begin)
+                spent, kernels[name] = timed(partial(run, x))
+                times[name].append(spent)
             if server:
                 times["torch.func"].append(torch_run())
         if server:

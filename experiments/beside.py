@@ -80,6 +80,8 @@ class Case:
     grid: Source
     base: linft.Recipe
     model: str = SOURCE
+    by: tuple[By, ...] = ("real", "predicted")
+    """How its points are found."""
 
     @property
     def file(self) -> str:
@@ -94,7 +96,7 @@ class Case:
 def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, do: Sequence[Do]) -> None:
     """Run what is missing of every case, really or by its kernel."""
     for case in cases:
-        for by in ROWS:
+        for by in case.by:
             if by in do:
                 run(case, by, directory, data, sizes)
 

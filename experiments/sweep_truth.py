@@ -64,7 +64,7 @@ def cases(sizes: Sizes) -> list[Case]:
         case
         for task in (*NEAR, *FAR)
         for case in (
-            Case(task, "frozen", GRID, base),
+            Case(task, "frozen", GRID, base, by=("real", "predicted", "features")),
             Case(task, "train", TRAINING_MODE, base.replace(batch_norm="train")),
         )
     ]
@@ -79,10 +79,7 @@ def main(
 ) -> None:
     """Run what is missing, then write the table and the figure."""
     directory, sizes = output / scale, SIZES[scale]
-    of_tasks = chosen(cases(sizes), tasks)
-    carry_out(of_tasks, directory, data, sizes, [by for by in do if by != "features"])
-    frozen = [case for case in of_tasks if case.name == "frozen"]
-    carry_out(frozen, directory, data, sizes, [by for by in do if by == "features"])
+    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
     if "report" in do:
         tables = (agreements, broken, kernels)
         (directory / "table.md").write_text("\n".join(table(directory, sizes) for table in tables))
@@ -160,7 +157,7 @@ def broken(directory: Path, sizes: Sizes) -> str:
 def kernels(directory: Path, sizes: Sizes) -> str:
     """What the features' kernel adds to the network's, a row for each task, budget and kernel."""
     rows = []
-    for case in (case for case in cases(sizes) if case.name == "frozen"):
+    for case in (case for case in cases(sizes) if "features" in case.by):
         for step in sizes.budgets.values():
             by_network = pairs(case, directory, step)
             of_features = {key(row["values"]): row for row in rows_of(case, "features", directory, step)}

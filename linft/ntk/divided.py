@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from linft import parallel
 from linft.base import Model, Outputs
-from linft.ntk import layerwise
+from linft.ntk import gram, layerwise
 from linft.ntk.layerwise import Rows, Wanted
 from linft.ntk.plan import Layer
 from linft.parallel import ROWS
@@ -116,6 +116,21 @@ def _filled(array: Array, axis: int, devices: int) -> Array:
     pads = [(0, 0)] * array.ndim
     pads[axis] = (0, -array.shape[axis] % devices)
     return jnp.pad(array, pads)
+
+
+@lru_cache(maxsize=32)
+def product(on: Mesh) -> gram.Product:
+    """As `gram.product`, of arrays divided by their numbers: each device adds up its own, and all add their sums."""
+
+    def of_device(full: bool, dtype: Any, x: Array, y: Array) -> Array:
+        return jax.lax.psum(gram.product(x, y, full, dtype), ROWS)
+
+    @partial(jax.jit, static_argnums=(2, 3))
+    def of_all(x: Array, y: Array, full: bool, dtype: Any) -> Array:
+        own = partial(of_device, full, dtype)
+        return jax.shard_map(own, mesh=on, in_specs=(LAST, LAST), out_specs=PartitionSpec(), check_vma=False)(x, y)
+
+    return of_all
 
 
 def own_share(array: jax.Array) -> np.ndarray:

@@ -99,6 +99,7 @@ def of_layers(
     """
     dtype = np.dtype(how.sums or cotangents.dtype)
     pairs = np.asarray(cotangents @ cotangents.T)
+    multiply = gram.product if how.mesh is None else divided.product(how.mesh)
 
     def join(batches: Iterable[tuple[layerwise.Rows, int]], n: int) -> layerwise.Rows:
         if how.precision != "bfloat16":
@@ -107,7 +108,7 @@ def of_layers(
         return layerwise.gather(half, n)
 
     def between(a: layerwise.Rows, b: layerwise.Rows) -> dict[str, np.ndarray]:
-        blocks = gram.tile(a, b, pairs, how.outputs, dtype)
+        blocks = gram.tile(a, b, pairs, how.outputs, dtype, multiply)
         return hosts.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
 
     rows_of = layerwise.rows if how.mesh is None else partial(divided.rows, how.mesh)

@@ -5,7 +5,7 @@ one: XLA has no symmetric product. On an accelerator they are XLA's.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,17 +24,22 @@ Block = Any
 """An array of NumPy on CPU, of JAX elsewhere: [r k s k] or [r s]."""
 
 
-def tile(a: Rows, b: Rows, directions: Any, outputs: Outputs, dtype: Any) -> dict[str, np.ndarray]:
+Product = Callable[[Any, Any, bool, Any], Any]
+"""As `product`."""
+
+
+def tile(a: Rows, b: Rows, directions: Any, outputs: Outputs, dtype: Any, multiply: Product) -> dict[str, np.ndarray]:
     """Θ_g between two blocks: [r k s k] for full, [r s] for trace and pseudo; exactly symmetric where a is b.
 
     Args:
       a, b: rows of the two blocks.
       directions: E Eᵀ [k k] of the output directions: the identity, or what random signs / √c give.
       dtype: of the sums over parameters.
+      multiply: on an accelerator, `product`, or what takes its place where devices divide the numbers.
     """
-    on_host = jax.default_backend() == "cpu"
     groups = groups_of(a)
-    make = partial(_on_host if on_host else _on_device, a, b, np.asarray(directions), outputs, np.dtype(dtype))
+    compute = _on_host if jax.default_backend() == "cpu" else partial(_on_device, multiply)
+    make = partial(compute, a, b, np.asarray(directions), outputs, np.dtype(dtype))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by its image, later
         return {group: np.asarray(make(group)) for group in groups}
 
@@ -137,9 +142,10 @@ def _mirror(matrix: np.ndarray, step: int = 512) -> None:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def product(x: Any, y: Any, full: bool, dtype: Any) -> Any:
-    """Piece by piece: accelerators add up the terms of a long product one after another, and small ones are lost.
+    """Σ_p x_nkp y_mlp, [n k m l], where it is full, else its trace over k = l, [n m]; x [n k p], y [m l p].
 
-    Those of the trace are small matrices, of which many have to be computed at a time.
+    Piece by piece, since accelerators add up the terms of a long product one after another, and small ones are lost.
+    The pieces of the trace are small matrices, of which many have to be computed at a time.
     """
     size = x.shape[-1]
     length = min(size, PIECE if full else PIECE * TOGETHER)
@@ -158,9 +164,11 @@ def product(x: Any, y: Any, full: bool, dtype: Any) -> Any:
     return add(pieces * length, rest, total) if rest else total
 
 
-def _on_device(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str) -> Any:
+def _on_device(
+    multiply: Product, a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: np.dtype, group: str
+) -> Any:
     full, parts = outputs == "full", []
-    parts += [product(x, y, full, dtype) for x, y in _terms(a, b, group)]
+    parts += [multiply(x, y, full, dtype) for x, y in _terms(a, b, group)]
     for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
         inner = jnp.einsum("noi,moi->onm", h, h2)
         parts.append(jnp.einsum("ko,lo,onm->nkml", v, v2, inner))

@@ -159,3 +159,27 @@ def test_an_error_of_one_host_alone_is_left_as_it_is():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         hosts.translated(fails)()
+
+
+PRODUCTS = """
+import jax, numpy as np
+from linft import parallel
+from linft.ntk import divided, gram
+
+on = parallel.mesh()
+size = 2 * on.size * gram.PIECE * gram.TOGETHER
+x = np.random.default_rng(0).normal(size=(3, 2, size)).astype(np.float32)
+held = jax.device_put(x, jax.sharding.NamedSharding(on, divided.LAST))
+for full, expected in ((True, "nkp,mlp->nkml"), (False, "nkp,mkp->nm")):
+    compiled = divided.product(on).lower(held, held, full, x.dtype).compile()
+    print("gathers", compiled.as_text().count("all-gather"), "adds", compiled.as_text().count("all-reduce(") > 0)
+    got = divided.product(on)(held, held, full, x.dtype)
+    np.testing.assert_allclose(got, np.einsum(expected, x, x, dtype=np.float64), rtol=0, atol=1e-5 * size)
+"""
+
+
+def test_devices_add_up_long_products_of_their_own_numbers_and_exchange_sums_only():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    call = [sys.executable, "-c", PRODUCTS]
+    done = subprocess.run(call, env=os.environ | flags, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["gathers 0 adds True"] * 2
