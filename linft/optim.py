@@ -152,6 +152,28 @@ def scale_by_group(multipliers: dict[str, Any], labels: Tree) -> optax.GradientT
     return optax.stateless(scale)
 
 
+def clip_by_trained_norm(
+    max_norm: float, multipliers: dict[str, Any], labels: Tree
+) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
+    """Clip by the norm of what trains, as where only that is handed to the optimizer: μ_g = 0 counts for nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> clip = clip_by_trained_norm(1.0, {"body": 0.0, "head": 1.0}, {"body": "body", "head": "head"})
+      >>> gradients = {"body": jnp.array(100.0), "head": jnp.array(0.5)}
+      >>> float(clip.update(gradients, clip.init(gradients))[0]["head"])
+      0.5
+    """
+
+    def leave_out(updates, params):
+        del params
+        return trees.map_by_label(
+            lambda label, u: jnp.where(multipliers[label] > 0, u, jnp.zeros_like(u)), labels, updates
+        )
+
+    return optax.chain(optax.stateless(leave_out), optax.clip_by_global_norm(max_norm))
+
+
 def transform(recipe: Recipe, numbers: Settings, labels: Tree, start: Tree) -> optax.GradientTransformation:
     """The optax chain of a recipe: clip, decay, momentum (or Adam), group multipliers, learning rate.
 
@@ -161,7 +183,7 @@ def transform(recipe: Recipe, numbers: Settings, labels: Tree, start: Tree) -> o
       labels: group name of every leaf, or of every subtree.
       start: the pretrained weights, shaped like what is trained.
     """
-    clip = [] if recipe.clip_norm is None else [optax.clip_by_global_norm(recipe.clip_norm)]
+    clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, numbers.multipliers, labels)]
     if recipe.optimizer == "sgd" and recipe.convention == "decoupled":
         return optax.chain(*clip, decoupled_momentum(recipe, numbers, labels, start))
     rule = (

@@ -65,7 +65,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Update rule. Adam is for real runs only: no kernel predicts it."""
     clip_norm: float | None = None
-    """Clip the gradient to this global norm (real runs only)."""
+    """Clip the gradient of what trains to this global norm (real runs only)."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """Shape of the learning rate over the run."""
     drop_at: tuple[float, ...] = (0.5, 0.8)

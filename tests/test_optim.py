@@ -149,6 +149,22 @@ def test_the_gradient_is_clipped_to_its_norm():
     np.testing.assert_allclose(np.sqrt(sum(squares.values())), 0.1 * 0.3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("convention", ["coupled", "decoupled"])
+@pytest.mark.parametrize("frozen", [{"frozen_groups": ("off*",)}, {"rate_multipliers": (("offset", 0.0),)}])
+def test_only_what_trains_counts_in_the_clipped_norm(frozen, convention):
+    """As optax on the parameters that train alone, though the others' gradient is far larger."""
+    recipe = SHORT.replace(clip_norm=0.3, convention=convention, **frozen)
+    last = train(recipe, START, lambda p: {"dense": {"kernel": p["dense"]["kernel"], "bias": jnp.full(2, 1e3)}})[-1]
+    alone = optax.chain(optax.clip_by_global_norm(0.3), optax.sgd(0.1, momentum=0.9, nesterov=True))
+    kernel = START["dense"]["kernel"]
+    state = alone.init(kernel)
+    for _ in range(3):
+        updates, state = alone.update(kernel, state)
+        kernel = optax.apply_updates(kernel, updates)
+    np.testing.assert_allclose(last["dense"]["kernel"], kernel, rtol=1e-6)
+    np.testing.assert_array_equal(last["dense"]["bias"], START["dense"]["bias"])
+
+
 def test_groups_are_split_only_where_vectors_do_not_decay():
     assert list(optim.groups_for(SHORT, GROUPS)) == ["weights", "offset"]
     assert list(optim.groups_for(SHORT.replace(decay_vectors=False), GROUPS)) == ["weights", "offset"]
