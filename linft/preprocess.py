@@ -1,10 +1,11 @@
 """From uint8 images of any size to the array a network was pretrained on."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,17 @@ class Preprocessing:
             raise LinftError(f"mean and std need {channels} numbers each, one a channel; got {self.mean}, {self.std}")
         if min(self.std) <= 0 or not 0 < self.crop <= 1:
             raise LinftError("std must be above 0 and crop must lie in (0, 1]")
+
+    def grey(self) -> Self:
+        """The same for a network of one input channel: mean and deviation are averaged over the channels.
+
+        Example:
+          >>> Preprocessing((32, 32, 3), mean=(0.25, 0.5, 0.75)).grey().mean
+          (0.5,)
+        """
+        height, width, channels = self.input_size
+        mean, std = sum(self.mean) / channels, sum(self.std) / channels
+        return dataclasses.replace(self, input_size=(height, width, 1), mean=(mean,), std=(std,))
 
     def resize(self, images: Images) -> UInt8[np.ndarray, "n height width channels"]:
         """Images at the network's input size and channels, still uint8, on the host."""

@@ -34,6 +34,8 @@ class Architecture:
     stages: int
     preprocessing: Preprocessing
     head: str = "head"
+    first: str = "stem/conv/kernel"
+    """Path in params of the kernel that images come to."""
 
     @property
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
@@ -74,7 +76,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "densenet121": Architecture(partial(DenseNet, layers=(6, 12, 24, 16)), 4, IMAGENET),
     "densenet169": Architecture(partial(DenseNet, layers=(6, 12, 32, 32)), 4, IMAGENET),
     "mobilenet_v1": Architecture(MobileNetV1, 5, SYMMETRIC((224, 224, 3))),
-    "inception_v4": Architecture(InceptionV4, 3, SYMMETRIC((299, 299, 3))),
+    "inception_v4": Architecture(InceptionV4, 3, SYMMETRIC((299, 299, 3)), first="stem/block0/branch0_0/conv/kernel"),
     "alexnet": Architecture(AlexNet, 3, IMAGENET),
 }
 
@@ -126,11 +128,11 @@ def _functions(arch: str, options: tuple[tuple[str, Any], ...]) -> tuple[Callabl
     return functions(network(arch, any_number_of_classes, dict(options)), architecture(arch).head, {})
 
 
-def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The variables' shapes and types, without computing them."""
+def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None, channels: int = 3) -> dict[str, Any]:
+    """The variables' shapes and types for images of so many channels, without computing them."""
     row = architecture(name)
     module = network(name, num_classes, options or {})
-    x = jnp.zeros((1, *row.preprocessing.input_size))
+    x = jnp.zeros((1, *row.preprocessing.input_size[:2], channels))
     return jax.eval_shape(module.init, jax.random.key(0), x)
 
 

@@ -1,6 +1,7 @@
 """What an importer is: a family of files, told by its keys, and where each of its arrays goes in a model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.models import norm, registry
+from linft.preprocess import Preprocessing
 from linft.zoo.tensors import Tensors
 
 NORM_LEAVES = {
@@ -68,8 +70,30 @@ def read(importer: Importer, tensors: Tensors, name: str) -> Model | None:
             "pretrained with (in timm without num_classes=0), and give it other classes by model.with_head(…)"
         )
     num_classes = importer.layout(tensors[keys[head]]).shape[-1]
-    variables = fill(registry.shapes(arch, num_classes, options), tensors, keys, importer.layout)
-    return registry.build(arch, num_classes, variables, options=options, **{"name": name, **importer.about(tensors)})
+    row = registry.architecture(arch)
+    fields = {"name": name, "preprocessing": row.preprocessing, **importer.about(tensors)}
+    channels = input_channels(tensors, keys.get(f"params/{row.first}"), importer.layout)
+    fields["preprocessing"] = of_channels(channels, fields["preprocessing"], tensors.path)
+    variables = fill(registry.shapes(arch, num_classes, options, channels), tensors, keys, importer.layout)
+    return registry.build(arch, num_classes, variables, options=options, **fields)
+
+
+def input_channels(tensors: Tensors, first: str | None, layout: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Of the images, by the kernel that they come to; three where that is missing or no kernel, as will be told."""
+    shape = layout(tensors[first]).shape if first is not None else ()
+    return shape[-2] if len(shape) == 4 else 3
+
+
+def of_channels(channels: int, preprocessing: Preprocessing, path: Path) -> Preprocessing:
+    """Preprocessing for as many channels as the first kernel has: one instead of three needs other numbers."""
+    if channels == preprocessing.input_size[2]:
+        return preprocessing
+    if channels == 1:
+        return preprocessing.grey()
+    raise LinftError(
+        f"{path} takes images of {channels} channels and is said to need {preprocessing.input_size[2]}; "
+        "it must be 1 (grey) or 3 (RGB), the same in both"
+    )
 
 
 def fill(shapes: Any, tensors: Tensors, keys: dict[str, str], layout: Callable[[np.ndarray], np.ndarray]) -> Any:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from linft import load_model
 from linft.errors import LinftError
+from linft.models import registry
 from linft.zoo.formats import open_tensors
 
 
@@ -155,3 +156,18 @@ def test_a_state_dict_without_its_head(torch_resnet18, tmp_path):
     with pytest.raises(LinftError, match=message) as error:
         load_model(tmp_path / "net.safetensors")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_input_channels_are_those_of_the_first_kernel(torch_resnet18, tmp_path, channels):
+    kernel = np.random.default_rng(0).normal(size=(4, channels, 7, 7)).astype(np.float32)
+    save_file({**torch_resnet18, "conv1.weight": kernel}, tmp_path / "net.safetensors")
+    if channels == 4:
+        with pytest.raises(LinftError, match=r"net.safetensors takes images of 4 channels .* must be 1 \(grey\) or 3"):
+            load_model(tmp_path / "net.safetensors")
+        return
+    model = load_model(tmp_path / "net.safetensors")
+    mean = sum(registry.IMAGENET.mean) / 3
+    assert model.preprocessing.input_size == (224, 224, 1) and model.preprocessing.mean == (mean,)
+    images = np.random.default_rng(1).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    assert np.isfinite(model.logits_of(images)).all()

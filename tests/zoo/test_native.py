@@ -1,6 +1,8 @@
 """Our own files: precision, class means, and metadata that must fit the arrays."""
 
+import dataclasses
 import json
+from dataclasses import asdict
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from linft import load_model, save_model
 from linft.base import ClassMeans
 from linft.errors import LinftError
 from linft.models import create
+from linft.preprocess import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,25 @@ def test_refuses_metadata_with(model, tmp_path, damage):
     with pytest.raises(LinftError, match=message) as error:
         load_model(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arch", ["cifar_resnet8", "inception_v4"])
+def test_a_network_of_grey_images(tmp_path, arch):
+    grey = Preprocessing((75, 75, 1), (0.3,), (0.25,))
+    blocks = {} if arch == "cifar_resnet8" else {"blocks": (1, 1, 1)}
+    model = create(arch, 3, jax.random.key(0), grey, width=4, **blocks)
+    save_model(model, tmp_path / "grey.safetensors")
+    loaded = load_model(tmp_path / "grey.safetensors")
+    assert loaded.preprocessing == grey
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
+
+
+def test_preprocessing_of_other_channels_than_the_weights(model, tmp_path):
+    grey = Preprocessing((32, 32, 1), (0.3,), (0.25,))
+    colour = dataclasses.replace(grey, input_size=(32, 32, 3), mean=(0.3,) * 3, std=(0.25,) * 3)
+    save_model(create("cifar_resnet8", 4, jax.random.key(0), grey, width=4), tmp_path / "grey.safetensors")
+    with_metadata(tmp_path / "grey.safetensors", lambda meta: meta.update(preprocessing=asdict(colour)))
+    assert load_model(tmp_path / "grey.safetensors").preprocessing == grey
+    save_model(model.replace(preprocessing=grey), tmp_path / "small.safetensors")
+    with pytest.raises(LinftError, match=r"small.safetensors takes images of 3 channels and is said to need 1"):
+        load_model(tmp_path / "small.safetensors")
