@@ -1,4 +1,4 @@
-"""What a timm `config.json` beside the weights tells: preprocessing, and what they were pretrained on."""
+"""What a timm `config.json` beside the weights tells: preprocessing, network, and what they were pretrained on."""
 
 import json
 import re
@@ -47,13 +47,43 @@ KEPT = {
 # Their anti-aliasing filters are constants that no file holds, so their arrays are those of a plain ResNet.
 LOOK_ALIKES = re.compile(r"resnet(blur|aa)\d+")
 
+# Arguments of timm's networks that the shapes of the arrays show, so that a wrong one is refused by them; and how
+# the names end of those that only training knows.
+SHOWN = {
+    *("num_classes", "in_chans", "num_features", "layers", "channels", "cardinality", "base_width", "stem_width"),
+    *("block_reduce_first", "down_kernel_size", "width_factor", "stem_chs", "bottle_ratio"),
+    *("growth_rate", "block_config", "bn_size", "stem_size"),
+}
+TRAINING = ("drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last", "memory_efficient", "bn_momentum")
+# Arguments that no array shows, with the values that the networks here compute; any other is refused.
+STANDARD: dict[str, tuple[Any, ...]] = {
+    "global_pool": ("avg", "fast", "fastavg"),
+    "act_layer": ("relu",),
+    "norm_layer": ("batchnorm2d", "batchnorm"),
+    "output_stride": (32,),
+    "stem_type": ("",),
+    "replace_stem_pool": (False,),
+    "avg_down": (False,),
+    "aa_layer": ("",),
+    "aa_stem_only": (True, False),
+    "preact": (True,),
+    "basic": (False,),
+    "bn_eps": (1e-5,),
+    "pad_type": ("",),
+}
+OTHERWISE: dict[re.Pattern[str], dict[str, tuple[Any, ...]]] = {
+    re.compile("mobilenet"): {"act_layer": ("relu6",)},
+    re.compile("inception_v4"): {"norm_eps": (1e-3,)},
+    re.compile("resnetv2_.*bit"): {"stem_type": ("fixed",), "norm_layer": ("groupnorm",)},
+}
+
 
 def about(tensors: Tensors) -> dict[str, Any]:
     """Preprocessing and source as fields of a Model; nothing where there is no config of timm's.
 
     Raises:
-      LinftError: it is damaged, is of a network that only looks like the one in the file, asks for what
-        `Preprocessing` has not, or has as many classes as no array in the file.
+      LinftError: it is damaged, is of a network that only looks like the one in the file or that differs from it
+        by an argument, asks for what `Preprocessing` has not, or has as many classes as no array in the file.
     """
     path = tensors.path.with_name("config.json")
     settings = read(path) if path.is_file() else {}
@@ -64,12 +94,44 @@ def about(tensors: Tensors) -> dict[str, Any]:
             f"{path} says {settings['architecture']}, which has the arrays of a plain ResNet and computes something "
             "else; it is not supported"
         )
+    arguments = model_args(settings, path)
+    settings = {**settings, "num_classes": arguments.get("num_classes", settings.get("num_classes"))}
+    channels = arguments.get("in_chans")
+    if channels is not None and not any(shape[1:2] == (channels,) for shape in tensors.shapes.values()):
+        raise LinftError(
+            f"{path} says in_chans={channels!r}, but no kernel of {tensors.path.name} has so many; correct in_chans"
+        )
     classes = settings.get("num_classes")
     if classes is not None and not any(classes in shape for shape in tensors.shapes.values()):
         raise LinftError(
             f"{path} says {classes} classes, but no array of {tensors.path.name} is of that size; correct num_classes"
         )
     return {"preprocessing": preprocessing(settings, path), "source": source(settings, path)}
+
+
+def model_args(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments that timm builds the network with, every one of them as the network here has it.
+
+    The pooling that a config says beside them counts as one, though timm itself only writes it.
+
+    Raises:
+      LinftError: naming the argument that asks for another network than is here.
+    """
+    given = settings.get("model_args", {})
+    if not isinstance(given, dict):
+        raise LinftError(f"{path} has model_args that are no table of arguments ({given!r}); correct them")
+    pooling = {"global_pool": settings["global_pool"]} if "global_pool" in settings else {}
+    arguments = {name: value for name, value in {**pooling, **given}.items() if value is not None}
+    here = STANDARD | next((own for family, own in OTHERWISE.items() if family.match(settings["architecture"])), {})
+    for name, value in arguments.items():
+        plain = value.lower() if isinstance(value, str) else value
+        if name not in SHOWN and not name.endswith(TRAINING) and plain not in here.get(name, ()):
+            known = " or ".join(map(repr, here.get(name, ()))) or "without it"
+            raise LinftError(
+                f"{path} says {name}={value!r}, which makes another network of {settings['architecture']} than is "
+                f"supported ({known}); choose other weights, or give the network by linft.from_flax"
+            )
+    return arguments
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -94,8 +156,10 @@ def preprocessing(settings: dict[str, Any], path: Path) -> Preprocessing:
     try:
         channels, height, width = map(int, settings["input_size"])
         mean, std = tuple(map(float, settings["mean"])), tuple(map(float, settings["std"]))
-        crop = float(settings["crop_pct"])
-        return Preprocessing((height, width, channels), mean, std, crop, INTERPOLATIONS[settings["interpolation"]])
+        crop, interpolation = float(settings["crop_pct"]), INTERPOLATIONS[settings["interpolation"]]
+        if channels == 1 and len(mean) == 3:  # timm writes the numbers of the colour images that it began with
+            return Preprocessing((height, width, 3), mean, std, crop, interpolation).grey()
+        return Preprocessing((height, width, channels), mean, std, crop, interpolation)
     except (TypeError, ValueError, LinftError) as error:
         raise LinftError(f"{path} has preprocessing that cannot be followed ({error}); correct it") from None
 
@@ -110,7 +174,7 @@ def source(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         found["pretrained_on"] = data[0]
     names = settings.get("label_names") or ()
     names = list(names.values() if isinstance(names, dict) else names)
-    if names and len(names) != settings.get("num_classes", len(names)):
+    if names and len(names) != (settings.get("num_classes") or len(names)):
         raise LinftError(
             f"{path} has {len(names)} label_names for {settings['num_classes']} classes; correct one of them"
         )

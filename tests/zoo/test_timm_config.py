@@ -9,6 +9,7 @@ from linft import load_model
 from linft.errors import LinftError
 from linft.models import registry
 from linft.preprocess import Preprocessing
+from linft.zoo.timm_config import model_args
 
 CONFIG = {
     "architecture": "resnet18",
@@ -49,7 +50,7 @@ def changed(**settings):
     """The config with other settings; None leaves one out."""
     both = {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"]}}
     for name, value in settings.items():
-        where = both if name in CONFIG else both["pretrained_cfg"]
+        where = both if name in (*CONFIG, "model_args", "global_pool") else both["pretrained_cfg"]
         where[name] = value
     return both
 
@@ -113,6 +114,10 @@ BAD = {
     "another interpolation": (changed(interpolation="hamming"), "asks for interpolation 'hamming'; give nearest, "),
     "other classes": (changed(num_classes=77), r"says 77 classes, but no array of model.safetensors is of that size"),
     "too few names": (changed(label_names=["a"]), "has 1 label_names for 5 classes; correct one of them"),
+    "other classes in the arguments": (changed(model_args={"num_classes": 77}), "says 77 classes, but no array of"),
+    "other channels": (changed(model_args={"in_chans": 2}), "says in_chans=2, but no kernel of model.safetensors has"),
+    "arguments that are none": (changed(model_args=["silu"]), "has model_args that are no table of arguments"),
+    "a pooling beside the arguments": (changed(global_pool="max"), r"says global_pool='max', .*\('avg' or 'fast' or"),
     "a look-alike": (changed(architecture="resnetblur18"), "says resnetblur18, which has the arrays of a plain ResNet"),
 }
 
@@ -123,3 +128,66 @@ def test_refuses(load, case):
     with pytest.raises(LinftError, match=message) as error:
         load(config)
     assert "\n" not in str(error.value)
+
+
+def test_arguments_of_the_network_that_is_here(load):
+    plain = load(CONFIG)
+    given = {"global_pool": "avg", "num_classes": 5, "in_chans": 3, "act_layer": "ReLU", "norm_layer": "batchnorm2d"}
+    harmless = {"drop_rate": 0.2, "drop_path_rate": 0.1, "zero_init_last": False, "aa_layer": None, "output_stride": 32}
+    model = load(changed(model_args=given | harmless, global_pool="avg"))
+    assert (model.preprocessing, model.source) == (plain.preprocessing, plain.source)
+
+
+OTHERS = {
+    "act_layer": ("silu", "gelu", "relu6"),
+    "norm_layer": ("groupnorm", "layernorm2d"),
+    "global_pool": ("max", "avgmax", "catavgmax", ""),
+    "output_stride": (8, 16),
+    "aa_layer": ("blurpool",),
+    "stem_type": ("deep", "deep_tiered"),
+    "replace_stem_pool": (True,),
+    "avg_down": (True,),
+    "block_args": ({"attn_layer": "se"},),
+    "unheard_of": (1,),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OTHERS.items() for value in values])
+def test_an_argument_that_makes_another_network_is_refused_by_name(load, name, value):
+    with pytest.raises(
+        LinftError, match=rf"config\.json says {name}=.*, which makes another network of resnet18"
+    ) as error:
+        load(changed(model_args={name: value}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "fits"),
+    [
+        ("mobilenetv1_100", {"act_layer": "relu6"}, True),
+        ("mobilenetv1_100", {"act_layer": "relu"}, False),
+        ("resnetv2_50x1_bit", {"stem_type": "fixed"}, True),
+        ("resnetv2_50x1_bit", {"stem_type": ""}, False),
+        ("resnetv2_50", {"stem_type": "fixed"}, False),
+        ("inception_v4", {"norm_eps": 1e-3}, True),
+        ("inception_v4", {"norm_eps": 1e-5}, False),
+    ],
+)
+def test_what_an_argument_means_depends_on_the_family(tmp_path, architecture, arguments, fits):
+    settings = {"architecture": architecture, "model_args": arguments}
+    if fits:
+        assert model_args(settings, tmp_path) == arguments
+    else:
+        with pytest.raises(LinftError, match=f"says {next(iter(arguments))}=.*, which makes another network of"):
+            model_args(settings, tmp_path)
+
+
+def test_a_network_of_grey_images_gets_grey_preprocessing(torch_resnet18, tmp_path):
+    grey = {**torch_resnet18, "conv1.weight": torch_resnet18["conv1.weight"].sum(1, keepdims=True)}
+    for size in ([3, 96, 80], [1, 96, 80]):  # timm leaves either; mean and std are those of colour images
+        config = changed(model_args={"in_chans": 1}, input_size=size)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file(grey, tmp_path / "model.safetensors")
+        preprocessing = load_model(tmp_path / "model.safetensors").preprocessing
+        assert preprocessing.input_size == (96, 80, 1)
+        assert preprocessing.mean == pytest.approx((0.2,)) and preprocessing.std == pytest.approx((0.5,))
