@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from linft import standings
 from linft.base import Model
-from linft.data.lazy import LazyImages
+from linft.data.lazy import held
 from linft.errors import LinftError
 from linft.files import whole
 from linft.scores.evidence import LAST_CONVOLUTION, Gradients
@@ -262,7 +262,7 @@ def named(models: Sequence[Given]) -> dict[str, Given]:
 
 
 def _drawn(task: Task, per_class: int, seed: int) -> Task:
-    """The task with the images that scores see, in memory."""
+    """The task with the images that scores see."""
     drawn = task.at_most(per_class, seed)
     counts = np.bincount(drawn.y_train)
     if (counts > 0).sum() < 2 or counts.max() < 2:
@@ -270,4 +270,4 @@ def _drawn(task: Task, per_class: int, seed: int) -> Task:
             f"{task.name} has {len(drawn.y_train)} training images of {(counts > 0).sum()} classes to score models on; "
             "scores compare images of two classes or more, and need two images of one of them"
         )
-    return drawn.replace(x_train=list(drawn.x_train)) if isinstance(drawn.x_train, LazyImages) else drawn
+    return drawn.replace(x_train=held(drawn.x_train)[0])

@@ -1,15 +1,17 @@
 """`tfds:NAME` or `tfds:/dir/NAME/1.0.0`: data sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
-from linft.data.lazy import IN_MEMORY, LazyImages
+from linft.data.lazy import Encoded, LazyImages, held
 from linft.errors import LinftError
 from linft.task import Task
 
@@ -17,16 +19,16 @@ PREPARED = "dataset_info.json"  # the file that makes a folder a prepared data s
 
 
 def load(name: str) -> Task:
-    """Read the features `image` and `label` of a prepared data set.
+    """Read the features `image` and `label` of a prepared data set, images as `decode` has them.
 
     Trains on `train` and tests on `test`, or on `validation` where there is no `test` or it has no
     labels (they are −1 there); without both the source rule of `Task.from_arrays` applies. A name is
-    looked for in TFDS_DATA_DIR. Up to `IN_MEMORY` images are held in memory; more stay in their
-    records as `LazyImages`, and only the labels are read, which takes one pass over the records.
+    looked for in TFDS_DATA_DIR. Images are held in memory if all of them fit in `lazy.IN_MEMORY` bytes;
+    else they stay in their records as `LazyImages`.
 
     Raises:
       LinftError: an unknown name, a data set that is not prepared or not as ArrayRecord, no training
-        split, or other features than an image and a class label.
+        split, or other features than an image of 8 bits a channel and a class label.
     """
     import tensorflow_datasets as tfds  # takes a second, which no other source should pay
 
@@ -37,17 +39,22 @@ def load(name: str) -> Task:
             "with --download (in Python: download=True)"
         )
     features, splits = dict(builder.info.features or {}), builder.info.splits
-    if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(features.get(feature), kind) for feature, kind in kinds.items()):
         raise LinftError(
             f"the TFDS data set {name} has the features {', '.join(features)}; a task needs an image and a class label"
         )
+    if features["image"].np_dtype != np.uint8:
+        depth = np.dtype(features["image"].np_dtype).name
+        raise LinftError(f"the TFDS data set {name} has images of {depth}; they must be uint8")
     if "train" not in splits:
         raise LinftError(f"the TFDS data set {name} has no split train, only {', '.join(splits)}")
-    tests = [split for split in ("test", "validation") if split in splits]
-    labelled = [split for split in tests if _source(builder, split)[0]["label"] >= 0]
-    parts = ["train", *labelled[:1]]
-    arrays = in_memory if sum(splits[part].num_examples for part in parts) <= IN_MEMORY else lazy
-    both = [array for part in parts for array in arrays(builder, part)]
+    parts = [examples(builder, "train")]
+    for split in ("test", "validation"):
+        if split in splits and len(parts) == 1:
+            parts += [part for part in [examples(builder, split)] if part[1][0] >= 0]
+    images = held(*(part[0] for part in parts))
+    both = [array for x, (_, y) in zip(images, parts, strict=True) for array in (x, y)]
     return Task.from_arrays(*both, name=builder.info.name, class_names=features["label"].names)
 
 
@@ -77,9 +84,42 @@ def open_builder(name: str, **options: Any) -> Any:
         raise LinftError(f"cannot open the TFDS data set {name!r}: {_first_line(error)}") from None
 
 
-def _source(builder: Any, split: str, **options: Any) -> Any:
+def examples(builder: Any, split: str) -> tuple[LazyImages, Int[np.ndarray, "n"]]:
+    """The images of a split, none of which is decoded, and their labels."""
+    directory, mode = str(builder.data_dir), "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
+    with _readable(f"the split {split} in {directory}"):
+        labels = np.array([_features(record)["label"].int64_list.value[0] for record in _source(builder, split)])
+    return LazyImages(Records(directory, split, mode), np.arange(len(labels))), labels
+
+
+@dataclass(frozen=True)
+class Records(Encoded):
+    """The images of a split."""
+
+    directory: str
+    """Of the prepared version, from which every process opens the data set for itself."""
+    split: str
+    mode: Literal["RGB", "L"] = "RGB"
+
+    def encoded(self, number: int) -> bytes:
+        with _readable(self.name(number)):
+            return _features(_open(self.directory, self.split)[number])["image"].bytes_list.value[0]
+
+    def name(self, number: int) -> str:
+        return f"image {number} of the split {self.split} in {self.directory}"
+
+
+@lru_cache(maxsize=4)
+def _open(directory: str, split: str) -> Any:
+    return _source(open_builder(directory), split)
+
+
+def _source(builder: Any, split: str) -> Any:
+    """The records of a split, as bytes: to have all features decoded would take 50 times as long."""
+    import tensorflow_datasets as tfds
+
     try:
-        return builder.as_data_source(split, **options)
+        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except NotImplementedError:
         raise LinftError(
             f"the TFDS data set {builder.info.name} in {builder.data_dir} is prepared as "
@@ -88,42 +128,20 @@ def _source(builder: Any, split: str, **options: Any) -> Any:
         ) from None
 
 
-def in_memory(builder: Any, split: str) -> tuple[list[np.ndarray], Int[np.ndarray, "n"]]:
-    source = _source(builder, split)
-    images, labels = zip(*((example["image"], example["label"]) for example in source), strict=True)
-    return list(images), np.array(labels)
+def _features(record: bytes) -> Any:
+    from tensorflow_datasets.proto import tf_example_pb2  # tfds.decode would have TensorFlow parse it
+
+    return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def lazy(builder: Any, split: str) -> tuple[LazyImages, Int[np.ndarray, "n"]]:
-    import tensorflow_datasets as tfds
-
-    # Decoding all but the image would still take 50 times as long as reading.
-    examples = _source(builder, split, deserialize_method=tfds.decode.DeserializeMethod.DESERIALIZE_NO_DECODE)
-    labels = np.array([example.features.feature["label"].int64_list.value[0] for example in examples])
-    return LazyImages(Records(str(builder.data_dir), split), np.arange(len(labels))), labels
-
-
-@dataclass(frozen=True)
-class Records:
-    """The images of a split: called with a number, it reads that one."""
-
-    directory: str
-    """Of the prepared version, from which every process opens the data set for itself."""
-    split: str
-
-    def __call__(self, number: int) -> UInt8[np.ndarray, "_ _ _"]:
-        try:
-            return _open(self.directory, self.split)[number]["image"]
-        except Exception as error:  # the reader's and the decoders' errors have no common kind
-            raise LinftError(
-                f"cannot read image {number} of the split {self.split} in {self.directory} "
-                f"({_first_line(error)}); prepare the data set anew"
-            ) from None
-
-
-@lru_cache(maxsize=4)
-def _open(directory: str, split: str) -> Any:
-    return _source(open_builder(directory), split)
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except LinftError:
+        raise
+    except Exception as error:  # the readers' errors have no common kind
+        raise LinftError(f"cannot read {what} ({_first_line(error)}); prepare the data set anew") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from archives import (
     text,
 )
 
+from linft.data import lazy
 from linft.data.catalogue import layouts, prepared
 from linft.data.catalogue.layouts import Listing, drawn, first, stratified
 from linft.data.catalogue.table import CATALOGUE
@@ -116,9 +117,9 @@ def test_draws_take_every_image_once():
 def test_images_too_many_for_memory_stay_in_their_files(photos, pictures, home, small, tmp_path, monkeypatch):
     indoor67(tmp_path, photos)
     prepared.prepare(small("indoor67"), tmp_path)
-    monkeypatch.setattr(prepared, "IN_MEMORY", 10)
+    monkeypatch.setattr(lazy, "IN_MEMORY", 10)
     task = prepared.load("indoor67")
-    assert not isinstance(task.x_train, list | np.ndarray)
+    assert isinstance(task.x_train, lazy.LazyImages)
     assert seen(task.x_test, task.y_test, task, pictures) == {((c, i), c) for c, i in photos if i >= TEST}
 
 

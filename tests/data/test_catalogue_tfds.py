@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from archives import CLASSES, birds
 from sklearn.datasets import load_digits
 
+from linft.data import lazy
 from linft.data.catalogue import prepared
 from linft.data.catalogue.table import CATALOGUE, Tfds
 from linft.errors import LinftError
@@ -57,10 +58,10 @@ def test_parts_of_tfds_are_joined_and_counted(tfds_root, home, small, monkeypatc
     task = prepared.load("flowers")
     assert task.name == "flowers"
     assert numbers(task.x_train) == set(range(40)) and numbers(task.x_test) == set(range(40, 70))
-    monkeypatch.setattr(prepared, "IN_MEMORY", 10)
-    lazy = prepared.load("flowers")
-    assert not isinstance(lazy.x_train, list | np.ndarray)
-    assert numbers(lazy.x_train) == set(range(40)) and lazy.y_train.tolist() == task.y_train.tolist()
+    monkeypatch.setattr(lazy, "IN_MEMORY", 10)
+    many = prepared.load("flowers")
+    assert isinstance(many.x_train, lazy.LazyImages)
+    assert numbers(many.x_train) == set(range(40)) and many.y_train.tolist() == task.y_train.tolist()
     small("flowers", **FLOWERS | {"train": 41})
     with pytest.raises(LinftError, match="has 40 train images, not 41; it must be all of Oxford Flowers 102"):
         prepared.load("flowers")

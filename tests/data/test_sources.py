@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from linft.data import folder
+from linft.data import lazy
 from linft.data import tfds as tfds_source
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
@@ -168,11 +168,69 @@ class ManyLabelDigits(ScannedDigits):
         yield 0, {"image": png(SCANS[start]), "label": [1, 2]}
 
 
+ODD_KINDS = {  # how a data set's author may have stored images: mode -> encoded
+    "RGB": lambda image: stored(image, "png"),
+    "P": lambda image: stored(image.quantize(32), "png", transparency=bytes(range(32))),
+    "1": lambda image: stored(image.convert("1"), "png"),
+    "L": lambda image: stored(image.convert("L"), "jpeg"),
+    "LA": lambda image: stored(image.convert("LA"), "png"),
+    "RGBA": lambda image: stored(image.convert("RGBA"), "png"),
+    "CMYK": lambda image: stored(image.convert("CMYK"), "jpeg"),
+}
+
+
+def ramps():
+    """A picture of three channels."""
+    across, down = np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 18))
+    return Image.fromarray(np.stack([across, 255 - across, down], -1).astype(np.uint8))
+
+
+def stored(image, form, **options):
+    data = io.BytesIO()
+    image.save(data, form, **options)
+    data.seek(0)
+    return data
+
+
+class OddlyStored(tfds.core.GeneratorBasedBuilder):
+    """Two images of each kind, in colours by what the data set says of itself."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SHAPE, DTYPE = (None, None, 3), np.uint8
+
+    def _info(self):
+        image = tfds.features.Image(shape=self.SHAPE, dtype=self.DTYPE)
+        names = list(ODD_KINDS)
+        features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel(names=names)})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+
+    def _generate_examples(self):
+        for label, make in enumerate(ODD_KINDS.values()):
+            for i in range(2):
+                yield f"{label} {i}", {"image": make(ramps()), "label": label}
+
+
+class OddlyStoredInGrey(OddlyStored):
+    """The same, in grey by what it says."""
+
+    SHAPE = (None, None, 1)
+
+
+class Deep(OddlyStored):
+    """It says that its images have 16 bits."""
+
+    SHAPE, DTYPE = (None, None, 1), np.uint16
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A TFDS directory in which the data sets above are prepared."""
     root = tmp_path_factory.mktemp("tfds")
-    for builder in (ScannedDigits, UnlabelledTestDigits, TrainDigits, TestDigits, ManyLabelDigits):
+    digits = (ScannedDigits, UnlabelledTestDigits, TrainDigits, TestDigits, ManyLabelDigits)
+    for builder in (*digits, OddlyStored, OddlyStoredInGrey, Deep):
         builder(data_dir=root, file_format="array_record").download_and_prepare()
     return root
 
@@ -197,9 +255,25 @@ def test_tfds(tfds_dir, name):
     assert [label_of[image.tobytes()] for image in task.x_train] == task.y_train.tolist()
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # of the reference
+@pytest.mark.parametrize(("name", "mode"), [("oddly_stored", "RGB"), ("oddly_stored_in_grey", "L")])
+def test_tfds_images_are_as_pillow_converts_them_however_they_are_stored(name, mode, tfds_dir):
+    task = load_task(f"tfds:{name}")
+    for images, labels in ((task.x_train, task.y_train), (task.x_test, task.y_test)):
+        assert np.bincount(labels).tolist() == [2] * len(ODD_KINDS)
+        for image, label in zip(images, labels, strict=True):
+            file = ODD_KINDS[task.class_names[label]](ramps())
+            expected = np.asarray(Image.open(file).convert(mode)).reshape(18, 24, -1)
+            np.testing.assert_array_equal(image, expected)
+
+
 def test_tfds_is_read_without_tensorflow(prepared):
     name = f"tfds:{prepared}/scanned_digits/1.0.0"
-    code = f"import linft, sys; linft.load_task({name!r}); assert 'tensorflow' not in sys.modules"
+    code = (
+        "import linft, linft.data.lazy, sys; "
+        f"linft.load_task({name!r}); linft.data.lazy.IN_MEMORY = 1; linft.load_task({name!r}).x_train[0]; "
+        "assert 'tensorflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -238,9 +312,8 @@ def test_tfds_refuses_what_only_tensorflow_reads(prepared, tmp_path):
 
 @pytest.fixture
 def few_fit(monkeypatch):
-    """Makes 4 images the most that a task holds in memory."""
-    monkeypatch.setattr(folder, "IN_MEMORY", 4)
-    monkeypatch.setattr(tfds_source, "IN_MEMORY", 4)
+    """Makes a task hold no more in memory than 4 scans in colour."""
+    monkeypatch.setattr(lazy, "IN_MEMORY", 4 * 8 * 8 * 3)
 
 
 def write_many(root):
@@ -277,11 +350,30 @@ def test_many_images_stay_in_their_files_and_are_the_same(case, tfds_dir, tmp_pa
     assert (many.name, many.class_names) == (held.name, held.class_names)
 
 
-def test_both_parts_count_towards_what_fits_in_memory(tmp_path, monkeypatch):
+def test_what_fits_in_memory_is_counted_in_bytes_of_both_parts(tmp_path, monkeypatch):
     write_many(tmp_path)
-    for most, lazy in ((14, False), (13, True)):
-        monkeypatch.setattr(folder, "IN_MEMORY", most)
-        assert isinstance(load_task(f"folder:{tmp_path}").x_train, LazyImages) == lazy
+    pixels = 2 * 8 * sum(height for heights in (range(4, 9), range(4, 6)) for height in heights)
+    for most, lazily in ((3 * pixels, False), (3 * pixels - 1, True)):
+        monkeypatch.setattr(lazy, "IN_MEMORY", most)
+        assert isinstance(load_task(f"folder:{tmp_path}").x_train, LazyImages) == lazily
+
+
+def test_no_more_headers_are_looked_at_than_needed(tmp_path, few_fit):
+    for i in range(40):
+        write(tmp_path / "ab"[i % 2] / f"{i}.png", SCANS[i])
+    task = load_task(f"folder:{tmp_path}")
+    opened = []
+
+    class Counted(lazy.Encoded):
+        def encoded(self, number):
+            opened.append(number)
+            return task.x_train.read.encoded(number)
+
+        def name(self, number):
+            return str(number)
+
+    assert isinstance(lazy.held(LazyImages(Counted(), task.x_train.numbers))[0], LazyImages)
+    assert len(opened) == 5  # four fit
 
 
 def test_an_unreadable_image_among_many_is_named_when_reached(tmp_path, few_fit):
@@ -364,6 +456,7 @@ BAD = {
     "tfds: no name": ("tfds:", nothing, "cannot open the TFDS data set '': Parsing builder name"),
     "tfds: other folder": ("tfds:{root}", nothing, "has no dataset_info.json; give the folder of a prepared version"),
     "tfds: no train": ("tfds:test_digits", nothing, "test_digits has no split train, only test"),
+    "tfds: 16 bits": ("tfds:deep", nothing, "the TFDS data set deep has images of uint16; they must be uint8"),
     "tfds: many labels": ("tfds:many_label_digits", nothing, "has the features image, label; a task needs an image an"),
 }
 

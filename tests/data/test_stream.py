@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from linft import Recipe
-from linft.data import folder
+from linft.data import folder, lazy
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
 from linft.data.stream import Order, stream
@@ -33,7 +33,7 @@ def photos(shared, tmp_path_factory):
     with zipfile.ZipFile(shared / "data" / "hymenoptera_photos.zip") as file:
         file.extractall(root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "IN_MEMORY", 10)
+        patch.setattr(lazy, "IN_MEMORY", 10)
         task = load_task(f"folder:{root / 'hymenoptera'}")
     assert isinstance(task.x_train, LazyImages) and len(task.x_train) == 64
     return task

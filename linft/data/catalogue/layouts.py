@@ -5,24 +5,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linft.data.folder import SUFFIXES, TEST_FOLDERS
+from linft.data.image_folder import Examples, Listing, find
+from linft.errors import LinftError
 
-Examples = list[tuple[str, int]]
 Split = Callable[[Sequence[int]], dict[str, Sequence[int]]]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What an archive holds: the classes, and for each part the paths of its images, below the root, with labels."""
-
-    classes: tuple[str, ...]
-    parts: dict[str, Examples]
 
 
 Layout = Callable[[Path], Listing]
@@ -30,10 +21,15 @@ Layout = Callable[[Path], Listing]
 
 
 def train_and_test(root: Path) -> Listing:
-    """train/CLASS/IMAGE and test/CLASS/IMAGE (or val, valid, validation): for archives of no fixed layout."""
-    test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), TEST_FOLDERS[0])
-    paths = {part: _glob(root, f"{folder}/*/*") for part, folder in (("train", "train"), ("test", test))}
-    return _by_folder({part: [p for p in found if Path(p).suffix.lower() in SUFFIXES] for part, found in paths.items()})
+    """train/CLASS/IMAGE and test/CLASS/IMAGE, as `image_folder.find` has it: for archives of no fixed layout."""
+    _glob(root, "*/*/*")
+    try:
+        found = find(root)
+    except LinftError as error:
+        raise ValueError(str(error)) from None
+    if "test" not in found.parts:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root / "test/*/*"))
+    return found
 
 
 def pooled(root: Path, pattern: str, split: Split, without: str = "", drop: str = "") -> Listing:

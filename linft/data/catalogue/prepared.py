@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from linft.data import folder, tfds
-from linft.data.catalogue.layouts import Listing
 from linft.data.catalogue.table import CATALOGUE, DataSet, Tfds
-from linft.data.lazy import IN_MEMORY
+from linft.data.image_folder import Listing
+from linft.data.lazy import held
 from linft.errors import LinftError
 from linft.files import whole
 from linft.task import Task
@@ -104,7 +102,7 @@ def load(name: str) -> Task:
     """The task of a prepared data set: `data:NAME`, or `data:NAME@validation` to test on that part.
 
     Its index is looked for in `directory()`, else the data set where TFDS prepares data sets, with its
-    counts checked. Up to `IN_MEMORY` images are held in memory; more stay where they are.
+    counts checked. Images are held in memory if they fit in `lazy.IN_MEMORY` bytes; else they stay where they are.
 
     Raises:
       LinftError: a name that is not in the catalogue, a data set that is not on disk or not
@@ -189,23 +187,18 @@ def _content(listing: Listing) -> dict[str, Any]:
 def _from_files(row: DataSet, index: Index, test: str) -> Task:
     if (test := test or "test") not in index.parts:
         raise LinftError(f"{row.name} has no part {test!r}; give one of {', '.join(index.parts)}")
-    chosen = [index.parts["train"], index.parts[test]]
-    images = folder.in_memory if sum(len(paths) for paths, _ in chosen) <= IN_MEMORY else folder.lazy
-    arrays = [
-        array
-        for paths, labels in chosen
-        for array in (images(folder.Files(index.root, np.array(list(map(os.fsencode, paths))))), np.array(labels))
-    ]
-    return Task.from_arrays(*arrays, name=row.name, class_names=index.classes)
+    examples = {part: list(zip(*index.parts[of], strict=True)) for part, of in (("train", "train"), ("test", test))}
+    return folder.listed(Path(index.root), Listing(tuple(index.classes), examples), row.name)
 
 
 def _from_tfds(row: DataSet, version: Path, part: str) -> Task:
     if part or row.tfds is None:
         raise LinftError(f"{row.name} has no part {part!r}; TFDS gives it a training and a test part")
-    builder, counts = _open(row, row.tfds, version)
-    arrays = tfds.in_memory if sum(counts.values()) <= IN_MEMORY else tfds.lazy
-    train, test = (arrays(builder, split) for split in (row.tfds.train, row.tfds.test))
-    return Task.from_arrays(*train, *test, name=row.name, class_names=builder.info.features["label"].names)
+    builder = _open(row, row.tfds, version)
+    train, test = (tfds.examples(builder, split) for split in (row.tfds.train, row.tfds.test))
+    x_train, x_test = held(train[0], test[0])
+    names = builder.info.features["label"].names
+    return Task.from_arrays(x_train, train[1], x_test, test[1], name=row.name, class_names=names)
 
 
 def _version(row: DataSet, root: Path) -> Path | None:
@@ -218,13 +211,13 @@ def _version(row: DataSet, root: Path) -> Path | None:
     return found[-1].parent if found else None
 
 
-def _open(row: DataSet, source: Tfds, version: Path) -> tuple[Any, dict[str, int]]:
-    """TFDS's builder, with the counts of the parts, which are the catalogue's."""
+def _open(row: DataSet, source: Tfds, version: Path) -> Any:
+    """TFDS's builder, the counts of whose parts are the catalogue's."""
     builder = tfds.open_builder(str(version.resolve()))
     splits = {"train": source.train, "test": source.test}
     counts = {part: builder.info.splits[split].num_examples for part, split in splits.items()}
     _check_counts(row, builder.info.features["label"].num_classes, counts, str(version))
-    return builder, counts
+    return builder
 
 
 def _check_counts(row: DataSet, classes: int, counts: Mapping[str, int], place: str) -> None:
