@@ -104,7 +104,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> None:
     count, classes = probabilities.shape
     if count == 0 or classes < 2:
         raise LinftError(f"nothing to evaluate: {count} images, {classes} classes; give an image and two classes")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise LinftError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
+    known = np.isin(labels, np.arange(classes))
+    if not known.all():
+        raise LinftError(f"a label is {labels[~known][0]}, but labels run from 0 to {classes - 1}, one a class")
     if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(axis=1), 1, atol=ROUNDING)):
         raise LinftError("rows of probabilities must be positive and sum to one; give logits to `evaluate`")

@@ -44,9 +44,9 @@ class Task:
         y_test: Any = None,
         *,
         name: str = "task",
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str | bytes] | np.ndarray | None = None,
     ) -> Self:
-        """A task from uint8 images ([n h w], [n h w 1], [n h w 3], or a list) and integer labels.
+        """A task from uint8 images ([n h w], [n h w 1], [n h w 3], or a list) and integer labels ([n] or [n 1]).
 
         Images may also be another sequence of [h w c] with a method `take`, such as `LazyImages`; of
         those only the first is looked at here.
@@ -63,7 +63,7 @@ class Task:
             raise LinftError("give both x_test and y_test, or neither")
         classes = int(y_train.max()) + 1 if class_names is None else len(class_names)
         _check_classes(y_train, classes)
-        names = tuple(map(str, class_names)) if class_names is not None else tuple(map(str, range(classes)))
+        names = tuple(map(_text, range(classes) if class_names is None else class_names))
         if x_test is None:
             whole = cls(name, x_train, y_train, x_train[:0], y_train[:0], names)
             return whole.holdout(TEST_SHARE, seed=0)
@@ -160,13 +160,24 @@ def _images(images: Any, name: str) -> Any:
 
 def _labels(labels: Any, name: str) -> Int[np.ndarray, "n"]:
     labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise LinftError(f"{name} is {labels.dtype}{list(labels.shape)}; labels must be whole numbers [n]")
     if len(labels) == 0:
         raise LinftError(f"{name} is empty; give at least one image a class")
     if labels.min() < 0:
         raise LinftError(f"{name} has a label {labels.min()}; labels count from 0")
+    if labels.max() > np.iinfo(np.int64).max:
+        raise LinftError(f"{name} has a label {labels.max()}; labels must run from 0 without a gap")
     return labels.astype(np.int64)
+
+
+def _text(name: Any) -> str:
+    """A class name that can be printed and written: file names that are no UTF-8 have surrogates in Python."""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _same_length(images: Any, labels: Int[np.ndarray, "n"], part: str) -> None:
@@ -175,13 +186,13 @@ def _same_length(images: Any, labels: Int[np.ndarray, "n"], part: str) -> None:
 
 
 def _check_classes(labels: Int[np.ndarray, "n"], classes: int) -> None:
-    counts = np.bincount(labels, minlength=classes)
-    if len(counts) > classes:
-        raise LinftError(f"y_train has label {labels.max()}, but there are {classes} class names")
+    present = np.unique(labels)
+    if present[-1] >= classes:
+        raise LinftError(f"y_train has label {present[-1]}, but there are {classes} class names")
     if classes < 2:
         raise LinftError("the training images have one class only; a task needs two or more")
-    if (counts == 0).any():
-        gaps = np.flatnonzero(counts == 0).tolist()
+    if len(present) < classes:  # of which there may be any number
+        gaps = np.setdiff1d(np.arange(min(classes, len(present) + 8)), present).tolist()
         raise LinftError(
             f"no training image has label {', '.join(map(str, gaps[:8]))}; "
             f"labels must run from 0 to {classes - 1} without a gap"

@@ -112,8 +112,8 @@ def test_loss_is_that_of_training(outputs, loss):
 
 BAD = {
     "no images": (P[:0], Y[:0], "nothing to evaluate: 0 images, 3 classes"),
-    "a label too many": (P, Y + 2, "labels run from 2 to 3, but there are 3 classes"),
-    "a negative label": (P, Y - 1, "labels run from -1 to 0"),
+    "a label too many": (P, Y + 2, "a label is 3, but labels run from 0 to 2, one a class"),
+    "a negative label": (P, Y - 1, "a label is -1, but labels run from 0 to 2"),
     "logits": (np.log(P + 1), Y, "must be positive and sum to one; give logits to `evaluate`"),
 }
 

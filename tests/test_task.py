@@ -116,8 +116,31 @@ def test_grey_images_get_a_channel_axis_and_equal_sizes_one_array():
         assert task.class_names == ("a", "b")
 
 
+def test_labels_in_a_column_and_class_names_in_bytes():
+    images = np.zeros((4, 6, 7), np.uint8)
+    names = np.array([b"cat", "café".encode()])
+    task = Task.from_arrays(images, [[0], [1], [0], [1]], images, np.array([[0], [1], [0], [1]]), class_names=names)
+    assert task.y_train.tolist() == task.y_test.tolist() == [0, 1, 0, 1]
+    assert task.class_names == ("cat", "café")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", "caf\udce9"])
+def test_class_names_that_are_no_utf8_are_escaped(name):
+    images = np.zeros((2, 6, 7), np.uint8)
+    escaped, _ = Task.from_arrays(images, [0, 1], images, [0, 1], class_names=[name, "the"]).class_names
+    assert escaped.startswith("caf\\") and escaped.encode("ascii")
+
+
 X, Y = np.zeros((4, 6, 7, 3), np.uint8), [0, 1, 0, 1]
 BAD = [
+    (
+        (X, [0, 10**9, 0, 1]),
+        "no training image has label 2, 3, 4.*; labels must run from 0 to 1000000000 without a gap",
+    ),
+    ((X, np.array([0, 2**63 + 1, 0, 1], np.uint64)), "y_train has a label 9223372036854775809; labels must run from 0"),
+    ((X, Y, X, [0, 10**9, 0, 1]), "y_test has label 1000000000, but the training labels end at 1"),
+    ((X, [0, np.nan, 0, 1]), r"y_train is float64\[4\]; labels must be whole numbers"),
+    ((X, [0, None, 0, 1]), r"y_train is object\[4\]; labels must be whole numbers"),
     ((X / 255, Y), "x_train is float64; images must be uint8, from 0 to 255"),
     ((X[..., :2], Y), r"x_train has shape \(4, 6, 7, 2\)"),
     ((X[0, 0], Y), r"x_train has shape \(7, 3\)"),

@@ -23,16 +23,39 @@ def finite(array: Any, name: str) -> Float[np.ndarray, "..."]:
     return numbers
 
 
-def class_numbers(labels: Integer[ArrayLike, "n"]) -> Int[np.ndarray, "n"]:
-    """Labels as 0 … C−1, whatever integers they were and whatever gaps they had.
+def class_numbers(labels: Any) -> Int[np.ndarray, "n"]:
+    """Labels as 0 … C−1, whatever integers or names they were and whatever gaps they had.
 
     Raises:
+      LinftError: as `numbered`.
       Undefined: there is one class only, so that there is nothing to tell apart.
     """
-    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
-    if len(classes) < 2:
+    numbers = numbered(labels, "labels")
+    if numbers.max(initial=0) == 0:
         raise Undefined(f"all {numbers.size} images are of one class")
-    return numbers.reshape(-1).astype(np.int64)
+    return numbers
+
+
+def numbered(labels: Any, name: str) -> Int[np.ndarray, "n"]:
+    """The place of every label among the sorted ones.
+
+    Raises:
+      LinftError: some are neither whole numbers nor names, such as NaN or None.
+
+    Example:
+      >>> numbered(np.array([7, 3, 7]), "labels").tolist()
+      [1, 0, 1]
+    """
+    array = np.asarray(labels)
+    if array.dtype == object:
+        array = np.array(array.tolist())  # as numpy has them: numbers, names, or objects after all
+    if array.dtype.kind == "f":
+        wrong = ~np.isfinite(array) | (array != np.round(array))
+    else:
+        wrong = np.full(array.shape, array.dtype.kind not in "iubUS")
+    if wrong.any():
+        raise LinftError(f"{wrong.sum()} of {wrong.size} {name} are not whole numbers; give every image a class")
+    return np.unique(array, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def image_features(features: Float[ArrayLike, "n d"], name: str = "features") -> Float[np.ndarray, "n d"]:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Integer
 
 from linft.errors import LinftError
-from linft.scores.inputs import class_numbers
+from linft.scores.inputs import class_numbers, numbered
 
 
 def nce(source_labels: Integer[ArrayLike, "n"], labels: Integer[ArrayLike, "n"]) -> float:
@@ -24,7 +24,7 @@ def nce(source_labels: Integer[ArrayLike, "n"], labels: Integer[ArrayLike, "n"])
       -0.3466
     """
     y = class_numbers(labels)
-    z = np.unique(np.asarray(source_labels), return_inverse=True)[1].reshape(-1)
+    z = numbered(source_labels, "source labels")
     if len(z) != len(y):
         raise LinftError(f"{len(z)} source labels and {len(y)} labels; give one of each an image")
     joint = np.zeros((z.max() + 1, y.max() + 1))

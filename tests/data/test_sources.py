@@ -50,6 +50,22 @@ def test_npz_without_a_test_part_or_class_names(tmp_path, monkeypatch):
     assert len(task.y_train) + len(task.y_test) == 200
 
 
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_npz_as_medmnist_has_them(test, tmp_path, caplog):
+    parts = {"train": slice(0, 40), "val": slice(40, 60), "test": slice(60, 80)}
+    if test == "val":
+        del parts["test"]
+    arrays = {f"{part}_images": SCANS[of] for part, of in parts.items()}
+    arrays |= {f"{part}_labels": TARGETS[of, None].astype(np.uint8) for part, of in parts.items()}
+    np.savez(tmp_path / "medical.npz", **arrays, class_names=np.array([b"zero", *map(str, range(1, 10))], "S"))
+    task = load_task(f"npz:{tmp_path}/medical.npz")
+    np.testing.assert_array_equal(task.x_train[..., 0], SCANS[:40])
+    np.testing.assert_array_equal(task.x_test[..., 0], SCANS[parts[test]])
+    assert (task.y_train.tolist(), task.y_test.tolist()) == (TARGETS[:40].tolist(), TARGETS[parts[test]].tolist())
+    assert task.class_names == ("zero", *map(str, range(1, 10)))
+    assert ("val_images" in caplog.text) == (test == "test")  # left out, which is told
+
+
 def unzipped(shared, name, path):
     with zipfile.ZipFile(shared / "data" / name) as file:
         file.extractall(path)
@@ -442,6 +458,16 @@ BAD = {
     "npz: one array": ("npz:{root}/x.npz", one_array, "not a readable .npz file of plain arrays"),
     "npz: objects": ("npz:{root}/x.npz", npz(x_train=np.array([1, "a"], object), y_train=0), "not a readable .npz"),
     "npz: no labels": ("npz:{root}/x.npz", npz(x_train=SCANS), "x.npz lacks y_train; it needs x_train, y_train, x_t"),
+    "npz: no test labels": (
+        "npz:{root}/x.npz",
+        npz(x_train=SCANS, y_train=TARGETS, x_test=SCANS),
+        "x.npz lacks y_test",
+    ),
+    "npz: many labels an image": (
+        "npz:{root}/x.npz",
+        npz(train_images=SCANS, train_labels=np.eye(10, dtype=int)[TARGETS]),
+        r"y_train is int64\[1797, 10\]; labels must be whole numbers \[n\]",
+    ),
     "npz: floats": ("npz:{root}/x.npz", npz(x_train=SCANS / 255, y_train=TARGETS), "x_train is float64; images must"),
     "folder: none": ("folder:", nothing, "no folder ''; give the path of a folder of images after folder:"),
     "folder: missing": ("folder:{root}/x", nothing, "no folder '.*x'"),

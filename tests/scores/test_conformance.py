@@ -1,5 +1,8 @@
 """What every score of features or of a kernel keeps: frameworks, order, names of classes, scale, rotation."""
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,6 +121,42 @@ def test_shift(name, digits_as_features):
 def test_one_class_is_no_task(name, many):
     with pytest.raises(scores.Undefined, match=r"all 100 images are of one class|the residual is zero"):
         TABLE[name][0](many[0], np.full(100, 3))
+
+
+WITHOUT_CLASSES = """
+import numpy as np
+from linft import scores
+from linft.errors import LinftError
+from linft.evaluation import evaluate_probabilities
+
+x = np.random.default_rng(0).normal(size=(12, 4))
+p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+of_features = "lfc nleep logme hscore fisher knn linear_probe parc transrate".split()
+called = {name: (lambda y, name=name: getattr(scores, name)(x, y)) for name in of_features}
+called |= {name: (lambda y, name=name: getattr(scores, name)(x @ x.T, y)) for name in ("alignment", "lgc")}
+called |= {
+    "decorrelation_gap": lambda y: scores.decorrelation_gap(x, x, y),
+    "leep": lambda y: scores.leep(p, y),
+    "nce": lambda y: scores.nce(np.arange(12) % 3, y),
+    "nce of the source": lambda y: scores.nce(y, np.arange(12) % 3),
+    "evaluation": lambda y: evaluate_probabilities(p, y),
+}
+whole = np.arange(12) % 3
+for wrong in (np.nan, np.inf, 0.5, None):
+    labels = np.where(np.arange(12) == 5, wrong, whole)
+    for name, call in called.items():
+        try:
+            value = call(labels)
+        except LinftError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            raise AssertionError(f"{name} is {value} with a label {wrong}")
+assert scores.leep(p, whole.astype(float)) == scores.leep(p, whole) == scores.leep(p, np.array(["a", "b", "c"])[whole])
+"""
+
+
+def test_labels_that_are_no_classes_are_refused():
+    subprocess.run([sys.executable, "-c", WITHOUT_CLASSES], check=True)  # here their type alone would be refused
 
 
 @pytest.mark.parametrize("name", sorted(TABLE.keys() - {"leep", "nce", "feature_metrics"}))
