@@ -12,7 +12,7 @@ class ZooImport:
     """Convert weights of timm, torchvision, BiT or the hub to a file of a zoo, with all that is known of them."""
 
     weights: tyro.conf.Positional[str]
-    """hf:OWNER/NAME[@REVISION], a file (.safetensors, .npz, .pth), or a directory with model.safetensors and
+    """hf:OWNER/NAME[@REVISION], a file (.safetensors, .npz, .pth, .ckpt), or a directory with model.safetensors and
     timm's config.json."""
     zoo: Path = Path("zoo")
     """Directory of the zoo, made where there is none."""

@@ -18,7 +18,7 @@ def refuse_pickle(path: Path) -> Tensors:
 READERS: dict[str, Callable[[Path], Tensors]] = {
     ".safetensors": safetensors_file,
     ".npz": npz_file,
-    **dict.fromkeys((".pth", ".pt", ".th", ".bin", ".ckpt"), torch_file),
+    **dict.fromkeys((".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"), torch_file),
     **dict.fromkeys((".pkl", ".pickle"), refuse_pickle),
 }
 
@@ -29,7 +29,8 @@ def open_tensors(path: Path) -> Tensors:
     Raises:
       LinftError: a file of no known kind, one cut short, or one that only running code could load.
     """
-    if path.suffix not in READERS:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
         kinds = ", ".join(suffix for suffix, reader in READERS.items() if reader is not refuse_pickle)
         raise LinftError(f"{path} is of no known kind; weights are read from {kinds}")
-    return READERS[path.suffix](path)
+    return READERS[suffix](path)

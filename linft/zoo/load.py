@@ -11,14 +11,15 @@ from linft.zoo import hub
 from linft.zoo.akamaster import AKAMASTER
 from linft.zoo.bit_npz import BIT_NPZ
 from linft.zoo.formats import open_tensors
-from linft.zoo.importer import read
 from linft.zoo.native import NATIVE
+from linft.zoo.reading import read
 from linft.zoo.timm_inception import TIMM_INCEPTION
 from linft.zoo.timm_mobilenet import TIMM_MOBILENET
 from linft.zoo.timm_resnetv2 import TIMM_RESNETV2
 from linft.zoo.torch_densenet import TORCH_DENSENET
 from linft.zoo.torch_resnet import TORCH_RESNET
 from linft.zoo.torchvision_alexnet import TORCHVISION_ALEXNET
+from linft.zoo.wrapping import find
 
 SHIPPED = Path(__file__).parent / "weights"
 IMPORTERS = (
@@ -63,7 +64,7 @@ def local(name: str) -> Weights | None:
     path = Path(name).expanduser()
     if path.is_dir() and (path / hub.WEIGHTS).is_file():
         return Weights(path / hub.WEIGHTS, path.resolve().name)
-    return Weights(path, path.stem) if path.is_file() else None
+    return Weights(path, path.stem.removesuffix(".pth")) if path.is_file() else None  # of net.pth.tar, net
 
 
 SOURCES: tuple[Callable[[str], Weights | None], ...] = (shipped, on_hub, local)
@@ -78,11 +79,13 @@ def load_model(name: str | Path) -> Model:
     """A model by its name: a shipped one's, `hf:OWNER/NAME[@REVISION]`, a file's, or a directory's.
 
     Files are safetensors, NumPy archives, or torch's where torch is installed; a directory has
-    `model.safetensors` and timm's `config.json`. Of the hub's models, the commit is kept in `source`.
+    `model.safetensors` and timm's `config.json`. Of the hub's models, the commit is kept in `source`. In a
+    file the network may lie under any key and prefix; where its averaged weights are there too they are
+    taken, and `source["weights"]` says so.
 
     Raises:
       LinftError: no such name, a file that only running code could load, no importer that knows its
-        keys, or keys and shapes that do not fit.
+        keys, several networks in it, or keys and shapes that do not fit.
 
     Example:
       >>> load_model("resnet14-cifar10").num_classes
@@ -94,9 +97,7 @@ def load_model(name: str | Path) -> Model:
             f"no model {str(name)!r}; give hf:OWNER/NAME, a file, a directory with {hub.WEIGHTS}, "
             f"or one of {', '.join(shipped_models())}"
         )
-    tensors = open_tensors(found.path)
-    for importer in IMPORTERS:
-        model = read(importer, tensors, found.name)
-        if model is not None:
-            return model.replace(source={**model.source, **found.source})
-    raise LinftError(f"no importer knows the keys of {found.path}, such as {', '.join(list(tensors)[:3])}")
+    place = find(open_tensors(found.path), IMPORTERS)
+    model = read(place, found.name)
+    said = {"weights": place.note} if place.note else {}
+    return model.replace(source={**model.source, **found.source, **said})

@@ -22,7 +22,7 @@ BLOCKS = {"4": "stem/block2"} | {
 
 def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """Inception v4, and how wide."""
-    if not {"features.0.conv.weight", "features.21.branch1_1a.conv.weight", "last_linear.weight"} <= tensors.keys():
+    if not {"features.0.conv.weight", "features.21.branch1_1a.conv.weight"} <= tensors.keys():
         return None
     width = tensors.shapes["features.0.conv.weight"][0]
     return "inception_v4", {} if width == 32 else {"width": width}

@@ -10,7 +10,7 @@ from linft.zoo.timm_config import about
 
 def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """MobileNet v1, whose later relatives have the same keys and a second pointwise convolution."""
-    if not {"conv_stem.weight", "blocks.4.1.conv_dw.weight", "classifier.weight"} <= tensors.keys():
+    if not {"conv_stem.weight", "blocks.4.1.conv_dw.weight", "blocks.4.1.conv_pw.weight"} <= tensors.keys():
         return None
     if any(".conv_pwl." in key for key in tensors):
         return None

@@ -1,9 +1,12 @@
 """Torch's own files, .pth and .pt: read where torch is installed, and never by running what is in them."""
 
+import argparse
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,11 @@ import numpy as np
 from linft.errors import LinftError
 from linft.zoo.tensors import Tensors
 
-WRAPPERS = ("state_dict", "model")
-
 
 def torch_file(path: Path) -> Tensors:
-    """The state dict of a torch file, mapped into memory where its format allows.
+    """The tensors of a torch file, mapped into memory where its format allows.
 
-    A dict with the state dict under `state_dict` or `model` is opened, and the `module.` before every
-    key that data-parallel training leaves is dropped.
+    What lies in dicts within the dict has keys joined with dots, such as `state_dict.conv1.weight`.
 
     Raises:
       LinftError: torch is not installed; the file holds more than tensors, which to load can run any
@@ -36,18 +36,22 @@ def torch_file(path: Path) -> Tensors:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
             # Files of torch before 1.6 are no zip archives, and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
+            with getattr(torch.serialization, "safe_globals", _nothing_more)(_harmless()):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL (\S+)", str(error))
         raise LinftError(
-            f"{path} is a pickle, and loading one can run any code: it holds more than tensors; "
+            f"{path} is a pickle, and loading one can run any code: it holds more than tensors"
+            f"{f' ({kind[1]})' if kind else ''}; "
             "save model.state_dict() alone, or convert it to safetensors"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise LinftError(f"{path} is not a readable torch file ({reason}); was it cut short?") from None
-    state = _state_dict(content)
-    if not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise LinftError(f"{path} holds no state dict of tensors; save model.state_dict()")
+    state = {key: value for key, value in _flat(content, "") if torch.is_tensor(value)}
+    if not state:
+        held = f"only {', '.join(map(str, content))}" if isinstance(content, Mapping) and content else type(content)
+        raise LinftError(f"{path} holds no state dict of tensors ({held}); save model.state_dict()")
 
     def read(key: str) -> np.ndarray:
         tensor = state[key].detach()
@@ -56,12 +60,23 @@ def torch_file(path: Path) -> Tensors:
     return Tensors(path, {key: tuple(value.shape) for key, value in state.items()}, read)
 
 
-def _state_dict(content: Any) -> dict[str, Any]:
-    """Key -> tensor, out of the wrappings that training scripts put around."""
-    for name in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+def _harmless() -> list[Any]:
+    """What training scripts save beside tensors and is made without running anything: options, numbers of NumPy."""
+    scalar = np.float64().__reduce__()[0]
+    numbers = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    spellings = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *numbers, *spellings]
+
+
+def _nothing_more(_: list[Any]) -> AbstractContextManager:
+    """Where torch is too old to be told of more than tensors."""
+    return nullcontext()
+
+
+def _flat(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The values of a dict of dicts, by keys joined with dots."""
     if not isinstance(content, Mapping):
-        return {}
-    prefix = "module." if all(str(key).startswith("module.") for key in content) else ""
-    return {str(key).removeprefix(prefix): value for key, value in content.items()}
+        return
+    for key, value in content.items():
+        yield f"{prefix}{key}", value
+        yield from _flat(value, f"{prefix}{key}.")

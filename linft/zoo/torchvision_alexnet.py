@@ -20,7 +20,7 @@ NAMES = {
 
 def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """AlexNet, and how wide; of these keys VGG has only some."""
-    if not {"features.0.weight", "features.10.weight", "classifier.1.weight", "classifier.6.weight"} <= tensors.keys():
+    if not {"features.0.weight", "features.10.weight", "classifier.1.weight", "classifier.4.weight"} <= tensors.keys():
         return None
     width = tensors.shapes["features.0.weight"][0]
     return "alexnet", {} if width == 64 else {"width": width}

@@ -10,7 +10,9 @@ from torch import nn
 
 from linft.base import Model
 from linft.zoo.formats import open_tensors
-from linft.zoo.importer import Importer, read, torch_layout, torch_path
+from linft.zoo.importer import Importer, torch_layout, torch_path
+from linft.zoo.reading import read
+from linft.zoo.wrapping import Place
 
 
 class Block(nn.Module):
@@ -65,6 +67,4 @@ def load(path: Path) -> Model:
         torch_layout,
         lambda tensors: {},
     )
-    model = read(importer, tensors, path.stem)
-    assert model is not None
-    return model
+    return read(Place(importer, tensors, beside=tensors), path.stem)

@@ -1,5 +1,6 @@
 """The same network comes out of every kind of file; damaged and dangerous ones are refused in one line."""
 
+import argparse
 import pickle
 import sys
 import zipfile
@@ -90,14 +91,23 @@ WRAPPINGS = {
     "bare": lambda state: state,
     "state_dict": lambda state: {"epoch": 90, "state_dict": state},
     "model": lambda state: {"model": state, "best": 0.7},
+    "options": lambda state: {"model": state, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.7)},
+    "optimizer": lambda state: {"net": state, "optimizer": {"state": {0: {"exp_avg": state["conv1.weight"]}}}},
+    "average": lambda state: {
+        "state_dict": {key: 0 * value for key, value in state.items()},
+        "state_dict_ema": {f"module.{key}": value for key, value in state.items()},
+    },
     "data parallel": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
 }
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_torch_files_however_wrapped(torch, torch_resnet18, expected, tmp_path, wrapping):
-    torch.save(WRAPPINGS[wrapping](as_torch(torch, torch_resnet18)), tmp_path / "net.pth")
-    assert_same(load_model(tmp_path / "net.pth"), expected)
+    for name in ("net.pth", "net.pth.tar", "net.ckpt", "net.PT", "net.bin"):
+        torch.save(WRAPPINGS[wrapping](as_torch(torch, torch_resnet18)), tmp_path / name)
+        model = load_model(tmp_path / name)
+        assert model.name == "net"
+        assert_same(model, expected)
 
 
 def test_torch_files_of_the_old_format_and_of_half_precision(torch, torch_resnet18, expected, tmp_path):
@@ -109,10 +119,15 @@ def test_torch_files_of_the_old_format_and_of_half_precision(torch, torch_resnet
 def test_torch_files_that_are_no_state_dict(torch, torch_resnet18, tmp_path):
     path = tmp_path / "net.pth"
     torch.save([1, 2], path)
-    with pytest.raises(LinftError, match=r"net.pth holds no state dict of tensors; save model.state_dict\(\)"):
+    with pytest.raises(LinftError, match=r"net.pth holds no state dict of tensors .*; save model.state_dict\(\)"):
+        load_model(path)
+    torch.save({"epoch": 3, "loss": [0.1]}, path)
+    with pytest.raises(LinftError, match=r"net.pth holds no state dict of tensors \(only epoch, loss\)"):
         load_model(path)
     torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(LinftError, match=r"net.pth is a pickle, and loading one can run any code: it holds more than"):
+    with pytest.raises(
+        LinftError, match=r"net.pth is a pickle, and loading one can run any code: it holds more than tensors \(torch"
+    ):
         load_model(path)
     torch.save(as_torch(torch, torch_resnet18), path)
     path.write_bytes(path.read_bytes()[:-1000])

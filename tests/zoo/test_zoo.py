@@ -125,7 +125,11 @@ PUBLIC = {
         lambda t: [t.pop(key) for key in list(t) if key.startswith("layer1")],
         "no architecture 'cifar_resnet2'",
     ),
-    "another family": (lambda t: t.pop("linear.weight"), "no importer knows the keys of .*, such as "),
+    "no head": (lambda t: t.pop("linear.weight"), "looks like cifar_resnet20 without its head"),
+    "another family": (
+        lambda t: t.pop("conv1.weight"),
+        r"no importer knows the keys of .*, such as bn1\.bias, .* \(and \d+ more\)",
+    ),
 }
 
 
