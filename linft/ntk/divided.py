@@ -136,6 +136,8 @@ def product(on: Mesh) -> gram.Product:
 def own_share(array: jax.Array) -> np.ndarray:
     """What this host's devices have of an array divided along one axis, side by side."""
     shards = sorted(array.addressable_shards, key=lambda shard: [s.start or 0 for s in shard.index])
+    if len(shards) == 1:  # of a mesh of one device no axis bears a name
+        return np.asarray(shards[0].data)
     (axis,) = [axis for axis, name in enumerate(array.sharding.spec) if name]  # type: ignore[attr-defined]
     return np.concatenate([np.asarray(shard.data) for shard in shards], axis)
 

@@ -15,7 +15,7 @@ from drawn import make
 from sharing import Uneven
 
 import linft
-from linft import trees
+from linft import parallel, trees
 from linft.cli.kernel import Kernel, Machine
 from linft.errors import LinftError
 from linft.ntk import hosts, store
@@ -101,6 +101,16 @@ def test_eight_devices_compute_the_kernel_of_one(outputs, environment, alone, tm
     assert "8 devices, 1 hosts" in ended.out
     assert ended.images == BLOCKS * TILE
     assert_same(tmp_path / "K.zarr", alone[outputs])
+
+
+def test_a_mesh_of_one_device_is_that_device(alone):
+    model, task = make(Uneven()), linft.load_task("digits").subset(TRAIN, TEST, 0)
+    groups = trees.split_vectors(model.layer_groups)
+    kernel = linft.empirical_ntk(
+        model, model.preprocess(task.x_train), outputs="trace", groups=groups, mesh=parallel.mesh(1)
+    )
+    for group, block in alone["trace"][0].blocks.items():
+        np.testing.assert_allclose(kernel.blocks[group], block, rtol=1e-5, atol=1e-6 * abs(block).max())
 
 
 @pytest.fixture(scope="module")
