@@ -1,6 +1,6 @@
 # `make demo` on a fresh machine with Python 3.11 or later: makes .venv, installs, compares, writes demo/.
 
-.PHONY: demo test slow lint types doctest notebook versions parity clean
+.PHONY: demo test slow lint types doctest docs notebook versions parity clean
 .DEFAULT_GOAL := demo
 
 bin := .venv/bin
@@ -26,6 +26,11 @@ types: $(installed)
 
 doctest: $(installed)
 	$(bin)/pytest --doctest-modules linft $(parallel)
+
+# The site, in build/site; what builds it (120 MB) is installed only here.
+docs: $(installed)
+	bash scripts/install.sh dev,docs
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 
 notebook: $(installed)
 	$(bin)/pytest --nbmake --nbmake-timeout=600 colab

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Make .venv with the newest Python here, and install linft in it, editable, at the versions it is tested with.
+# Make .venv with the newest Python here, and install linft in it, editable, at the versions it is tested with:
+#
+#     scripts/install.sh [EXTRAS]    dev by default
 set -euo pipefail
 
 if ! .venv/bin/python -c '' 2>/dev/null; then
@@ -8,4 +10,4 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
 fi
 versions=$(.venv/bin/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")')
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint "constraints/$versions.txt" --editable '.[dev]'
+    --constraint "constraints/$versions.txt" --editable ".[${1:-dev}]"

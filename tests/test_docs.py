@@ -1,0 +1,65 @@
+"""The documentation: its Python runs, its commands parse, the files that it names are there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from linft.cli.main import _command
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")
+FILE = re.compile(r"`((?:benchmarks|colab|docs|experiments|linft|tests)/[\w./-]+)`")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for of, code in BLOCK.findall(page.read_text(encoding="utf-8")) if of == language]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler() -> Iterator[None]:
+    """XLA without its optimizations: on networks this small the compiler takes all of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    known = {"__name__": page.stem}
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), known)
+
+
+def commands() -> list[str]:
+    joined = "\n".join(code for page in PAGES for code in blocks(page, "sh")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.startswith("linft ")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(line, comments=True)[1:]
+    if "--config" in arguments:
+        config = Path(arguments[arguments.index("--config") + 1])
+        config.parent.mkdir()
+        config.write_text("task: digits\nsteps: 40\n", encoding="utf-8")
+    assert callable(_command(arguments))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name)
+def test_links_and_files_are_there(page: Path):
+    text = page.read_text(encoding="utf-8")
+    linked = [page.parent / target for target in LINK.findall(text)]
+    named = [ROOT / target for target in FILE.findall(text)]
+    assert [str(path) for path in linked + named if not path.exists()] == []
