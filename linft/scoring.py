@@ -76,7 +76,8 @@ def scored(
         of the same weights, sample and scores, are not scored again.
     """
     kept = {} if output is None else _kept(output / LINES)
-    keys = {name: json.dumps([name, _identity(model), sample.digest]) for name, model in models.items()}
+    of_sample = sample.digest
+    keys = {name: json.dumps([name, _identity(model), of_sample]) for name, model in models.items()}
     missing = dict(models)
     for name, key in keys.items():
         one = kept.get(key)

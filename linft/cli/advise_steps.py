@@ -19,6 +19,7 @@ from linft.advising.verification import verify
 from linft.cli.advise import Advise
 from linft.cli.progress import bars
 from linft.cli.table import print_lines, print_table
+from linft.data.lazy import in_memory
 from linft.depth import Depth
 from linft.files import whole
 from linft.store import Store
@@ -33,7 +34,7 @@ def carry_out(command: Advise) -> None:
     logging.getLogger("linft").setLevel(logging.INFO)
     console, data = Console(), command.data
     task = linft.load_task(command.task, download=data.download)
-    task = task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed)
+    task = in_memory(task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed))
     model = linft.load_model(command.model)
     steps = command.training.num_steps(len(task.y_train)) if command.budget is None else command.budget
     console.print(

@@ -60,6 +60,7 @@ class Compare:
         import linft
         from linft import report
         from linft.cli.progress import bars
+        from linft.data.lazy import in_memory
 
         console = Console()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
@@ -68,7 +69,7 @@ class Compare:
         if recipe.steps is None and recipe.epochs is None:
             recipe = recipe.replace(steps=DEFAULT_STEPS)
         task = linft.load_task(self.task, download=self.download)
-        task = task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed)
+        task = in_memory(task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed))
         model = linft.load_model(self.model)
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)

@@ -166,6 +166,7 @@ class Finetune:
     def load_task(self) -> "Task":
         """The task, as many images of it as are asked for."""
         import linft
+        from linft.data.lazy import in_memory
 
         data = self.data
         task = linft.load_task(self.task, download=data.download)
@@ -174,7 +175,7 @@ class Finetune:
         if data.limit_batches is not None:
             most = data.limit_batches * self.training.batch_size_for(len(task.y_train))
             task = task.subset(min(most, len(task.y_train)), min(most, len(task.y_test)), data.sample_seed)
-        return task
+        return in_memory(task)
 
     def model(self, task: "Task") -> "Model":
         """The model before it gets its new layers."""

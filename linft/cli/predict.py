@@ -57,6 +57,7 @@ class Predict:
         import linft
         from linft import optim, predict
         from linft.cli.progress import bars
+        from linft.data.lazy import in_memory
         from linft.files import whole
         from linft.predict.choice import FIRST, KINDS, choose, fall
         from linft.report import trajectories
@@ -69,7 +70,7 @@ class Predict:
         if recipe.steps is None and recipe.epochs is None:
             recipe = recipe.replace(steps=DEFAULT_STEPS)
         task = linft.load_task(self.task, download=self.download)
-        task = task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed)
+        task = in_memory(task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed))
         model = linft.load_model(self.model)
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)

@@ -14,6 +14,7 @@ from linft.base import Model, Run, Tangent
 from linft.cli.kernel import told
 from linft.cli.sweep import FEATURES, PREDICTED, SHOWN, Sweep
 from linft.cli.table import print_lines, print_table
+from linft.data.lazy import in_memory
 from linft.finetuning import finetune
 from linft.linearization import linearize
 from linft.predict.tangent import kept
@@ -80,7 +81,7 @@ def load_task(command: Sweep) -> Task:
     """The task, as many images of it as are asked for; its test part is what is measured on."""
     data = command.data
     task = linft.load_task(command.task, download=data.download)
-    task = task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed)
+    task = in_memory(task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed))
     return task if data.validation is None else task.holdout(data.validation, data.sample_seed)
 
 
