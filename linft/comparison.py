@@ -19,6 +19,7 @@ from linft.finetuning import finetune
 from linft.linearization import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.optim import groups_for
+from linft.predict.eigen import too_large
 from linft.predict.tangent import to_trace
 from linft.recipe import Recipe
 from linft.spectrum import drift, spectrum
@@ -135,7 +136,7 @@ def compare(
     """
     begin = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
-    chosen, skipped = _choose(model, task, recipe, runs)
+    chosen, skipped = _choose(model, task, recipe, runs, outputs)
     groups = groups_for(recipe, model.layer_groups)
     store = Store.open(output, model, task, recipe, dict(record_every=record_every, outputs=outputs))
     kernel_begin = time.perf_counter()
@@ -200,7 +201,9 @@ def compare(
     return Comparison(store.finish(result), trajectories, tangent)
 
 
-def _choose(model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+def _choose(
+    model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None, outputs: Outputs
+) -> tuple[list[str], dict[str, str]]:
     """The runs to make, in the order of RUNS, and why the others are not made."""
     unknown = [name for name in runs or () if name not in RUNS]
     if unknown:
@@ -208,8 +211,8 @@ def _choose(model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None
     near, n = predict.nearest(recipe)[0], len(task.y_train)
     reasons = {
         "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
-        "spectral": predict.why_not_spectral(near, n),
-        "gradient_flow": predict.why_not_flow(near),
+        "spectral": predict.why_not_spectral(near, n) or too_large(n * task.num_classes),
+        "gradient_flow": predict.why_not_flow(near) or (too_large(n * task.num_classes) if outputs == "full" else None),
         "flow_trace": predict.why_not_flow(near),
     }
     skipped = {name: reason for name, reason in reasons.items() if reason}

@@ -37,10 +37,13 @@ ONLY = {
     "linft.ntk": (
         "linft.predict.tangent",
         "linft.predict.feature_tangent",
+        "linft.predict.operator",
+        "linft.predict.eigen",
+        "linft.predict.choice",
         "linft.comparison",
         "linft.scores.evidence",
         "linft.cli.kernel",
-    ),  # to predict; to see it change; to score; to keep it
+    ),  # to predict; its eigenvalues; whether it fits; to see it change; to score; to keep it
     "matplotlib": ("linft.report",),
 }
 

@@ -1,9 +1,10 @@
-"""Eigenvalues and ridge solutions of a symmetric operator from its products alone, by SciPy's Krylov methods."""
+"""Eigenvalues and ridge solutions of a symmetric operator from its products alone, by Krylov methods."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigsh
 
 from linft.errors import LinftError
@@ -11,18 +12,21 @@ from linft.ntk.empirical import Progress
 from linft.ntk.matrix_free import precision, side
 from linft.ntk.nystrom import Nystrom
 
+FEWEST = 20  # vectors that ARPACK holds
+
 
 def top_eigenvalues(
-    operator: LinearOperator, k: int, *, seed: int = 0
+    operator: LinearOperator, k: int, *, tolerance: float = 0.0, seed: int = 0
 ) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "size k"]]:
     """The k largest eigenvalues, descending, and their orthonormal eigenvectors, by implicitly restarted Lanczos.
 
     Few products for the few large eigenvalues that a kernel has, many where eigenvalues crowd; held in
-    memory are 2k + 1 vectors, or 20.
+    memory are 2k + 1 vectors, or 20. An operator of no more rows than that is multiplied out instead.
 
     Args:
       operator: symmetric, as `kernel_operator(model, x)`.
-      k: from 1 to less than the operator's size.
+      k: from 1 to the operator's size.
+      tolerance: of ‖Θu − λu‖ relative to λ; 0 is rounding.
       seed: of the starting vector.
 
     Raises:
@@ -35,8 +39,8 @@ def top_eigenvalues(
       [4.0, 3.0]
     """
     size = side(operator)
-    if not 1 <= k < size:
-        raise LinftError(f"k is {k}; choose 1 to {size - 1}, fewer than the operator's size")
+    if not 1 <= k <= size:
+        raise LinftError(f"k is {k}; choose 1 to {size}, the operator's size")
     dtype = precision(operator)
     start, probe = np.random.default_rng(seed).normal(size=(2, size)).astype(dtype)
     image, other = operator @ start, operator @ probe
@@ -45,14 +49,62 @@ def top_eigenvalues(
         raise LinftError("the operator is not symmetric; give the kernel of one set of images")
     if not scale:  # a kernel of zeros, as below a head of zeros, where Lanczos cannot start
         return np.zeros(k), np.eye(size, k)
+    if size <= max(2 * k + 1, FEWEST):
+        matrix = operator @ np.eye(size, dtype=dtype)
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        return values[::-1][:k], vectors[:, ::-1][:, :k]
     try:
-        values, vectors = eigsh(operator, k=k, which="LA", v0=start)
+        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=tolerance)
     except ArpackNoConvergence as error:
         raise LinftError(
             f"Lanczos found {len(error.eigenvalues)} of {k} eigenvalues; "
             "ask for fewer, or use float64 images and weights"
         ) from None
     return values[::-1], vectors[:, ::-1]
+
+
+def spectral_measure(
+    operator: LinearOperator, v: Float[np.ndarray, "size"], steps: int
+) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """How v lies over the eigenvectors u_j: points, descending, and their shares of Σ_j (u_jᵀv)² δ(λ − λ_j) / ‖v‖².
+
+    Gauss quadrature by Lanczos from v, reorthogonalized (Golub and Meurant 1994, "Matrices, moments and
+    quadrature"): exact once there are as many steps as eigenvalues along which v lies, and before that right in its
+    first 2k moments, with v's share above the j-th point between the sums of the first j − 1 and of the first j shares.
+
+    Args:
+      operator: symmetric, as `kernel_operator(model, x)`.
+      v: a vector; one of zeros has no shares.
+      steps: products, at most; so many vectors are held.
+
+    Example:
+      >>> import numpy as np
+      >>> from scipy.sparse.linalg import aslinearoperator
+      >>> points, shares = spectral_measure(aslinearoperator(np.diag([1.0, 4.0, 2.0])), np.array([3.0, 4.0, 0.0]), 9)
+      >>> points.round(6).tolist(), shares.round(6).tolist()
+      ([4.0, 1.0], [0.64, 0.36])
+    """
+    size, length = side(operator), np.linalg.norm(v)
+    if not length:
+        return np.zeros(1), np.zeros(1)
+    basis = np.zeros((min(steps, size), size))
+    basis[0] = v / length
+    diagonal, beside = np.zeros(len(basis)), np.zeros(len(basis))
+    rounding = size * np.finfo(precision(operator)).eps
+    k = len(basis)
+    for j in range(len(basis)):
+        image = operator @ basis[j]
+        diagonal[j] = basis[j] @ image
+        for _ in range(2):
+            image = image - basis[: j + 1].T @ (basis[: j + 1] @ image)
+        beside[j] = np.linalg.norm(image)
+        if beside[j] <= rounding * max(np.abs(diagonal).max(), beside.max()):
+            k = j + 1
+            break
+        if j + 1 < len(basis):
+            basis[j + 1] = image / beside[j]
+    points, vectors = eigh_tridiagonal(diagonal[:k], beside[: k - 1])
+    return points[::-1], vectors[0, ::-1] ** 2
 
 
 def time_constants(eigenvalues: Float[np.ndarray, "k"], learning_rate: float, n: int) -> Float[np.ndarray, "k"]:

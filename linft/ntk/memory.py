@@ -31,6 +31,11 @@ def budget(limit: int | None) -> int:
     return free if limit is None else min(free, limit - used_bytes())
 
 
+def check_host(needs: dict[str, int], advice: str) -> None:
+    """Refuse what NumPy is to hold beside all else where the host's memory has no room for it."""
+    check(needs, int(SHARE * psutil.virtual_memory().available), advice)
+
+
 def check(needs: dict[str, int], budget: int, advice: str) -> None:
     """Refuse a computation that needs more than its budget, saying what needs how much and what to change."""
     total = sum(needs.values())

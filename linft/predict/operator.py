@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from linft.base import Kernel, Tangent
+from linft.ntk import memory
 
-Operator = list[tuple[Array, Array | None]]
+Numbers = Array | np.ndarray
+Operator = list[tuple[Numbers, Numbers | None]]
 """A sum of parts: (Θ [m c n c], None), or (K [m n], A [c c]) for K ⊗ A."""
 
 
@@ -19,7 +22,7 @@ def operator(kernel: Kernel, tangent: Tangent, weights: Mapping[str, Any]) -> Op
     return [(size * weight * kernel.blocks[g], tangent.mixing[g]) for g, weight in weights.items()]
 
 
-def apply(op: Operator, alpha: Float[Array, "n c"]) -> Float[Array, "m c"]:
+def apply(op: Operator, alpha: Float[Numbers, "n c"]) -> Float[Numbers, "m c"]:
     """Θ α."""
     return sum(_part(block, mixing, alpha) for block, mixing in op)  # pyright: ignore
 
@@ -29,15 +32,31 @@ def apply_rows(op: Operator, rows: Array, alpha: Float[Array, "n c"]) -> Float[A
     return sum(_part(block[rows], mixing, alpha) for block, mixing in op)  # pyright: ignore
 
 
-def _part(block: Array, mixing: Array | None, alpha: Array) -> Array:
+def _part(block: Numbers, mixing: Numbers | None, alpha: Numbers) -> Numbers:
     if mixing is None:
         m, c = block.shape[:2]
         return (block.reshape(m * c, -1) @ alpha.reshape(-1)).reshape(m, c)
     return block @ alpha @ mixing  # the mixing is symmetric
 
 
-def dense(op: Operator) -> Float[Array, "m c n c"]:
-    """The operator as one array."""
-    return sum(  # pyright: ignore
-        block if mixing is None else block[:, None, :, None] * mixing[None, :, None, :] for block, mixing in op
-    )
+def on_host(op: Operator) -> Operator:
+    """The same in NumPy's float64, as few parts as there are mixings: parts of one are added up.
+
+    Raises:
+      LinftError: its numbers, as many as the parts have, do not fit into the host's memory.
+    """
+    memory.check_host({"the kernel in float64": 8 * sum(block.size for block, _ in op)}, "use fewer images")
+    found: dict[bytes | None, tuple[np.ndarray, np.ndarray | None]] = {}
+    for block, mixing in op:
+        key = None if mixing is None else np.asarray(mixing).tobytes()
+        double = np.asarray(block, np.float64)
+        if key in found:
+            found[key] = (found[key][0] + double, found[key][1])
+        else:
+            found[key] = (double, None if mixing is None else np.asarray(mixing, np.float64))
+    return [part for part in found.values() if part[0].any()] or list(found.values())[:1]
+
+
+def among(op: Operator, rows: np.ndarray) -> Operator:
+    """The operator between some examples."""
+    return [(block[rows][:, :, rows] if mixing is None else block[np.ix_(rows, rows)], mixing) for block, mixing in op]

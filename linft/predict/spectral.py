@@ -16,9 +16,11 @@ from jaxtyping import Float
 from linft import losses, optim
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
+from linft.predict import eigen
 from linft.predict.dual import Coordinates, as_tangent, lengths
 from linft.predict.dual import why_not as why_no_kernel
-from linft.predict.operator import dense, operator
+from linft.predict.eigen import Eigenbasis
+from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
 from linft.recipe import Recipe
 from linft.task import Task
@@ -64,7 +66,7 @@ def spectral(
     """
     tangent = as_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
-    decompositions: dict[tuple, tuple] = {}  # by group weights: paid once, then every recipe is free
+    decompositions: dict[tuple, Eigenbasis] = {}  # by group weights: paid once, then every recipe is free
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
@@ -73,7 +75,7 @@ def spectral(
         weights, decay = _weights(tangent, recipe, n)
         key = tuple(weights.items())
         if key not in decompositions:
-            decompositions[key] = _decompose(tangent, weights)
+            decompositions[key] = eigen.eigenbasis(on_host(operator(tangent.kernel_train, tangent, weights)))
         at = recorded_steps(recipe.num_steps(n), record_every)
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run leaves the range of the device's numbers
             values = _evaluate(tangent, recipe, weights, decay, decompositions[key], at)
@@ -95,44 +97,37 @@ def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float]
     return weights, (decay, pull)
 
 
-def _decompose(tangent: Tangent, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    matrix = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)), np.float64)
-    size = tangent.logits_train.size
-    values, vectors = np.linalg.eigh(matrix.reshape(size, size))
-    return np.maximum(values, 0), vectors
-
-
 def _evaluate(
     tangent: Tangent,
     recipe: Recipe,
     weights: dict[str, float],
     decay_and_pull: tuple[float, float],
-    decomposition: tuple[np.ndarray, np.ndarray],
+    basis: Eigenbasis,
     at: np.ndarray,
 ) -> dict[str, Any]:
     n, c = tangent.logits_train.shape
-    values, vectors = decomposition
     trained = [g for g, weight in weights.items() if weight > 0]
     common = weights[trained[0]] if decay_and_pull[0] > 0 else 1.0  # with decay, the one multiplier belongs to the rate
     residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
     w_train, w_test = (
-        sum((weight > 0) * _host(by[g]) for g, weight in weights.items())
+        np.sum([(weight > 0) * _host(by[g]) for g, weight in weights.items()], axis=0)
         for by in (tangent.weights_train, tangent.weights_test)
     )
     z = _powers(
-        values / common,
-        vectors.T @ residual.reshape(-1),
-        vectors.T @ np.reshape(w_train, -1),
+        basis.values / common,
+        basis.coordinates(residual),
+        basis.coordinates(w_train),
         n,
         *decay_and_pull,
         recipe.learning_rate * common,
         recipe,
         at,
     )
-    alphas = (vectors @ z[..., 0].T).T.reshape(len(at), n, c)
+    alphas = [basis.vector(of_step).reshape(n, c) for of_step in z[..., 0]]
     gammas = z[:, 0, 2]
-    on_train = _host(dense(operator(tangent.kernel_train, tangent, weights))).reshape(n * c, -1) / common
-    on_test = _host(dense(operator(tangent.kernel_test, tangent, weights))).reshape(-1, n * c) / common
+    on_train, on_test = (
+        on_host(operator(kernel, tangent, weights)) for kernel in (tangent.kernel_train, tangent.kernel_test)
+    )
     result: dict[str, Any] = {k: [] for k in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
     rows = []
     for alpha, gamma in zip(alphas, gammas, strict=True):
@@ -140,7 +135,7 @@ def _evaluate(
             ("train", on_train, tangent.logits_train, w_train, tangent.labels_train),
             ("test", on_test, tangent.logits_test, w_test, tangent.labels_test),
         ):
-            logits = jnp.asarray(_host(start) + (block @ alpha.reshape(-1)).reshape(-1, c) + (gamma - 1) * pulled)
+            logits = jnp.asarray(_host(start) + apply(block, alpha) / common + (gamma - 1) * pulled)
             result[f"{part}_loss"].append(losses.mean_loss(recipe.loss, logits, labels))
             result[f"{part}_accuracy"].append(losses.accuracy(logits, labels))
         at_group = {

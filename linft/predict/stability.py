@@ -1,16 +1,15 @@
 """The edge of stability of the linearized network, known before anything is trained."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from linft import optim
 from linft.base import Tangent
-from linft.predict.operator import dense, operator
+from linft.predict.eigen import largest
+from linft.predict.operator import among, on_host, operator
 from linft.recipe import Recipe
 
 
@@ -68,15 +67,15 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     n = len(tangent.labels_train)
     numbers = optim.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
-    theta = np.asarray(dense(operator(tangent.kernel_train, tangent, weights)))
+    theta = on_host(operator(tangent.kernel_train, tangent, weights))
     root = _hessian_root(tangent, recipe)
     decay = max((weights[g] * float(numbers.decays[g]) for g in weights), default=0.0)
     limit = limit_of(recipe)
-    curvature = _largest(theta, root) / n
+    curvature = largest(theta, root) / n
     rates, batches = recipe.rates(n), recipe.batches(n)
     worst = max(
         (
-            rate * (_largest(theta[batch][:, :, batch], root[batch]) / len(batch) + decay)
+            rate * (largest(among(theta, batch), root[batch]) / len(batch) + decay)
             for batch, rate in zip(batches, rates, strict=True)
         )
         if batches.shape[1] < n
@@ -99,24 +98,6 @@ def _hessian_root(tangent: Tangent, recipe: Recipe) -> Float[np.ndarray, "n c c"
     n, c = tangent.logits_train.shape
     if recipe.loss == "squared_error":
         return np.broadcast_to(np.eye(c), (n, c, c))
-    p = np.asarray(jax.nn.softmax(tangent.logits_train))
+    p = np.asarray(jax.nn.softmax(tangent.logits_train), np.float64)
     values, vectors = np.linalg.eigh(p[:, :, None] * np.eye(c) - p[:, :, None] * p[:, None, :])
     return (vectors * np.sqrt(np.maximum(values, 0))[:, None, :]) @ vectors.transpose(0, 2, 1)
-
-
-def _largest(theta: Float[np.ndarray, "n c n c"], root: Float[np.ndarray, "n c c"]) -> float:
-    """Largest eigenvalue of H^½ Θ H^½."""
-    n, c = theta.shape[:2]
-    flat = theta.reshape(n * c, n * c)
-
-    def times(v: np.ndarray) -> np.ndarray:
-        half = np.einsum("nij,nj->ni", root, v.reshape(n, c)).reshape(-1)
-        return np.einsum("nij,nj->ni", root, (flat @ half).reshape(n, c)).reshape(-1)
-
-    if not flat.any():  # nothing trains, and ARPACK cannot start
-        return 0.0
-    if n * c <= 2:
-        return float(np.linalg.eigvalsh(np.stack([times(e) for e in np.eye(n * c)])).max())
-    product: Callable = LinearOperator((n * c, n * c), matvec=times, dtype=np.float64)  # pyright: ignore
-    start = np.random.default_rng(0).normal(size=n * c)
-    return float(max(eigsh(product, k=1, v0=start, return_eigenvectors=False)[0], 0.0))

@@ -15,7 +15,7 @@ from linft.base import Model
 from linft.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.hutchinson import trace
-from linft.ntk.krylov import solve, time_constants, top_eigenvalues
+from linft.ntk.krylov import solve, spectral_measure, time_constants, top_eigenvalues
 from linft.ntk.matrix_free import kernel_operator
 from linft.ntk.nystrom import nystrom
 
@@ -145,6 +145,42 @@ def test_largest_eigenvalues(case):
     np.testing.assert_allclose(values, np.linalg.eigvalsh(case.square)[::-1][:5], rtol=1e-10)
     assert_close(case.square @ vectors, vectors * values, 1e-8)
     assert_close(vectors.T @ vectors, np.eye(5))
+
+
+def test_eigenvalues_that_are_many_times_there(built):
+    """Θ ⊗ I has each of them three times; and an operator of low rank has few beside 0."""
+    values, vectors = np.linalg.eigh(built.square)
+    found, _ = top_eigenvalues(aslinearoperator(np.kron(built.square, np.eye(3))), 12)
+    np.testing.assert_allclose(found, np.repeat(values[::-1][:4], 3), rtol=1e-8)
+    low = vectors[:, -5:] * values[-5:] @ vectors[:, -5:].T
+    found, _ = top_eigenvalues(aslinearoperator(low), 20)
+    np.testing.assert_allclose(found, np.r_[values[::-1][:5], np.zeros(15)], rtol=1e-8, atol=1e-8 * values[-1])
+
+
+@pytest.mark.parametrize("k", [1, 60, 110])
+def test_all_eigenvalues_where_the_krylov_space_would_be_the_whole(built, k):
+    values, vectors = top_eigenvalues(aslinearoperator(built.square), k)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(built.square)[::-1][:k], rtol=1e-8, atol=1e-9 * values[0])
+    assert_close(built.square @ vectors, vectors * values, 1e-8)
+
+
+def test_a_vector_over_eigenvalues(built):
+    """All of them at as many steps; right moments, and bounds on what lies above each point, before that."""
+    y = built.y.reshape(-1)
+    values, vectors = np.linalg.eigh(built.square)
+    shares = (vectors.T @ y) ** 2 / (y @ y)
+    theta = aslinearoperator(built.square)
+    points, found = spectral_measure(theta, y, 1000)
+    for level in (0.1, 1.0, 10.0):
+        np.testing.assert_allclose(found[points > level].sum(), shares[values > level].sum(), atol=1e-6)
+    points, found = spectral_measure(theta, y, 12)
+    assert len(points) == 12 and found.sum() == pytest.approx(1)
+    for power in range(1, 4):
+        np.testing.assert_allclose(found @ points**power, shares @ values**power, rtol=1e-8)
+    above = np.array([shares[values > point].sum() for point in points])
+    assert (np.cumsum(found) - found <= above + 1e-9).all() and (above <= np.cumsum(found) + 1e-9).all()
+    none, nothing = spectral_measure(theta, 0 * y, 12)
+    assert none.tolist() == nothing.tolist() == [0.0]
 
 
 def test_eigenvalues_of_a_kernel_of_zeros(case):
@@ -306,7 +342,7 @@ Y = np.ones(3)
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda: top_eigenvalues(MATRIX, 3), "choose 1 to 2"),
+        (lambda: top_eigenvalues(MATRIX, 4), "choose 1 to 3"),
         (lambda: top_eigenvalues(SKEW, 1), "not symmetric"),
         (lambda: top_eigenvalues(WIDE, 1), "2 × 3"),
         (lambda: time_constants(Y, 0.0, 3), "learning rate is 0.0"),
