@@ -1,14 +1,16 @@
 """Advice comes from the training images alone, within the edge of stability and the budget."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import linft
 from linft.advising.advice import advise
-from linft.advising.measures import Measures
+from linft.advising.measures import Measures, curvature
 from linft.advising.rules import RULES, Space, fired, narrowed, safe
 from linft.advising.search import folds
+from linft.base import Kernel
 from linft.errors import LinftError
 from linft.predict.stability import stability
 from linft.predict.tangent import tangent
@@ -49,6 +51,21 @@ def test_folds_are_equal_apart_and_leave_no_class_untrained():
     assert {len(each) for _, each in both} == {4} and len(np.unique(held)) == len(held)
     for trained, each in both:
         assert {*trained} | {*each} == {*range(13)} and {*labels[trained]} == {0, 1, 2}
+
+
+def test_what_half_of_the_residual_needs_may_lie_beyond_all_that_is_reported(x64):
+    """Residuals of 51 labels along the least of 255 eigenvalues, equally: half of them down to the 26th."""
+    n, c = 51, 5
+    labels, slow = jnp.arange(n) % c, np.geomspace(0.1, 0.001, n)
+    theta = np.diag(np.r_[np.linspace(2.0, 1.0, n * c - n), slow])
+    where = np.arange(n) * c + np.asarray(labels)  # in the place of label and image
+    order = np.r_[np.setdiff1d(np.arange(n * c), where), where]
+    theta = theta[np.ix_(np.argsort(order), np.argsort(order))]
+    kernel, zeros = Kernel({"all": jnp.asarray(theta.reshape(n, c, n, c))}, "full"), jnp.zeros((n, c))
+    arrays = (zeros, zeros, labels, labels, kernel, kernel, {"all": zeros}, {"all": zeros}, {"all": jnp.ones(())})
+    found = curvature(linft.Tangent(*arrays, {"all": jnp.eye(c) / c}), linft.Recipe(loss="squared_error", steps=3))
+    assert found.condition == pytest.approx(2.0 / slow[25], rel=1e-6)
+    assert len(found.eigenvalues) == 10 and found.eigenvalues[0] == pytest.approx(2.0)
 
 
 def test_the_advice_is_within_budget_and_edge(advice, model, task):

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from linft import standings
 from linft.base import Model, Tangent
@@ -16,11 +14,11 @@ from linft.recipe import Recipe
 from linft.scores.evidence import LAST_CONVOLUTION
 from linft.scores.small_network import HELD_OUT
 from linft.scoring import Sample, scored
-from linft.spectrum import spectrum
+from linft.spectrum import half_learnt, spectrum
 from linft.task import Task
 
 SCORES = ("lfc", "lgc", "fisher", "domain_similarity", "linear_probe", "probe_gap")
-SHOWN = 10  # eigenvalues that are kept
+SHOWN = 10  # eigenvalues that are reported
 
 Similarity = Literal["near", "between", "far"]
 
@@ -132,15 +130,12 @@ def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
     plain = Recipe(learning_rate=1.0, batch_size=recipe.batch_size, loss=recipe.loss, seed=recipe.seed)
     steps = recipe.num_steps(len(tangent.labels_train))
     at_one = stability(tangent, plain.replace(steps=max(1, steps), shuffle=recipe.shuffle))
-    of: dict[str, Any] = spectrum(tangent, recipe.loss)
-    values = np.array(of["eigenvalues"])
-    half = int(np.searchsorted(np.cumsum(of["label_alignment"]), 0.5))
-    smallest = values[min(half, len(values) - 1)]
+    of, smallest = spectrum(tangent, recipe.loss, SHOWN), half_learnt(tangent, recipe.loss)
     return Curvature(
         largest=at_one.lambda_max,
         worst_batch=at_one.worst_batch_h,
-        condition=float(values[0] / smallest) if smallest > 0 else math.inf,
-        eigenvalues=tuple(of["eigenvalues"][:SHOWN]),
-        label_alignment=tuple(of["label_alignment"][:SHOWN]),
+        condition=of["eigenvalues"][0] / smallest if smallest > 0 else math.inf,
+        eigenvalues=tuple(of["eigenvalues"]),
+        label_alignment=tuple(of["label_alignment"]),
         group_share=of["group_share"],
     )
