@@ -18,6 +18,7 @@ from linft.base import Model
 from linft.data.lazy import held
 from linft.errors import LinftError
 from linft.files import whole
+from linft.names import printable
 from linft.scores.evidence import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
 from linft.scoring import Given, Measured, Sample, scored
@@ -123,7 +124,7 @@ class Ranking:
         text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
         for name, content in (("ranking.json", text), ("ranking.csv", self.as_csv())):
             with whole(Path(directory) / name) as partial:
-                partial.write_text(content, encoding="utf-8")
+                partial.write_text(content, encoding="utf-8", errors="backslashreplace")
 
     def as_csv(self) -> str:
         """A line a model and score."""
@@ -252,7 +253,7 @@ def named(models: Sequence[Given]) -> dict[str, Given]:
     named: dict[str, Given] = {}
     for model in models:
         path = None if isinstance(model, Model) else Path(model)
-        name = model.name if isinstance(model, Model) else path.stem if path and path.is_file() else str(model)
+        name = printable(model.name if isinstance(model, Model) else path.stem if path and path.is_file() else model)
         if name in named:
             raise LinftError(f"two models are called {name}; give each a name of its own")
         named[name] = model

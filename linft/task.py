@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from linft.errors import LinftError
+from linft.names import printable
 
 TEST_SHARE = 0.25  # where a source has no test part
 
@@ -57,13 +58,14 @@ class Task:
           LinftError: images that are not uint8, or are of a wrong shape; labels that are not whole
             numbers, are negative or skip a class; parts of unequal length; an empty part.
         """
+        name = printable(name)
         x_train, y_train = _images(x_train, "x_train"), _labels(y_train, "y_train")
         _same_length(x_train, y_train, "train")
         if (x_test is None) != (y_test is None):
             raise LinftError("give both x_test and y_test, or neither")
         classes = int(y_train.max()) + 1 if class_names is None else len(class_names)
         _check_classes(y_train, classes)
-        names = tuple(map(_text, range(classes) if class_names is None else class_names))
+        names = tuple(map(printable, range(classes) if class_names is None else class_names))
         if x_test is None:
             whole = cls(name, x_train, y_train, x_train[:0], y_train[:0], names)
             return whole.holdout(TEST_SHARE, seed=0)
@@ -171,13 +173,6 @@ def _labels(labels: Any, name: str) -> Int[np.ndarray, "n"]:
     if labels.max() > np.iinfo(np.int64).max:
         raise LinftError(f"{name} has a label {labels.max()}; labels must run from 0 without a gap")
     return labels.astype(np.int64)
-
-
-def _text(name: Any) -> str:
-    """A class name that can be printed and written: file names that are no UTF-8 have surrogates in Python."""
-    if isinstance(name, bytes):
-        return name.decode("utf-8", "backslashreplace")
-    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _same_length(images: Any, labels: Int[np.ndarray, "n"], part: str) -> None:

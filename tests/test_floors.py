@@ -11,7 +11,7 @@ ROOT = Path(linft.__file__).parent
 
 # A part is a module of the package or a whole subpackage, whose modules may import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "names"),
     ("recipe", "trees", "preprocess", "task", "files", "interruption", "workers", "_compat"),
     ("base", "depth"),
     ("losses", "optim", "recipes", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),

@@ -1,5 +1,6 @@
 """`linft COMMAND …`: finds the command, and turns errors into one line and exit code 2."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -52,6 +53,8 @@ GROUPS = {
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8, as stderr has them
     try:
         _command(sys.argv[1:])()
     except LinftError as error:

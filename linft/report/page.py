@@ -30,7 +30,7 @@ def write(result: Result, directory: Path) -> Path:
     reading.check(result)
     contents: dict[str, bytes] = {"trajectories.csv": trajectories.table(result).encode()}
     contents |= figure_files(result)
-    contents["report.html"] = render(result).encode()
+    contents["report.html"] = render(result).encode(errors="backslashreplace")
     try:
         for name, content in contents.items():
             path = directory / name

@@ -38,7 +38,7 @@ def write(
         raise LinftError(f"this is not a ranking but {ranking.get('schema')!r}; give what `linft rank` wrote")
     path = Path(directory) / "ranking.html"
     with whole(path) as partial:
-        partial.write_text(render(ranking, pictures, epochs), encoding="utf-8")
+        partial.write_text(render(ranking, pictures, epochs), encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -50,7 +50,7 @@ def write(content: Content, directory: str | Path) -> Path:
     path = Path(directory) / "sweep.html"
     page = render(content)
     with whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

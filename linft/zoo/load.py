@@ -7,6 +7,7 @@ from typing import Any
 
 from linft.base import Model
 from linft.errors import LinftError
+from linft.names import printable
 from linft.zoo import hub
 from linft.zoo.akamaster import AKAMASTER
 from linft.zoo.bit_npz import BIT_NPZ
@@ -63,8 +64,9 @@ def local(name: str) -> Weights | None:
     """A file, or a directory with the two files that timm publishes."""
     path = Path(name).expanduser()
     if path.is_dir() and (path / hub.WEIGHTS).is_file():
-        return Weights(path / hub.WEIGHTS, path.resolve().name)
-    return Weights(path, path.stem.removesuffix(".pth")) if path.is_file() else None  # of net.pth.tar, net
+        return Weights(path / hub.WEIGHTS, printable(path.resolve().name))
+    name = printable(path.stem.removesuffix(".pth"))  # of net.pth.tar, net
+    return Weights(path, name) if path.is_file() else None
 
 
 SOURCES: tuple[Callable[[str], Weights | None], ...] = (shipped, on_hub, local)

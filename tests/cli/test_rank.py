@@ -1,10 +1,14 @@
 """`linft rank` as a user types it."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import linft
 
@@ -50,6 +54,23 @@ def test_kernels_over_a_real_fine_tuning(call, zoo, tmp_path):
 def test_layer_groups(call, zoo, tmp_path):
     call("--zoo", zoo, "--task", "digits", "--output", tmp_path, *FEW, "--groups", "stage3", "head", "--pictures", 0)
     assert json.loads((tmp_path / "ranking.json").read_text())["gradients"]["groups"] == ["stage3", "head"]
+
+
+def test_names_that_are_no_utf8_everywhere(call, zoo, tmp_path):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
+    models = [place / os.fsdecode(b"r\xe9seau.safetensors"), place / os.fsdecode(b"cass\xe9.safetensors")]
+    for i, name in enumerate((b"caf\xe9", b"the")):
+        (place / os.fsdecode(name)).mkdir(parents=True)
+        for k in range(4):
+            Image.new("L", (8, 8), 100 * i + 9 * k).save(place / os.fsdecode(name) / f"{k}.png")
+    shutil.copy(zoo / "model0.safetensors", models[0])
+    models[1].write_bytes(b"torn")
+    said = call("--models", *models, "--task", f"folder:{place}", "--output", place / "out", *FEW)
+    for file in ("ranking.json", "ranking.csv", "ranking.html", "models.jsonl"):
+        assert "seau" in (place / "out" / file).read_text(encoding="utf-8")
+    found = json.loads((place / "out" / "ranking.json").read_text())
+    assert [row["model"] for row in found["models"]] == [r"r\udce9seau"] and list(found["broken"]) == [r"cass\udce9"]
+    assert r"r\udce9seau" in said and r"\udce9t\udce9/out/ranking.html" in said
 
 
 BAD = {

@@ -38,7 +38,7 @@ def write(results: Sequence[Result], about: str, directory: Path) -> list[Path]:
     paths = [directory / "tables.md", *(directory / f"{name}.svg" for name in drawn)]
     for path, content in zip(paths, ("\n".join(sections), *drawn.values()), strict=True):
         with whole(path) as partial:
-            partial.write_text(content)
+            partial.write_text(content, encoding="utf-8", errors="backslashreplace")
     return paths
 
 
