@@ -19,6 +19,7 @@ from linft.task import Task
 from linft.trees import Groups, Tree
 
 Outputs = Literal["full", "trace", "pseudo"]
+NEW_HEAD = {"head": "new"}  # in `Model.source`
 
 
 def dense(head: Tree, features: Float[Array, "n d"]) -> Float[Array, "n c"]:
@@ -59,7 +60,8 @@ class Model:
     architecture: Mapping[str, Any] | None = None
     """Name and options in the registry, where the model can be saved and loaded by them."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """What it was pretrained on, as JSON has it: data set, class names, recipe, accuracy, licence."""
+    """What it was pretrained on, as JSON has it: data set, class names, recipe, accuracy, licence; and
+    `"head": "new"` where the head is not the one it was pretrained with."""
     class_means: ClassMeans | None = None
     """Of the source's training images, at these weights: the source images are seldom there later."""
 
@@ -90,6 +92,11 @@ class Model:
     def replace(self, **changes: Any) -> Self:
         """The same model with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def trained(self, params: Tree, batch_stats: Tree) -> Self:
+        """The same network with weights that it was trained to: its head is its own, its class means are unknown."""
+        source = {name: value for name, value in self.source.items() if name not in NEW_HEAD}
+        return self.replace(params=params, batch_stats=batch_stats, source=source, class_means=None)
 
     def with_head(
         self,
@@ -130,7 +137,7 @@ class Model:
         else:
             raise LinftError(f"head init is {init!r}; choose among normal, zeros, probe")
         head = {"kernel": kernel, "bias": jnp.zeros(classes, old.dtype) if bias is None else bias}
-        return self.replace(params=trees.put(self.params, self.head, head))
+        return self.replace(params=trees.put(self.params, self.head, head), source={**self.source, **NEW_HEAD})
 
     def logits_of(self, images: Images, batch: int = 250) -> Float[Array, "n classes"]:
         """Logits of any number of images as they come, a batch at a time."""

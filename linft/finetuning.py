@@ -93,7 +93,7 @@ def finetune(
 
     def trained(state: State) -> Model:
         params, batch_stats = state[:2] if execution.mesh is None else jax.device_get(state[:2])
-        return model.replace(params=params, batch_stats=batch_stats, class_means=None)
+        return model.trained(params, batch_stats)
 
     def run(recipe: Recipe) -> Trajectory:
         execution.check(recipe.batch_size_for(n))

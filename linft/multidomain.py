@@ -177,4 +177,4 @@ def _domain(model: Model, state: State, d: int, offsets: Int[np.ndarray, "d1"], 
         params, batch_stats = _folded(params), jax.tree.map(lambda leaf: leaf[d], batch_stats)
     columns = slice(int(offsets[d]), int(offsets[d + 1]))
     head = {name: leaf[..., columns] for name, leaf in trees.get(params, model.head).items()}
-    return model.replace(params=trees.put(params, model.head, head), batch_stats=batch_stats)
+    return model.trained(trees.put(params, model.head, head), batch_stats)

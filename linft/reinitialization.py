@@ -51,7 +51,7 @@ def reinitialize(model: Model, groups: int, key: Array) -> Model:
     # The module's own head may have other classes, and no bias.
     drawn = trees.put(fresh["params"], model.head, trees.get(with_head.params, model.head))
     chosen = names[-groups:]
-    return model.replace(
+    return with_head.replace(
         params=_mixed(model, chosen, with_head.params, drawn),
         batch_stats=_mixed(model, chosen, model.batch_stats, fresh.get("batch_stats", {})),
         class_means=None,

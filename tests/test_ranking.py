@@ -35,7 +35,7 @@ def zoo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain():
-    """Without a known source."""
+    """Without a source's head."""
     return linft.models.create("cifar_resnet8", 4, jax.random.key(9), width=2).replace(name="plain")
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from linft.base import Model
+from linft.base import NEW_HEAD, Model
 from linft.errors import LinftError
 from linft.models.alexnet import AlexNet
 from linft.models.bit import bit
@@ -153,4 +153,4 @@ def create(
     # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
     compiler = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(module.init, compiler_options=compiler)(key, jnp.zeros((1, *size)))
-    return build(name, num_classes, variables, preprocessing, options)
+    return build(name, num_classes, variables, preprocessing, options, source=NEW_HEAD)

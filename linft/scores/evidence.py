@@ -14,7 +14,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from linft import trees
-from linft.base import ClassMeans, Kernel, Model, Tangent
+from linft.base import NEW_HEAD, ClassMeans, Kernel, Model, Tangent
 from linft.errors import LinftError
 from linft.ntk import batching
 from linft.ntk.empirical import empirical_ntk
@@ -316,12 +316,12 @@ def _mixing(head: Float[Array, "d c"], of_head: bool) -> Float[Array, "c c"]:
 
 
 def _no_source_head(model: Model) -> str | None:
-    """Why the logits are not of the source's classes; None where they are."""
+    """Why the logits are not of the source's classes; None where they are, whether or not their names are known."""
+    if model.source.get("head") == NEW_HEAD["head"]:
+        return "the model has no source head: its head is a new one"
     names = model.source.get("class_names")
     if names and len(names) != model.num_classes:
-        return f"the model has {model.num_classes} outputs for {len(names)} source classes: its head is a new one"
-    if not names and "data" not in model.source:
-        return "the model has no source head: what it was trained on is unknown"
+        return f"the model has {model.num_classes} outputs for {len(names)} source classes: its head is another one"
     return None
 
 

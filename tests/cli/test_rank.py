@@ -21,7 +21,7 @@ def zoo(tmp_path_factory):
     directory = tmp_path_factory.mktemp("zoo")
     for i in range(3):
         model = linft.models.create("cifar_resnet8", 3, jax.random.key(i), width=2)
-        source = {} if i == 2 else {"data": f"source{i}", "class_names": list("abc")}
+        source = model.source if i == 2 else {"data": f"source{i}", "class_names": list("abc")}
         linft.save_model(model.replace(name=f"model{i}", source=source), directory / f"model{i}.safetensors")
     (directory / "torn.safetensors").write_bytes(b"torn")
     return directory

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -133,12 +134,36 @@ def test_grey_images_are_those_of_three_equal_channels(model, digits, evidence):
 def test_a_new_head_is_no_source_head(model, digits):
     fresh = model.with_head(10, jax.random.key(0))
     new = gather(fresh, digits, NEEDS)
-    with pytest.raises(Undefined, match="10 outputs for 4 source classes: its head is a new one"):
-        SCORES["leep"](new)
-    unknown = gather(model.replace(source={}, class_means=None), digits, NEEDS)
+    as_many = gather(model.with_head(4, jax.random.key(0)), digits, NEEDS)
+    drawn = gather(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4), digits, NEEDS)
     for name in ("leep", "nce"):
-        with pytest.raises(Undefined, match="the model has no source head"):
-            SCORES[name](unknown)
+        for evidence in (new, as_many, drawn):
+            with pytest.raises(Undefined, match="the model has no source head: its head is a new one"):
+                SCORES[name](evidence)
+    other = gather(model.replace(source={"class_names": list("abc")}), digits, NEEDS)
+    with pytest.raises(Undefined, match="4 outputs for 3 source classes: its head is another one"):
+        SCORES["leep"](other)
+
+
+class Plain(nn.Module):
+    """A user's network."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5, name="top")(nn.relu(nn.Conv(8, (3, 3), name="conv")(x)).mean((1, 2)))
+
+
+def test_its_own_head_is_a_source_head_whatever_is_known_of_the_source(model, digits):
+    unknown = gather(model.replace(source={}, class_means=None), digits, NEEDS)
+    variables = Plain().init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+    user = linft.from_flax(Plain(), variables, "top", (8, 8, 1))
+    tuned = user.with_head(10, jax.random.key(0)).trained(user.with_head(10, jax.random.key(1)).params, {})
+    for evidence in (unknown, gather(user, digits, NEEDS), gather(tuned, digits, NEEDS)):
+        assert SCORES["leep"](evidence) == linft.scores.leep(evidence.probabilities, digits.y_train)
+        assert SCORES["nce"](evidence) == linft.scores.nce(evidence.probabilities.argmax(1), digits.y_train)
+    logits = user.apply(user.params, user.preprocess(digits.x_train))
+    expected = linft.scores.leep(jax.nn.softmax(logits), digits.y_train)
+    assert SCORES["leep"](gather(user, digits, NEEDS)) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(Undefined, match="class means are unknown"):
         SCORES["domain_similarity"](unknown)
     assert -1 <= SCORES["lgc"](unknown) <= 1
