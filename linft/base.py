@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from linft import trees
 from linft.errors import LinftError
+from linft.forward_pass import Forward, forward_pass
 from linft.preprocess import Images, Preprocessing
 from linft.recipe import Recipe
 from linft.task import Task
@@ -46,7 +47,7 @@ class Model:
     name: str
     params: Tree
     batch_stats: Tree
-    forward: Callable[[Tree, Tree, Array], tuple[Array, Array]]
+    forward: Forward
     """(params, batch_stats, x) -> (logits, features), batch norm frozen."""
     forward_train: Callable[[Tree, Tree, Array, Array], tuple[Array, Tree]] | None
     """(params, batch_stats, x, key) -> (logits, new batch_stats); None where there is no such mode."""
@@ -141,16 +142,16 @@ class Model:
 
     def logits_of(self, images: Images, batch: int = 250) -> Float[Array, "n classes"]:
         """Logits of any number of images as they come, a batch at a time."""
-        return self._of(self.apply, images, batch)
+        return self._of("logits", images, batch)
 
     def features_of(self, images: Images, batch: int = 250) -> Float[Array, "n d"]:
         """Features of any number of images as they come, a batch at a time."""
-        return self._of(self.features, images, batch)
+        return self._of("features", images, batch)
 
-    def _of(self, outputs: Callable, images: Images, batch: int) -> Array:
-        compiled = jax.jit(outputs)
+    def _of(self, output: Literal["logits", "features"], images: Images, batch: int) -> Array:
+        outputs = forward_pass(self.forward, output)
         parts = (images[i : i + batch] for i in range(0, len(images), batch))
-        return jnp.concatenate([compiled(self.params, self.preprocess(part)) for part in parts])
+        return jnp.concatenate([outputs(self.params, self.batch_stats, self.preprocess(part)) for part in parts])
 
 
 def _ridge(features: Array, labels: Array, classes: int, ridge: float) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ evaluations tell the momentum m and the batch's own statistics, of any module.
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,11 +18,10 @@ from jaxtyping import Array, Float
 
 from linft.base import Model
 from linft.errors import LinftError
-from linft.preprocess import Images
+from linft.preprocess import Images, Preprocessing
 from linft.trees import Tree
 
 TrainingMode = Callable[[Tree, Tree, Array, Array], tuple[Array, Tree]]
-Normalize = Callable[[Array], Array]
 
 
 def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
@@ -59,7 +58,7 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
     cuts = np.linspace(0, len(images), math.ceil(len(images) / batch) + 1).round().astype(int)
     parts = []
     for i, j in itertools.pairwise(cuts):
-        some = _of_batch(train, model.preprocessing.normalize, model.params, model.batch_stats, resized[i:j])
+        some = _of_batch(train, model.preprocessing, model.params, model.batch_stats, resized[i:j])
         momentum, statistics = jax.device_get(some)
         if max(float(m.max()) for m in jax.tree.leaves(momentum)) > 1 - 1e-5:
             raise LinftError(f"a norm of {model.name} has momentum 1, so that it takes no statistics of a batch")
@@ -93,7 +92,11 @@ def over_parts(model: Model, size: int | None) -> Model:
         return model
     if size < 1:
         raise LinftError(f"batch norm over parts of {size} images; it must be 1 or more")
+    return model.replace(forward_train=_over_parts(train, size))
 
+
+@lru_cache(maxsize=8)  # one function, so that what is compiled for one model of an architecture serves the others
+def _over_parts(train: TrainingMode, size: int) -> TrainingMode:
     def forward_train(params: Tree, batch_stats: Tree, x: Array, key: Array) -> tuple[Array, Tree]:
         parts, rest = divmod(len(x), size)
         if rest or not parts:
@@ -102,22 +105,22 @@ def over_parts(model: Model, size: int | None) -> Model:
         logits, changed = each(params, batch_stats, x.reshape(parts, size, *x.shape[1:]), jax.random.split(key, parts))
         return logits.reshape(len(x), -1), jax.tree.map(lambda leaf: leaf.mean(0), changed)
 
-    return model.replace(forward_train=forward_train)
+    return forward_train
 
 
 def _training_mode(model: Model) -> TrainingMode:
     if model.forward_train is None:
         raise LinftError(
-            f"{model.name} has no training-mode batch norm (a linearized model never has), "
-            'which batch statistics come from; use batch_norm="frozen"'
+            f"{model.name} has no training mode, which batch statistics come from (a linearized model never has one; "
+            'from_flax(…, training={…}) says what a module is told in its own); use batch_norm="frozen"'
         )
     return model.forward_train
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _of_batch(train: TrainingMode, normalize: Normalize, params: Tree, batch_stats: Tree, images: Array) -> Any:
+def _of_batch(train: TrainingMode, preprocessing: Preprocessing, params: Tree, batch_stats: Tree, images: Array) -> Any:
     """Momentum and the batch's own statistics, leaf by leaf."""
-    x = normalize(images)
+    x = preprocessing.normalize(images)
 
     def updated(old: Tree) -> Tree:
         with nn.intercept_methods(_without_dropout):

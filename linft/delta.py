@@ -32,6 +32,8 @@ from jaxtyping import Array, Float
 from linft import losses
 from linft.base import Model
 from linft.errors import LinftError
+from linft.forward_pass import Forward
+from linft.preprocess import Preprocessing
 from linft.task import Task
 from linft.trees import Tree
 
@@ -110,7 +112,7 @@ def loss_increases(
     widths = _channels(model, feature_layers(model) if layers is None else layers)
     probe = model.with_head(task.num_classes, init="probe", task=task)
     images, labels = probe.preprocessing.resize(task.x_train), jnp.asarray(task.y_train)
-    forward, normalize = probe.forward, probe.preprocessing.normalize
+    functions = (probe.forward, probe.preprocessing)
     increases = {}
     for path, width in widths.items():
         whole = np.ones((1 + -(1 + width) % MASKS, width))  # one for the loss itself, the others to fill the last pass
@@ -119,7 +121,7 @@ def loss_increases(
         for i in range(0, len(images), batch):
             part = slice(i, i + batch)
             some = (probe.params, probe.batch_stats, images[part], labels[part])
-            total += jax.device_get([_sums(forward, normalize, path, *some, channels) for channels in masks])
+            total += jax.device_get([_sums(*functions, path, *some, channels) for channels in masks])
         means = total.ravel() / len(images)
         increases[path] = jnp.asarray(means[-width:] - means[0], jnp.float32)
     return increases
@@ -187,13 +189,20 @@ def penalty(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _sums(
-    forward: Callable, normalize: Callable, path: str, params: Tree, batch_stats: Tree, x: Array, y: Array, masks: Array
+    forward: Forward,
+    preprocessing: Preprocessing,
+    path: str,
+    params: Tree,
+    batch_stats: Tree,
+    images: Array,
+    y: Array,
+    masks: Array,
 ) -> Array:
     """Sum of the losses on images with each of the masks [k c] on a layer's channels, [k]."""
 
     def masked(mask: Array) -> Array:
         with nn.intercept_methods(_at((path,), lambda _, output: output * mask[None, None, None, :])):
-            logits = forward(params, batch_stats, normalize(x))[0]
+            logits = forward(params, batch_stats, preprocessing.normalize(images))[0]
         return jnp.sum(losses.per_example("squared_error", logits, y))
 
     return jax.vmap(masked)(masks)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from linft import losses, parallel, trees
 from linft.base import Model
 from linft.data.lazy import LazyImages
-from linft.preprocess import Preprocessing
+from linft.forward_pass import forward_pass
 from linft.recipe import Recipe
 from linft.task import Task
 from linft.training import Execution, State
@@ -56,9 +56,9 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
 
 def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
     """A function (recipe, state) -> row, in evaluation mode."""
-    groups = tuple(model.layer_groups)
-    labelled = tuple((group, tuple(prefixes)) for group, prefixes in model.layer_groups.items())
-    logits_of, lengths = _programs(model.forward, model.preprocessing, labelled, execution.mesh)
+    groups = tuple((group, tuple(prefixes)) for group, prefixes in model.layer_groups.items())
+    logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
+    lengths = _lengths(groups, execution.mesh)
 
     def batches(images: Any) -> Iterator[Array]:
         for i in range(0, len(images), BATCH):
@@ -77,22 +77,14 @@ def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Ca
             row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
             row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
         by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
-        return row | {kind: {g: float(by_group[kind][g]) for g in groups} for kind in ("distance", "norm")}
+        return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}
 
     return measure
 
 
-@lru_cache(maxsize=8)  # as in `training`: models of one architecture share what is compiled
-def _programs(
-    forward: Callable, preprocessing: Preprocessing, groups: tuple[tuple[str, tuple[str, ...]], ...], mesh: Mesh | None
-) -> tuple[Callable, Callable]:
-    """Logits of images, and by group the distance between two params and the norm of the first."""
-
-    @jax.jit
-    def logits_of(params: Tree, batch_stats: Tree, images: Array) -> Array:
-        images = parallel.constrain_rows(mesh, images)
-        logits = forward(params, batch_stats, preprocessing.normalize(images))[0]
-        return parallel.everywhere(mesh, logits)
+@lru_cache(maxsize=8)
+def _lengths(groups: tuple[tuple[str, tuple[str, ...]], ...], mesh: Mesh | None) -> Callable:
+    """By group the distance between two params and the norm of the first."""
 
     @jax.jit
     def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
@@ -103,4 +95,4 @@ def _programs(
         }
         return jax.tree.map(lambda x: parallel.everywhere(mesh, jnp.sqrt(x)), squares)
 
-    return logits_of, lengths
+    return lengths

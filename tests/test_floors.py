@@ -13,9 +13,10 @@ ROOT = Path(linft.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "names"),
     ("recipe", "trees", "preprocess", "task", "files", "interruption", "workers", "_compat"),
+    ("parallel",),
+    ("forward_pass",),
     ("base", "depth"),
     ("losses", "optim", "recipes", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),
-    ("parallel",),
     ("ntk", "delta", "batch_norm", "reinitialization"),
     ("training",),
     ("feeding", "measuring"),

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from linft.base import Model
 from linft.errors import LinftError
+from linft.forward_pass import forward_pass
 from linft.preprocess import Images
 
 
@@ -64,13 +65,14 @@ def ten_crop_probabilities(model: Model, images: Images, batch: int = 25) -> Flo
       batch: images whose crops are evaluated at once, ten for each.
     """
     height, width, _ = model.preprocessing.input_size
+    logits_of = forward_pass(model.forward, "logits", model.preprocessing)
 
-    @jax.jit
-    def of_batch(params: dict, canvases: Array, sizes: Array) -> Array:
-        crops = ten_crops(canvases, sizes, (height, width))
-        logits = model.apply(params, model.preprocessing.normalize(crops.reshape(-1, *crops.shape[2:])))
+    def of_batch(part: Images) -> Array:
+        crops = _ten_crops(*model.preprocessing.canvas(part, model.preprocessing.canvas_side), (height, width))
+        logits = logits_of(model.params, model.batch_stats, crops.reshape(-1, *crops.shape[2:]))
         return jax.nn.softmax(logits).reshape(len(crops), 10, -1).mean(axis=1)
 
-    side = model.preprocessing.canvas_side
-    parts = (model.preprocessing.canvas(images[i : i + batch], side) for i in range(0, len(images), batch))
-    return jnp.concatenate([of_batch(model.params, canvases, sizes) for canvases, sizes in parts])
+    return jnp.concatenate([of_batch(images[i : i + batch]) for i in range(0, len(images), batch)])
+
+
+_ten_crops = jax.jit(ten_crops, static_argnums=2)

@@ -17,6 +17,7 @@ from linft import trees
 from linft.base import Kernel, Model, Outputs, Tangent
 from linft.errors import LinftError
 from linft.files import whole
+from linft.forward_pass import Forward, forward_pass
 from linft.ntk import batching
 from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
 from linft.task import Task
@@ -94,7 +95,7 @@ def _dtype(model: Model) -> Any:
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:
     """f0, in equal batches."""
-    outputs = partial(_programs(model.forward)[0], model.params, model.batch_stats)
+    outputs = partial(forward_pass(model.forward, "logits"), model.params, model.batch_stats)
     return _in_batches(outputs, x, batch_size)
 
 
@@ -102,23 +103,19 @@ def pushed(
     model: Model, x: Array, vector: Tree, labels: Tree, groups: Sequence[str], batch_size: int = 64
 ) -> dict[str, Float[Array, "n c"]]:
     """J_g u_g of every group, for u shaped like the weights, in equal batches."""
-    push = partial(_programs(model.forward)[1], model.params, model.batch_stats)
+    push = partial(_push(model.forward), model.params, model.batch_stats)
     return {g: _in_batches(partial(push, trees.restrict(vector, labels, g)), x, batch_size) for g in groups}
 
 
 @lru_cache(maxsize=8)  # tangents of one architecture share what is compiled
-def _programs(forward: Callable) -> tuple[Callable, Callable]:
-    """(params, batch_stats, x) -> outputs, and (params, batch_stats, u, x) -> J u."""
-
-    @jax.jit
-    def outputs(params: Tree, batch_stats: Tree, x: Array) -> Array:
-        return forward(params, batch_stats, x)[0]
+def _push(forward: Forward) -> Callable:
+    """(params, batch_stats, u, x) -> J u."""
 
     @jax.jit
     def push(params: Tree, batch_stats: Tree, direction: Tree, x: Array) -> Array:
         return jax.jvp(lambda p: forward(p, batch_stats, x)[0], (params,), (direction,))[1]
 
-    return outputs, push
+    return push
 
 
 def _in_batches(outputs: Callable[[Array], Array], x: Array, batch_size: int) -> Array:

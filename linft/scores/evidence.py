@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, Self
 
 import jax
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from linft import trees
 from linft.base import NEW_HEAD, ClassMeans, Kernel, Model, Tangent
 from linft.errors import LinftError
+from linft.forward_pass import forward_pass
 from linft.ntk import batching
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.near_head import last_convolution, near_head
@@ -241,12 +241,7 @@ def _features(model: Model) -> Callable[[Array], tuple[Array, ...]]:
     """Features of a batch; the head, whose size differs from source to source, is left out of the program."""
     kernel = trees.get(model.params, model.head)["kernel"]
     headless = trees.put(model.params, model.head, {"kernel": kernel[:, :1]})
-    return lambda x: (_features_program(model.forward)(headless, model.batch_stats, x),)
-
-
-@lru_cache(maxsize=32)
-def _features_program(forward: Callable) -> Callable:
-    return jax.jit(lambda params, batch_stats, x: forward(params, batch_stats, x)[1])
+    return lambda x: (forward_pass(model.forward, "features")(headless, model.batch_stats, x),)
 
 
 def _kernel(

@@ -11,9 +11,10 @@ import linft
 from linft import trees
 from linft.base import ClassMeans
 from linft.errors import LinftError
+from linft.forward_pass import forward_pass
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.near_head import last_convolution
-from linft.scores.evidence import Gradients, _features_program, gather
+from linft.scores.evidence import Gradients, gather
 from linft.scores.last_layer import last_layer
 from linft.scores.small_network import SmallNetwork
 from linft.scores.table import SCORES, needs
@@ -119,10 +120,10 @@ def test_one_program_serves_every_model_of_an_architecture(model, digits):
     assert other.forward is model.forward
     for each in (model, other):
         gather(each, digits, ("features",), batch_size=6)
-    assert _features_program(model.forward) is _features_program(other.forward)
-    programs = _features_program(model.forward)._cache_size()
+    assert forward_pass(model.forward, "features") is forward_pass(other.forward, "features")
+    programs = forward_pass(model.forward, "features")._cache_size()
     gather(linft.models.create("cifar_resnet8", 9, jax.random.key(2), width=4), digits, ("features",), batch_size=6)
-    assert _features_program(model.forward)._cache_size() == programs
+    assert forward_pass(model.forward, "features")._cache_size() == programs
 
 
 def test_grey_images_are_those_of_three_equal_channels(model, digits, evidence):
