@@ -1,6 +1,6 @@
 """Reinitialising the last layer groups, so that only the lower ones are transferred."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array
 from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
-from linft.models.from_flax import modes_of
+from linft.models.modes import modes
 from linft.task import Task
 
 
@@ -84,12 +84,11 @@ def with_new_layers(
 
 def _draw(model: Model, key: Array) -> dict[str, trees.Tree]:
     """The variables of the model's module at new random weights."""
-    module: Any = model.module
-    modes = modes_of(module)
+    module, arguments = modes(model.module)[0]
     x = jnp.zeros((1, *model.preprocessing.input_size))
     # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
     compiler = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(lambda k, x: module.init(k, x, **modes), compiler_options=compiler)(key, x)  # pyright: ignore
+    return jax.jit(lambda k, x: module.init(k, x, **dict(arguments)), compiler_options=compiler)(key, x)  # pyright: ignore
 
 
 def _mixed(model: Model, chosen: tuple[str, ...], old: trees.Tree, fresh: trees.Tree) -> trees.Tree:

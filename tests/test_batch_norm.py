@@ -173,13 +173,13 @@ def test_evaluation_mode_knows_no_parts(model):
     "use, message",
     [
         (lambda m, t: reestimated(make(Plain()), t.x_train), "Plain has no batch norm"),
-        (lambda m, t: reestimated(make(Always()), t.x_train), "Always has no training-mode"),
-        (lambda m, t: reestimated(linft.linearize(m), t.x_train), "linearized.* has no training-mode"),
+        (lambda m, t: reestimated(make(Always()), t.x_train), "Always has no training mode"),
+        (lambda m, t: reestimated(linft.linearize(m), t.x_train), "linearized.* has no training mode"),
         (lambda m, t: reestimated(make(Counting()), t.x_train), "keeps calls; only mean and var"),
         (lambda m, t: reestimated(make(Net(momentum=1.0)), t.x_train), "momentum 1"),
         (lambda m, t: reestimated(m, t.x_train[:0]), "0 images in batches of 250"),
         (lambda m, t: reestimated(m, t.x_train, 0), "24 images in batches of 0"),
-        (lambda m, t: over_parts(make(Always()), 8), "Always has no training-mode"),
+        (lambda m, t: over_parts(make(Always()), 8), "Always has no training mode"),
         (lambda m, t: over_parts(m, 0), "over parts of 0 images"),
         (
             lambda m, t: training(over_parts(m, 5))(m.params, m.batch_stats, jnp.zeros((24, *SIZE)), KEY),

@@ -19,6 +19,7 @@ from linft.models.densenet import DenseNet
 from linft.models.from_flax import functions, wrap
 from linft.models.inception import InceptionV4
 from linft.models.mobilenet import MobileNetV1
+from linft.models.modes import modes
 from linft.models.resnet import BasicBlock, Bottleneck, ResNet
 from linft.models.resnet_v2 import ResNetV2
 from linft.models.wide_resnet import WideResNet
@@ -125,7 +126,8 @@ def build(
 def _functions(arch: str, options: tuple[tuple[str, Any], ...]) -> tuple[Callable, Callable | None]:
     """The same for all models of an architecture, so that what is compiled for one serves the others."""
     any_number_of_classes = 2  # the head is that of the parameters
-    return functions(network(arch, any_number_of_classes, dict(options)), architecture(arch).head, {})
+    evaluation, training = modes(network(arch, any_number_of_classes, dict(options)))
+    return functions(evaluation, training, architecture(arch).head, {})
 
 
 def shapes(name: str, num_classes: int, options: dict[str, Any] | None = None, channels: int = 3) -> dict[str, Any]:
