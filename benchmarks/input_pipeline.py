@@ -61,7 +61,7 @@ def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int =
     """One row of the table."""
     n, execution, groups = len(task.y_train), Execution(), optim.groups_for(recipe, model.layer_groups)
     recipe = recipe.replace(steps=4 * CALLS * steps_per_call())
-    begin, advance = training(model, optim.structure(recipe), groups, execution)
+    begin, advance = training(model, recipe, groups, execution)
     numbers = optim.settings(recipe, tuple(groups), n)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, workers)
 

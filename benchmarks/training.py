@@ -58,7 +58,7 @@ def ours(case: Case, how: str) -> Callable[[], None]:
     mode = "train" if how == "train" else "frozen"
     recipe = Recipe(learning_rate=1e-3, batch_size=case.batch, epochs=1, batch_norm=mode)
     groups = optim.groups_for(recipe, model.layer_groups)
-    begin, advance = training(model, optim.structure(recipe), groups, Execution(precision=case.precision))  # pyright: ignore
+    begin, advance = training(model, recipe, groups, Execution(precision=case.precision))  # pyright: ignore
     numbers, (images, labels) = optim.settings(recipe, tuple(groups), n), random_images(case)
     held, state = jax.device_put(Batch(np.arange(n), images, None, labels)), begin(numbers)
 

@@ -74,7 +74,6 @@ def finetune(
     plain = feed_for(False)
     train, test = parts(model, task, execution, None if plain.held is None else plain.held.images)
     measure = measuring(model, train, test, execution)
-    programs: dict[Any, tuple[Callable, Callable]] = {}
 
     @cache
     def begun(batch_norm_mode: str) -> Model:
@@ -84,13 +83,6 @@ def finetune(
     def penalty(batch_norm_mode: str) -> Penalty:
         return delta.penalty(begun(batch_norm_mode), delta.attention(begun(batch_norm_mode), task))
 
-    def program(recipe: Recipe, groups: Groups) -> tuple[Callable, Callable]:
-        key = (optim.structure(recipe), tuple(groups.items()))
-        if key not in programs:  # recipes that differ in numbers only share one
-            added = penalty(recipe.batch_norm) if recipe.delta > 0 else None
-            programs[key] = training(begun(recipe.batch_norm), key[0], groups, execution, added)
-        return programs[key]
-
     def trained(state: State) -> Model:
         params, batch_stats = state[:2] if execution.mesh is None else jax.device_get(state[:2])
         return model.trained(params, batch_stats)
@@ -98,8 +90,9 @@ def finetune(
     def run(recipe: Recipe) -> Trajectory:
         execution.check(recipe.batch_size_for(n))
         groups = optim.groups_for(recipe, model.layer_groups)
-        numbers = optim.settings(recipe, _used(model, groups), n)
-        begin, advance = program(recipe, groups)
+        settings = optim.settings(recipe, _used(model, groups), n)
+        added = penalty(recipe.batch_norm) if recipe.delta > 0 else None
+        begin, advance = training(begun(recipe.batch_norm), recipe, groups, execution, added)
         source = feed_for(AUGMENTATIONS[recipe.augmentation].canvas)
         total, rates, batch_size = recipe.num_steps(n), recipe.rates(n), recipe.batch_size_for(n)
         end = total if until is None else min(until, total)
@@ -109,7 +102,7 @@ def finetune(
 
         def segments(at: Position) -> Iterator[Position]:
             """Where the run is at every stop, and when it is asked to leave."""
-            (step, state, before), (start, placed) = at, parallel.replicate(execution.mesh, (model.params, numbers))
+            (step, state, before), (start, placed) = at, parallel.replicate(execution.mesh, (model.params, settings))
             losses: list[Any] = [before]
             for batch in source.batches(recipe, step, sorted(stop for stop in stops if stop > step)):
                 state, of_batch = advance(state, batch, placed, start, np.uint32(recipe.seed), source.held)
@@ -121,7 +114,7 @@ def finetune(
 
         with (
             interruption.deferred() as requested,
-            recording(begin(numbers), partial(measure, recipe), tracking, checkpoints) as (kept, begun_at),
+            recording(begin(settings), partial(measure, recipe), tracking, checkpoints) as (kept, begun_at),
         ):
             at = begun_at
             if not kept.rows and not kept.record(at):

@@ -69,13 +69,13 @@ def train_domains(
     labels = np.concatenate([t.y_train + o for t, o in zip(tasks, offsets[:-1], strict=True)])
     held = jax.tree.map(jnp.asarray, Batch(np.arange(len(images)), images, None, labels))
     batches = _balanced(tasks, recipe)
-    numbers = optim.settings(recipe, tuple(joint.layer_groups), len(images))
-    begin, advance = training(joint, optim.structure(recipe), joint.layer_groups)
-    state, seed = begin(numbers), np.uint32(recipe.seed)
+    settings = optim.settings(recipe, tuple(joint.layer_groups), len(images))
+    begin, advance = training(joint, recipe, joint.layer_groups)
+    state, seed = begin(settings), np.uint32(recipe.seed)
     each = steps_per_call()
     for done in range(0, len(batches), each):
         batch = Batch(batches[done : done + each])
-        state, _ = advance(state, batch, numbers, joint.params, seed, held)
+        state, _ = advance(state, batch, settings, joint.params, seed, held)
         if progress is not None:
             progress(min(done + each, len(batches)), len(batches))
     if not bool(trees.finite(state.params)):

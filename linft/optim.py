@@ -1,10 +1,12 @@
 """A recipe as an optax chain: the same chain trains weights and function-space coordinates.
 
-What a vmapped sweep varies is in `Settings`, a pytree of numbers; what it does not (the rule, the
-labels) is in the arguments of `transform`.
+`Settings` carries it from a recipe to the update: numbers, which a vmapped sweep varies, as leaves, and
+the recipe's structure, which a program is compiled for, as metadata.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,17 @@ import optax
 from linft import trees
 from linft.errors import LinftError
 from linft.recipe import Recipe
+from linft.recipe_fields import structure
 from linft.trees import Groups, Tree
 
 
-class Settings(NamedTuple):
-    """The numbers of a recipe on given groups; leaves may carry a leading axis of recipes."""
+@trees.pytree
+@dataclass(frozen=True)
+class Settings:
+    """A recipe on given groups; its numbers may carry a leading axis of recipes."""
 
+    structure: Recipe = field(metadata={"static": True})
+    """The recipe without its numbers, steps and order, from `recipe_fields.structure`."""
     rates: Any
     """Learning rate of every step, [steps]."""
     momentum: Any
@@ -29,6 +36,10 @@ class Settings(NamedTuple):
     pulls: dict[str, Any]
     """What decay pulls a group towards: this multiple of its pretrained weights, 0 (L2) or 1 (L2-SP)."""
 
+    def replace(self, **changes: Any) -> Self:
+        """The same settings with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
 
 def groups_for(recipe: Recipe, groups: Groups) -> dict[str, tuple[str, ...]]:
     """The groups that the recipe needs: layer groups, split into kernels and vectors where only kernels decay."""
@@ -37,7 +48,7 @@ def groups_for(recipe: Recipe, groups: Groups) -> dict[str, tuple[str, ...]]:
 
 
 def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
-    """The numbers of a recipe for n training images, group by group."""
+    """The settings of a recipe for n training images, group by group."""
     layer_groups = tuple(dict.fromkeys(trees.layer_group(g) for g in groups))
     recipe.check_groups(layer_groups)
     if recipe.decays and not recipe.decay_vectors and not any(g.endswith(trees.VECTORS) for g in groups):
@@ -51,6 +62,7 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
         return (0.0, 0.0) if exempt else recipe.decay(trees.layer_group(group))
 
     return Settings(
+        structure=structure(recipe),
         rates=jnp.asarray(recipe.rates(n)),
         momentum=jnp.asarray(recipe.momentum),
         multipliers={g: jnp.asarray(recipe.multiplier(trees.layer_group(g))) for g in groups},
@@ -103,7 +115,7 @@ class Velocity(NamedTuple):
 
 
 def decoupled_momentum(
-    recipe: Recipe, numbers: Settings, labels: Tree, start: Tree
+    settings: Settings, labels: Tree, start: Tree
 ) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
     """Momentum with the rate inside the velocity and decay outside it (Li and others 2020, eq. 1 and 2).
 
@@ -114,16 +126,16 @@ def decoupled_momentum(
 
     and w_t = φ_t + m v_t.
     """
-    m, ahead = numbers.momentum, numbers.momentum if recipe.nesterov else 0.0
+    m, ahead = settings.momentum, settings.momentum if settings.structure.nesterov else 0.0
 
     def init(params: Tree) -> Velocity:
         return Velocity(jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
     def update(gradients, state, params):
-        rate = _rate(numbers, state.step)
+        rate = _rate(settings, state.step)
 
         def scaled(label, x):
-            return jnp.asarray(rate * numbers.multipliers[label], x.dtype) * x
+            return jnp.asarray(rate * settings.multipliers[label], x.dtype) * x
 
         def combine(g, v):
             return jnp.asarray(m, v.dtype) * v + g
@@ -131,15 +143,15 @@ def decoupled_momentum(
         before = jax.tree.map(lambda v: jnp.asarray(ahead, v.dtype) * v, state.velocity)
         velocity = jax.tree.map(combine, trees.map_by_label(scaled, labels, gradients), state.velocity)
         weights = jax.tree.map(jnp.add, params, before)
-        decay = trees.map_by_label(scaled, labels, _decay(start, numbers.decays, numbers.pulls, labels, weights))
+        decay = trees.map_by_label(scaled, labels, _decay(start, settings.decays, settings.pulls, labels, weights))
         updates = jax.tree.map(lambda b, v, d: b - (1 + jnp.asarray(ahead, v.dtype)) * v - d, before, velocity, decay)
         return updates, Velocity(velocity, state.step + 1)
 
     return optax.GradientTransformation(init, update)  # pyright: ignore
 
 
-def _rate(numbers: Settings, step: Any) -> jax.Array:
-    return numbers.rates[jnp.minimum(step, numbers.rates.shape[0] - 1)]
+def _rate(settings: Settings, step: Any) -> jax.Array:
+    return settings.rates[jnp.minimum(step, settings.rates.shape[0] - 1)]
 
 
 def scale_by_group(multipliers: dict[str, Any], labels: Tree) -> optax.GradientTransformation:
@@ -174,46 +186,27 @@ def clip_by_trained_norm(
     return optax.chain(optax.stateless(leave_out), optax.clip_by_global_norm(max_norm))
 
 
-def transform(recipe: Recipe, numbers: Settings, labels: Tree, start: Tree) -> optax.GradientTransformation:
+def transform(settings: Settings, labels: Tree, start: Tree) -> optax.GradientTransformation:
     """The optax chain of a recipe: clip, decay, momentum (or Adam), group multipliers, learning rate.
 
     Args:
-      recipe: its optimizer, convention, Nesterov and clipping choices; all numbers come from `numbers`.
-      numbers: learning rates, momentum, multipliers and decays, from `settings`.
+      settings: of the recipe, from `optim.settings`.
       labels: group name of every leaf, or of every subtree.
       start: the pretrained weights, shaped like what is trained.
     """
-    clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, numbers.multipliers, labels)]
+    recipe, multipliers = settings.structure, settings.multipliers
+    clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, multipliers, labels)]
     if recipe.optimizer == "sgd" and recipe.convention == "decoupled":
-        return optax.chain(*clip, decoupled_momentum(recipe, numbers, labels, start))
+        return optax.chain(*clip, decoupled_momentum(settings, labels, start))
     rule = (
         optax.scale_by_adam(b1=0.9, b2=0.999)
         if recipe.optimizer == "adam"
-        else optax.trace(decay=numbers.momentum, nesterov=recipe.nesterov)
+        else optax.trace(decay=settings.momentum, nesterov=recipe.nesterov)
     )
     return optax.chain(
         *clip,
-        decay_towards(start, numbers.decays, numbers.pulls, labels),
+        decay_towards(start, settings.decays, settings.pulls, labels),
         rule,
-        scale_by_group(numbers.multipliers, labels),
-        optax.scale_by_learning_rate(lambda step: _rate(numbers, step)),
-    )
-
-
-def structure(recipe: Recipe) -> Recipe:
-    """The recipe without its numbers, steps and order: what a function compiled for it depends on.
-
-    Recipes of one structure (and as many steps) share one compiled program.
-    """
-    return Recipe(
-        optimizer=recipe.optimizer,
-        clip_norm=recipe.clip_norm,
-        nesterov=recipe.nesterov,
-        convention=recipe.convention,
-        loss=recipe.loss,
-        batch_norm=recipe.batch_norm,
-        bn_batch_size=recipe.bn_batch_size,
-        augmentation=recipe.augmentation,
-        mixup=recipe.mixup,
-        delta=recipe.delta,
+        scale_by_group(multipliers, labels),
+        optax.scale_by_learning_rate(lambda step: _rate(settings, step)),
     )

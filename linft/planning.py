@@ -41,13 +41,13 @@ def plan(model: Model, task: Task, recipe: Recipe, execution: Execution = Execut
     execution.check(batch)
     groups = optim.groups_for(recipe, model.layer_groups)
     labels = trees.labels(model.params, groups)
-    numbers = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
-    begin, advance = training(model, optim.structure(recipe.replace(delta=0.0)), groups, execution)
+    settings = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
+    begin, advance = training(model, recipe, groups, execution)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, 0)
-    state = begin(numbers)
+    state = begin(settings)
     sizes = [_bytes(state), _bytes(source.held) if source.held is not None else 0]
-    numbers, start = parallel.replicate(execution.mesh, (numbers, model.params))
-    rest = numbers, start, np.uint32(recipe.seed), source.held
+    settings, start = parallel.replicate(execution.mesh, (settings, model.params))
+    rest = settings, start, np.uint32(recipe.seed), source.held
     probe = recipe.replace(steps=TIMED + 1)
     memory, seconds = None, []
     for each in source.batches(probe, 0, range(1, TIMED + 2)):

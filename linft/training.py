@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -65,12 +65,12 @@ class State(NamedTuple):
 
 
 Advance = Callable[..., tuple[State, Float[Array, "k"]]]
-"""(state, batches, numbers, start, seed, held) -> (state after k steps, the batches' losses)."""
+"""(state, batches, settings, start, seed, held) -> (state after k steps, the batches' losses)."""
 
 
 def training(
     model: Model,
-    structure: Recipe,
+    recipe: Recipe,
     groups: Groups,
     execution: Execution = Execution(),
     penalty: Penalty | None = None,
@@ -79,20 +79,21 @@ def training(
 
     A batch names its images by their index among `held`, all training images on the device, or holds
     them itself (held None). Randomness is drawn from seed, step and image index, so that it depends
-    neither on how a batch is divided nor on where a run was resumed.
+    neither on how a batch is divided nor on where a run was resumed. Recipes of one structure share
+    what is compiled.
     """
-    train_mode = structure.batch_norm == "train"
-    forward_train = batch_norm.over_parts(model, structure.bn_batch_size).forward_train if train_mode else None
+    train_mode = recipe.batch_norm == "train"
+    forward_train = batch_norm.over_parts(model, recipe.bn_batch_size).forward_train if train_mode else None
     tree_labels = trees.labels(model.params, groups)
 
-    def begin(numbers: Settings) -> State:
+    def begin(settings: Settings) -> State:
         params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
-        optimizer = optim.transform(structure, numbers, tree_labels, model.params)
+        optimizer = optim.transform(settings, tree_labels, model.params)
         state = State(params, batch_stats, optimizer.init(params), jnp.zeros((), jnp.int32))
         return parallel.replicate(execution.mesh, state)
 
     named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
-    return begin, _advance(model.forward, forward_train, model.preprocessing, structure, named, execution, penalty)
+    return begin, _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
 
 
 # Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
@@ -101,7 +102,6 @@ def _advance(
     forward: Callable,
     forward_train: Callable | None,
     preprocessing: Preprocessing,
-    structure: Recipe,
     groups: tuple[tuple[str, tuple[str, ...]], ...],
     execution: Execution,
     penalty: Penalty | None,
@@ -110,7 +110,9 @@ def _advance(
     height, width, _ = preprocessing.input_size
     dtype = jnp.dtype(execution.precision)
 
-    def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any) -> tuple[Array, Tree]:
+    def loss_of(
+        params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any, structure: Recipe
+    ) -> tuple[Array, Tree]:
         """Mean loss over a batch, or a part of one."""
         augment_key, rest = jax.random.split(key)
         mix_key, dropout_key = jax.random.split(jax.random.fold_in(rest, part))
@@ -134,12 +136,12 @@ def _advance(
             loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
         return loss, batch_stats
 
-    def one_step(state: State, batch: Batch, numbers: Settings, start: Tree, seed: Any, held: Batch | None) -> tuple:
+    def one_step(state: State, batch: Batch, settings: Settings, start: Tree, seed: Any, held: Batch | None) -> tuple:
         if held is not None:
             rows = batch.index
             batch = jax.tree.map(lambda of_all: of_all[rows], held)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+        gradient_of = jax.value_and_grad(partial(loss_of, structure=settings.structure), has_aux=True)
 
         def of_part(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, None]:
             total, gradients, batch_stats = carry
@@ -156,7 +158,7 @@ def _advance(
             unroll = jax.default_backend() == "cpu"
             (loss, gradients, batch_stats), _ = jax.lax.scan(of_part, blank, (parts, jnp.arange(k)), unroll=unroll)
             loss, gradients = jax.tree.map(lambda x: x / k, (loss, gradients))
-        optimizer = optim.transform(structure, numbers, trees.labels(start, dict(groups)), start)
+        optimizer = optim.transform(settings, trees.labels(start, dict(groups)), start)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
 

@@ -13,7 +13,7 @@ ROOT = Path(linft.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "names"),
     ("recipe", "trees", "preprocess", "task", "files", "interruption", "workers", "_compat"),
-    ("parallel",),
+    ("recipe_fields", "parallel"),
     ("forward_pass",),
     ("base", "depth"),
     ("losses", "optim", "recipes", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),

@@ -32,7 +32,7 @@ def train(recipe, params, gradient, groups=GROUPS, n=60):
     """Params before the first step and after each."""
     groups = optim.groups_for(recipe, groups)
     labels = trees.labels(params, groups)
-    chain = optim.transform(recipe, optim.settings(recipe, tuple(groups), n), labels, params)
+    chain = optim.transform(optim.settings(recipe, tuple(groups), n), labels, params)
 
     @jax.jit
     def step(params, state):

@@ -33,7 +33,7 @@ def held(model, digits) -> Batch:
 
 def steps(model, held, recipe=RECIPE, execution=Execution(), penalty=None, index=None):
     """Losses of the batches, and the last state."""
-    begin, advance = training(model, optim.structure(recipe), model.layer_groups, execution, penalty)
+    begin, advance = training(model, recipe, model.layer_groups, execution, penalty)
     numbers = optim.settings(recipe, tuple(model.layer_groups), 24)
     state, losses = begin(numbers), []
     for rows in recipe.batches(24) if index is None else index:

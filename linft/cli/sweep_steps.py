@@ -3,13 +3,14 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 from rich.console import Console
 
 import linft
-from linft import predict, trees
+from linft import predict, recipe_fields, trees
 from linft.base import Model, Run, Tangent
 from linft.cli.kernel import told
 from linft.cli.sweep import FEATURES, PREDICTED, SHOWN, Sweep
@@ -50,8 +51,8 @@ def carry_out(command: Sweep) -> None:
     watch = Watch() if command.workers.prune else None
     nearest = {
         **dict.fromkeys(("dual", *FEATURES), predict.nearest),
-        "spectral": predicted.nearest_closed_form(n),
-        "linearized": predicted.nearest_linear,
+        "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
+        "linearized": partial(recipe_fields.nearest, by="linearized"),
         "finetune": predicted.as_it_is,
     }[command.by]
     with told(console) as progress:

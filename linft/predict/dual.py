@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from linft import optim
+from linft import optim, recipe_fields
 from linft.base import Model, Tangent, Trajectory
 from linft.errors import LinftError
 from linft.optim import Settings
@@ -44,31 +44,12 @@ def why_not(recipe: Recipe) -> str | None:
       >>> why_not(Recipe(steps=1, batch_norm="train"))
       'batch norm in training mode changes the network as it trains'
     """
-    reasons = {
-        "batch norm in training mode changes the network as it trains": recipe.batch_norm == "train",
-        "augmented images are not the images of the kernel": recipe.augmentation != "none",
-        "re-estimated batch norm is not the kernel's": recipe.batch_norm == "reestimated",
-        "mixed images are not the images of the kernel": recipe.mixup > 0,
-        "DELTA's penalty is not linear in the features": recipe.delta > 0,
-        "clipping is not linear in the gradient": recipe.clip_norm is not None,
-        "Adam is not linear in the gradient": recipe.optimizer == "adam",
-    }
-    return "; ".join(reason for reason, holds in reasons.items() if holds) or None
+    return recipe_fields.why_not(recipe, "kernel")
 
 
 def nearest(recipe: Recipe) -> tuple[Recipe, str]:
     """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing)."""
-    changes = {
-        "batch_norm": "frozen",
-        "augmentation": "none",
-        "mixup": 0.0,
-        "delta": 0.0,
-        "clip_norm": None,
-        "optimizer": "sgd",
-    }
-    dropped = {name: getattr(recipe, name) for name, value in changes.items() if getattr(recipe, name) != value}
-    note = "dropped: " + ", ".join(f"{name}={value}" for name, value in dropped.items()) if dropped else ""
-    return recipe.replace(**changes), note
+    return recipe_fields.nearest(recipe, "kernel")
 
 
 def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
@@ -123,8 +104,8 @@ class Dual:
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
-        bundles, numbers = bundle([optim.settings(recipe, t.groups, n) for recipe in recipes])
-        return replay.replay(_network, named(bundles), t, numbers, recipes, n, self.record_every)
+        bundles, stacked = bundle([optim.settings(recipe, t.groups, n) for recipe in recipes])
+        return replay.replay(_network, named(bundles), t, stacked, recipes, n, self.record_every)
 
 
 def predictable(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -150,12 +131,12 @@ def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
     if undecayed and all(len(set(key)) == 1 for key in keys.values()):
         bundles = {"all": {g: keys[g][0][0] for g in groups}}
         one, none = {"all": jnp.ones(())}, {"all": jnp.zeros(())}
-        stacked = [s._replace(multipliers=one, decays=none, pulls=none) for s in settings]
+        stacked = [s.replace(multipliers=one, decays=none, pulls=none) for s in settings]
     else:
         firsts = {key: g for g, key in reversed(keys.items())}
         bundles = {first: {g: 1.0 for g in groups if keys[g] == key} for key, first in firsts.items()}
         stacked = [
-            s._replace(
+            s.replace(
                 **{name: {b: getattr(s, name)[b] for b in bundles} for name in ("multipliers", "decays", "pulls")}
             )
             for s in settings

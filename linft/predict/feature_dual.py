@@ -77,11 +77,11 @@ class FeatureDual:
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
         settings = [optim.settings(recipe, t.groups, n) for recipe in recipes]
-        bundles, numbers = bundle([_of(s, {g: g for g in t.projected.groups}) for s in settings])
+        bundles, stacked = bundle([_of(s, {g: g for g in t.projected.groups}) for s in settings])
         of_head = [_of(s, {_member(name): g for name, g in t.head_groups}) for s in settings]
-        whole = numbers._replace(
+        whole = stacked.replace(
             **{
-                kind: getattr(numbers, kind) | {name: jnp.stack([getattr(s, kind)[name] for s in of_head])
+                kind: getattr(stacked, kind) | {name: jnp.stack([getattr(s, kind)[name] for s in of_head])
                                                 for name in getattr(of_head[0], kind)}
                 for kind in ("multipliers", "decays", "pulls")
             }
@@ -92,7 +92,7 @@ class FeatureDual:
 def _of(settings: Settings, names: dict[str, str]) -> Settings:
     """The settings of some groups, by other names."""
     kinds = ("multipliers", "decays", "pulls")
-    return settings._replace(**{kind: {k: getattr(settings, kind)[g] for k, g in names.items()} for kind in kinds})
+    return settings.replace(**{kind: {k: getattr(settings, kind)[g] for k, g in names.items()} for kind in kinds})
 
 
 def _member(name: str) -> str:

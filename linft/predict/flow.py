@@ -10,12 +10,11 @@ import numpy as np
 from jax.experimental.ode import odeint
 from jaxtyping import Array
 
-from linft import losses, optim
+from linft import losses, optim, recipe_fields
 from linft._compat import neural_tangents
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
 from linft.predict.dual import as_tangent
-from linft.predict.dual import why_not as why_no_kernel
 from linft.predict.operator import apply, operator
 from linft.predict.replay import trajectory
 from linft.recipe import Recipe
@@ -24,8 +23,7 @@ from linft.task import Task
 
 def why_not(recipe: Recipe) -> str | None:
     """Why gradient flow does not predict this recipe; None where it does."""
-    decay = "weight decay has no closed flow here" if recipe.decays else None
-    return "; ".join(filter(None, (why_no_kernel(recipe), decay))) or None
+    return recipe_fields.why_not(recipe, "flow")
 
 
 def gradient_flow(

@@ -71,14 +71,14 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
         if not 0 <= after < steps:
             raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")
         groups = optim.groups_for(recipe, model.layer_groups)
-        numbers = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n)
+        settings = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n)
         at = recorded_steps(steps, record_every)
-        rows, state = _train(model, task, recipe, groups, numbers, after, set(at[at < after].tolist()))
+        rows, state = _train(model, task, recipe, groups, settings, after, set(at[at < after].tolist()))
         if rows and losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
             return replay.trajectory(at[: len(rows)], _curves(rows), time.perf_counter() - begin)
         arrays = _departed(model, task, state, groups, recipe, kernel)
         names = (tuple(arrays.tangent.groups), recipe.convention, after)
-        stacked = jax.tree.map(lambda number: jnp.asarray(number)[None], numbers)
+        stacked = jax.tree.map(lambda number: jnp.asarray(number)[None], settings)
         rest = replay.replay(_network, names, arrays, stacked, [recipe], n, record_every, first=after)[0]
         return _joined(at, rows, rest, time.perf_counter() - begin, f"linearized at step {after}")
 
@@ -97,17 +97,17 @@ class Departed(NamedTuple):
 
 
 def _train(
-    model: Model, task: Task, recipe: Recipe, groups: Groups, numbers: Settings, steps: int, recorded: set[int]
+    model: Model, task: Task, recipe: Recipe, groups: Groups, settings: Settings, steps: int, recorded: set[int]
 ) -> tuple[list[Row], State]:
     """Rows at the recorded steps, the last one where the loss is beyond recovery; and the state after all steps."""
     execution = Execution()
     source = feed(model, task, False, execution, 0)
     measure = measuring(model, *parts(model, task, execution, source.held and source.held.images), execution)
-    begin, advance = training(model, optim.structure(recipe), groups)
-    state, step = begin(numbers), 0
+    begin, advance = training(model, recipe, groups)
+    state, step = begin(settings), 0
     rows = [measure(recipe, state)] if recorded else []
     for batch in source.batches(recipe, 0, sorted((recorded | {steps}) - {0})):
-        state, _ = advance(state, batch, numbers, model.params, np.uint32(recipe.seed), source.held)
+        state, _ = advance(state, batch, settings, model.params, np.uint32(recipe.seed), source.held)
         step += len(batch.index)
         if step in recorded:
             rows.append(measure(recipe, state))

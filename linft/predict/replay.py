@@ -20,6 +20,7 @@ from linft.base import Trajectory, recorded_steps
 from linft.errors import LinftError
 from linft.optim import Settings
 from linft.recipe import Recipe
+from linft.recipe_fields import structure
 from linft.trees import Tree
 
 
@@ -53,7 +54,7 @@ def many(recipes: list[Recipe], n: int, family: Callable[[list[Recipe]], list[Tr
     families: dict[Any, list[int]] = {}
     for i, recipe in enumerate(recipes):
         order = recipe.seed if recipe.shuffle else None
-        key = (optim.structure(recipe), recipe.num_steps(n), recipe.batch_size_for(n), order)
+        key = (structure(recipe), recipe.num_steps(n), recipe.batch_size_for(n), order)
         families.setdefault(key, []).append(i)
     results: dict[int, Trajectory] = {}
     for members in families.values():
@@ -65,7 +66,7 @@ def replay(
     build: Build,
     names: Hashable,
     arrays: Any,
-    numbers: Settings,
+    settings: Settings,
     recipes: list[Recipe],
     n: int,
     record_every: int | None,
@@ -77,7 +78,7 @@ def replay(
 
     Args:
       build, names, arrays: the network, made where it is compiled.
-      numbers: settings of the recipes, stacked.
+      settings: of the recipes, stacked.
       n: number of training images.
       record_every: measure every so many steps; about a dozen times by default.
     """
@@ -88,8 +89,7 @@ def replay(
     at = at[at >= first]
     recorded = np.isin(np.arange(first, steps), at)
     with jax.default_matmul_precision("highest"):
-        lanes = _lanes(build, names, optim.structure(recipes[0]))
-        values = jax.device_get(lanes(arrays, numbers, batches, recorded))
+        values = jax.device_get(_lanes(build, names)(arrays, settings, batches, recorded))
     seconds = (time.perf_counter() - begin) / len(recipes)
     return [
         trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds)
@@ -98,31 +98,31 @@ def replay(
 
 
 @lru_cache(maxsize=32)
-def _lanes(build: Build, names: Hashable, structure: Recipe) -> Callable:
+def _lanes(build: Build, names: Hashable) -> Callable:
     """The replay, vmapped over the numbers of recipes and jitted."""
-    return jax.jit(jax.vmap(partial(_replay, build, names, structure), in_axes=(None, 0, None, None)))
+    return jax.jit(jax.vmap(partial(_replay, build, names), in_axes=(None, 0, None, None)))
 
 
 def _replay(
     build: Build,
     names: Hashable,
-    structure: Recipe,
     arrays: Any,
-    numbers: Settings,
+    settings: Settings,
     batches: Int[Array, "steps batch"],
     recorded: Bool[Array, "steps"],
 ) -> dict[str, Any]:
     """Values at every step, 0 where it is not recorded; the last is after all steps."""
     network = build(names, arrays)
-    optimizer = optim.transform(structure, numbers, network.groups, network.origin)
-    first = losses.mean_loss(structure.loss, network.logits(network.here)[0], network.labels_train)
+    optimizer = optim.transform(settings, network.groups, network.origin)
+    loss_name = settings.structure.loss
+    first = losses.mean_loss(loss_name, network.logits(network.here)[0], network.labels_train)
 
     def measure(at: Tree, alive: Array) -> dict[str, Any]:
         on_train, on_test = network.logits(at)
-        loss = losses.mean_loss(structure.loss, on_train, network.labels_train)
+        loss = losses.mean_loss(loss_name, on_train, network.labels_train)
         return dict(
             train_loss=jnp.where(alive, loss, jnp.inf),
-            test_loss=losses.mean_loss(structure.loss, on_test, network.labels_test),
+            test_loss=losses.mean_loss(loss_name, on_test, network.labels_test),
             train_accuracy=losses.accuracy(on_train, network.labels_train),
             test_accuracy=losses.accuracy(on_test, network.labels_test),
             **network.lengths(at),
@@ -135,9 +135,9 @@ def _replay(
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
         on_batch, pull = network.of_batch(at, batch)
         y = network.labels_train[batch]
-        gradient = pull(losses.gradient(structure.loss, on_batch, y))
+        gradient = pull(losses.gradient(loss_name, on_batch, y))
         updates, new_state = optimizer.update(gradient, opt_state, at)
-        alive &= ~losses.has_diverged(losses.mean_loss(structure.loss, on_batch, y), first)
+        alive &= ~losses.has_diverged(losses.mean_loss(loss_name, on_batch, y), first)
         moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
         at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
         return (at, opt_state, alive), values

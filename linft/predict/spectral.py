@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from linft import losses, optim
+from linft import losses, optim, recipe_fields
 from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
 from linft.predict import eigen
 from linft.predict.dual import Coordinates, as_tangent, lengths
-from linft.predict.dual import why_not as why_no_kernel
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
@@ -28,14 +27,7 @@ from linft.task import Task
 
 def why_not(recipe: Recipe, n: int) -> str | None:
     """Why there is no closed form for this recipe on n training images; None where there is."""
-    reasons = {
-        "the loss is not squared error": recipe.loss != "squared_error",
-        f"the batch is not all {n} images": recipe.batch_size_for(n) < n,
-        "decay is decoupled": recipe.convention == "decoupled" and recipe.decays,
-        "the learning rate is not constant": recipe.schedule != "constant" or recipe.warmup_steps > 0,
-    }
-    own = (reason for reason, holds in reasons.items() if holds)
-    return "; ".join(filter(None, (why_no_kernel(recipe), *own))) or None
+    return recipe_fields.why_not(recipe, "closed form", n)
 
 
 def spectral(

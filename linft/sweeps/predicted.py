@@ -1,7 +1,6 @@
 """Sweeps in this process: many points at a time where a Run replays them together, else one after another."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from linft import predict
 from linft.base import OneByOne, Run
@@ -20,44 +19,6 @@ Nearest = Callable[[Recipe], tuple[Recipe, str]]
 def as_it_is(recipe: Recipe) -> tuple[Recipe, str]:
     """The recipe itself."""
     return recipe, ""
-
-
-def nearest_linear(recipe: Recipe) -> tuple[Recipe, str]:
-    """The nearest recipe that trains the weights of a linearized network.
-
-    Example:
-      >>> nearest_linear(Recipe(steps=1, batch_norm="train", augmentation="flip"))[1]
-      'dropped: batch_norm=train'
-    """
-    return _changed(recipe, "", batch_norm="frozen", delta=0.0)
-
-
-def nearest_closed_form(n: int) -> Nearest:
-    """The nearest recipe of as many steps that `predict.spectral` takes, for n training images."""
-
-    def nearest(recipe: Recipe) -> tuple[Recipe, str]:
-        near, note = predict.nearest(recipe)
-        if near.batch_size_for(n) < n:
-            near = near.replace(steps=near.num_steps(n))
-        convention = "coupled" if near.decays else near.convention
-        batch_size = None if near.batch_size_for(n) < n else near.batch_size
-        return _changed(
-            near,
-            note,
-            loss="squared_error",
-            schedule="constant",
-            warmup_steps=0,
-            batch_size=batch_size,
-            convention=convention,
-        )
-
-    return nearest
-
-
-def _changed(recipe: Recipe, note: str, **changes: Any) -> tuple[Recipe, str]:
-    dropped = [f"{name}={getattr(recipe, name)}" for name, new in changes.items() if getattr(recipe, name) != new]
-    every = [*filter(None, [note.removeprefix("dropped: ")]), *dropped]
-    return recipe.replace(**changes), f"dropped: {', '.join(every)}" if every else ""
 
 
 def rows(run: Run, points: Sequence[Point], nearest: Nearest | None = None) -> Iterator[list[Row]]:

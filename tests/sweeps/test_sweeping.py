@@ -11,6 +11,7 @@ import linft
 from linft import predict
 from linft.base import OneByOne
 from linft.errors import LinftError
+from linft.recipe_fields import nearest
 from linft.reinitialization import reinitialize
 from linft.sweeps import predicted
 from linft.sweeps.grid import at, grid
@@ -182,7 +183,7 @@ def test_a_point_that_a_run_refuses_is_told_and_the_others_go_on(spectral, model
 
 def test_the_nearest_recipe_in_closed_form_has_as_many_steps():
     recipe = linft.Recipe(epochs=3, batch_size=10, schedule="cosine", batch_norm="train")
-    near, note = predicted.nearest_closed_form(35)(recipe)
+    near, note = nearest(recipe, "closed form", 35)
     assert predict.why_not_spectral(near, 35) is None and near.num_steps(35) == recipe.num_steps(35) == 9
-    assert note == "dropped: batch_norm=train, loss=cross_entropy, schedule=cosine, batch_size=10"
-    assert predicted.nearest_closed_form(24)(BASE) == (BASE, "")
+    assert note == "dropped: schedule=cosine, batch_size=10, loss=cross_entropy, batch_norm=train"
+    assert nearest(BASE, "closed form", 24) == (BASE, "")
