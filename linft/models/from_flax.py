@@ -200,7 +200,7 @@ def _collections(variables: Any) -> dict[str, Tree]:
     return plain if "params" in plain else {"params": plain}
 
 
-def _why(error: errors.FlaxError, mode: Mode) -> str:
+def _why(error: Exception, mode: Mode, x: jax.Array) -> str:
     """Why a module cannot be called in evaluation mode with its variables."""
     name, told = type(mode.module).__name__, ", ".join(f"{name}={value}" for name, value in mode.arguments)
     if isinstance(error, errors.InvalidRngError | errors.ModifyScopeVariableError):
@@ -208,12 +208,14 @@ def _why(error: errors.FlaxError, mode: Mode) -> str:
             f"{name}({told}) is not in evaluation mode ({_first_sentence(error)}); "
             "say by evaluation={…} and training={…} what it is told in each mode"
         )
-    return f"the variables are not those of {name}: {_first_sentence(error)}"
+    if isinstance(error, errors.FlaxError):
+        return f"the variables are not those of {name}: {_first_sentence(error)}"
+    return f"{name}({told}) fails on images of shape {x.shape}: {type(error).__name__}: {_first_sentence(error)}"
 
 
 def _first_sentence(error: Exception) -> str:
-    """What an error of Flax says, without where to read on."""
-    return str(error).splitlines()[0].partition(" (https://")[0].rstrip(".")
+    """What an error says, without where to read on."""
+    return (str(error).splitlines() or [""])[0].partition(" (https://")[0].rstrip(".")
 
 
 def _own_head(params: Tree, head: str, features: list[jax.Array]) -> Callable:
@@ -248,8 +250,8 @@ def _verify(model: Model, mode: Mode, variables: Mapping[str, Any], x: jax.Array
     with nn.intercept_methods(note):
         try:
             own = jax.eval_shape(as_it_is, variables)
-        except errors.FlaxError as error:
-            raise LinftError(_why(error, mode)) from error
+        except Exception as error:  # whatever a user's code raises
+            raise LinftError(_why(error, mode, x)) from error
     if not hasattr(own, "shape") or len(own.shape) != 2:
         raise LinftError(f"the module gives {own}; it must give logits [n c]")
 
@@ -275,7 +277,8 @@ def _verify(model: Model, mode: Mode, variables: Mapping[str, Any], x: jax.Array
     original, of_head, logits, composed, rounding = verified(variables)
     if not bool(jnp.isfinite(original).all()):
         raise LinftError("the module gives logits that are not finite on random input; check its variables")
-    most = 1e-3 * (float(jnp.abs(original).max()) + 1e-6)
+    precision = max(1e-3, 2 * float(jnp.finfo(original.dtype).eps))
+    most = precision * (float(jnp.abs(original).max()) + 1e-6)
     pairs = ((original, of_head, most), (logits, composed, most), (of_head, composed, most + float(rounding)))
     if any(a.shape != b.shape or float(jnp.abs(a - b).max()) > apart for a, b, apart in pairs):
         raise LinftError(

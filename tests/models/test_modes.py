@@ -193,12 +193,34 @@ def test_a_network_that_computes_in_bfloat16(plain, digits):
     np.testing.assert_allclose(curve, expected, rtol=0.02)
 
 
+def test_logits_rounded_at_the_end_are_still_those_of_the_head(plain):
+    model = from_flax(Rounded(), plain, "head", SIZE)
+    np.testing.assert_allclose(
+        model.apply(model.params, X).astype(float), Plain().apply(plain, X), rtol=0.01, atol=0.01
+    )
+
+
 class Wide(nn.Module):
     """Its head computes in bfloat16, and something comes after it."""
 
     @nn.compact
     def __call__(self, x):
         return 1.1 * nn.Dense(3, name="head", dtype=LOW)(nn.relu(nn.Conv(8, (3, 3), name="conv")(x)).mean((1, 2)))
+
+
+class Rounded(nn.Module):
+    """It gives logits in less precision than it computes them in."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (3, 3), name="conv")(x)).mean((1, 2))
+        return nn.Dense(3, name="head")(x).astype(LOW)
+
+
+class Failing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        raise KeyError("stem")
 
 
 class Renamed(nn.Module):
@@ -235,6 +257,7 @@ BAD = {
         {"variables": "plain"},
         "the module's logits are not head(feat",
     ),
+    "code that fails": (Failing(), {}, "Failing() fails on images of shape (2, 8, 8, 3): KeyError: 'stem'"),
     "NNX": (nnx.Linear(3, 3, rngs=nnx.Rngs(0)), {}, "Linear is an NNX module and from_flax takes those of Linen; make"),
     "no module": (np.sin, {}, "ufunc is not a module of flax.linen, which from_flax takes"),
 }
