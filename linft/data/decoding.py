@@ -33,9 +33,9 @@ def decode(data: bytes, name: str, mode: Literal["RGB", "L"] = "RGB") -> UInt8[n
     with _opened(data, name) as image:
         if image.mode[0] in "IF":  # Pillow would clip them to white without a word
             raise LinftError(f"{name} has more than 8 bits a channel ({image.mode}); convert it to 8 bits")
-        upright = ImageOps.exif_transpose(image)
-        upright.info.pop("transparency", None)  # which Pillow warns of where it cannot keep it
-        pixels = np.asarray(upright.convert(mode))
+        ImageOps.exif_transpose(image, in_place=True)  # a large photograph is copied as seldom as can be
+        image.info.pop("transparency", None)  # which Pillow warns of where it cannot keep it
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if mode == "L" else pixels
 
 
