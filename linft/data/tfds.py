@@ -131,7 +131,7 @@ def _source(builder: Any, split: str) -> Any:
 def _features(record: bytes) -> Any:
     from tensorflow_datasets.proto import tf_example_pb2  # tfds.decode would have TensorFlow parse it
 
-    return tf_example_pb2.Example.FromString(record).features.feature
+    return tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore
 
 
 @contextmanager
