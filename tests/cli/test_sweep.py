@@ -107,7 +107,7 @@ def test_new_groups_from_a_yaml_file_by_the_closed_form(call, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == {
         "tangent-trace-1.safetensors", "tangent-trace-2.safetensors",
     }  # fmt: skip
-    assert "loss=cross_entropy, batch_size=6" in capsys.readouterr().out
+    assert "batch_size=6, loss=cross_entropy" in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["sweeps"]["spectral-trace"]["rows"]
     assert len(rows) == 4 and rows[0]["curve"]["train_loss"][0] != rows[2]["curve"]["train_loss"][0]
 
