@@ -14,7 +14,6 @@ Expected: better than the default recipe in 4 of 10, where that breaks by much, 
 the search in all.
 """
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ import linft
 from linft.advising.default import DEFAULT
 from linft.base import Task
 from linft.depth import Depth
-from linft.store import finite
+from linft.runtime import json_lines
 from linft.sweeps.grid import Point, at, grid
 from linft.sweeps.result import Row, row
 
@@ -57,19 +56,14 @@ def main(
     file = directory / "rows.jsonl"
     for name in tasks:
         for budget in BUDGETS[scale]:
-            if name in TASKS and (name, budget) not in {(found["task"], found["steps"]) for found in read(file)}:
-                found = finite(compared(task_of(name, data, SIZES[scale]), budget))
-                with file.open("a") as out:
-                    out.write(json.dumps(found) + "\n")
+            done = {(found["task"], found["steps"]) for found in json_lines.read(file)}
+            if name in TASKS and (name, budget) not in done:
+                found = compared(task_of(name, data, SIZES[scale]), budget)
+                json_lines.append(file, [found])
                 print(f"{name}, {budget} steps: {found['accuracy']}", flush=True)
-    rows = sorted(read(file), key=lambda of: (TASKS.index(of["task"]), of["steps"]))
+    rows = sorted(json_lines.read(file), key=lambda of: (TASKS.index(of["task"]), of["steps"]))
     (directory / "table.md").write_text(table(rows))
     print(f"wrote {directory}/table.md")
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows so far."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def compared(task: Task, budget: int) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from linft.base import Model, Tangent, Task
 from linft.depth import Depth
 from linft.predict.tangent import kept
 from linft.reinitialization import reinitialize, with_new_layers
+from linft.runtime import json_lines
 from linft.sweeps import predicted
 from linft.sweeps.grid import Point, Source, at, grid
-from linft.sweeps.result import FINALS, Lines, Row, key
+from linft.sweeps.result import FINALS, Row, key, rows_in
 
 By = Literal["real", "predicted", "features"]
 Do = Literal["real", "predicted", "features", "report"]
@@ -103,13 +104,13 @@ def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, 
 
 def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
     """Write the rows of a case that are missing."""
-    lines = Lines(directory / by / case.file)
-    done, task = lines.read(), task_of(case.task, data, sizes)
+    lines = directory / by / case.file
+    done, task = rows_in(lines), task_of(case.task, data, sizes)
     missing = [point for point in case.points(tuple(loaded(case.model).layer_groups)) if key(point.values) not in done]
     for new_groups in dict.fromkeys(point.new_groups for point in missing):
         of_start = [point for point in missing if point.new_groups == new_groups]
         for rows in ROWS[by](case, task, new_groups, of_start, sizes):
-            lines.add(rows)
+            json_lines.append(lines, rows)
             print(f"{by} {case.file}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
 
 
@@ -177,7 +178,7 @@ def tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
 
 def rows_of(case: Case, by: By, directory: Path, step: int) -> list[Row]:
     """The rows of a case as they are after so many steps."""
-    return [after(row, step) for row in Lines(directory / by / case.file).read().values()]
+    return [after(row, step) for row in rows_in(directory / by / case.file).values()]
 
 
 def after(row: Row, step: int) -> Row:

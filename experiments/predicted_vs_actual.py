@@ -16,7 +16,6 @@ pretrained weights.
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,8 @@ from matplotlib.figure import Figure
 import linft
 from linft.agreement import agreement
 from linft.base import Model, Run, Task
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
 
 BATCH_NORM = {"frozen": "frozen", "train": "training mode"}
 HEADS: dict[Literal["normal", "probe"], str] = {"normal": "fresh", "probe": "probe"}
@@ -67,13 +68,12 @@ def main(
     directory = output / scale
     directory.mkdir(parents=True, exist_ok=True)
     config, file = get_config(scale), directory / "rows.jsonl"
-    (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    claim(directory / "config.json", asdict(config), "rows")
+    rows = json_lines.read(file)
     done = {row["key"] for row in rows}
     for row in measure(config, data, done):
         rows.append(row)
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        json_lines.append(file, [row])
         print(f"{row['key']}: {row['error']}", flush=True)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})

@@ -43,6 +43,8 @@ from linft.agreement import agreement
 from linft.base import Model, Task, Trajectory
 from linft.predict.choice import FALLS, FIRST, KINDS, MEASURED, Head, fall, first_steps
 from linft.predict.tangent import to_trace
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = {
@@ -124,12 +126,11 @@ def main(
     directory = output / scale
     directory.mkdir(parents=True, exist_ok=True)
     config, file = get_config(scale), directory / "rows.jsonl"
-    (directory / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
-    done = [json.loads(line)["key"] for line in file.read_text().splitlines()] if file.exists() else []
+    claim(directory / "config.json", asdict(config), "rows")
+    done = [row["key"] for row in json_lines.read(file)]
     begin, clock = time.perf_counter(), Clock()
     for number, row in enumerate(measure(config, data, set(done), clock), len(done) + 1):
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        json_lines.append(file, [row])
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
         if number >= len(config.tasks) * len(config.rates):  # every task has its rows
@@ -152,7 +153,7 @@ def report(config: Config, data: Path, directory: Path, scale: str, clock: Clock
 
 def finished(directory: Path) -> list[dict[str, Any]]:
     """The rows, with what the kernels cost that were computed on one task."""
-    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
+    rows = json_lines.read(directory / "rows.jsonl")
     seconds = json.loads((directory / "once.json").read_text())["seconds"]
     for row, kind in itertools.product(rows, seconds):
         row["kinds"][kind] |= seconds[kind]

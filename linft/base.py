@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import flax.linen as nn
@@ -81,6 +82,13 @@ class Model:
     @property
     def num_classes(self) -> int:
         return trees.get(self.params, self.head)["kernel"].shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells these weights, and what is known of the network around them, from any others; computed once."""
+        kind = None if self.module is None else type(self.module).__name__
+        about = self.architecture, kind, self.head, self.layer_groups, self.preprocessing
+        return trees.digest({"params": self.params, "batch_stats": self.batch_stats, "about": repr(about)})
 
     def check_classes(self, task: Task) -> None:
         """Refuse a task with another number of classes than the model has outputs."""

@@ -22,8 +22,9 @@ from linft.optim import groups_for
 from linft.predict.eigen import too_large
 from linft.predict.tangent import to_trace
 from linft.recipe import Recipe
+from linft.runtime.versions import versions
 from linft.spectrum import drift, spectrum
-from linft.store import Store, versions
+from linft.store import Store
 from linft.task import Task
 
 DRIFT_IMAGES = 64
@@ -138,7 +139,8 @@ def compare(
     tell = progress or (lambda what, done, total: None)
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
     groups = groups_for(recipe, model.layer_groups)
-    store = Store.open(output, model, task, recipe, dict(record_every=record_every, outputs=outputs))
+    options = dict(record_every=record_every, outputs=outputs, engine=engine)
+    store = Store.open(output, "compare", model, task, recipe, options)
     kernel_begin = time.perf_counter()
     tangent = store.tangent(
         lambda: predict.tangent(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
@@ -12,6 +13,8 @@ from linft.errors import LinftError
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path to write to in the block, which becomes `path` only once the block has ended well.
+
+    It is this call's own, so that several processes may write the same file: the last one's stays.
 
     Raises:
       LinftError: the directory cannot be made or written to, or the disk is full.
@@ -24,7 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
       >>> path.read_text(), [file.name for file in path.parent.iterdir()]
       ('done', ['note.txt'])
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()

@@ -16,8 +16,7 @@ from linft.errors import LinftError
 from linft.recipe import Recipe
 from linft.recording import Tracking
 from linft.task import Task
-from linft.training_run import Conduct, Diverged, run_in
-from linft.zoo.native import save_model
+from linft.training_run import Conduct, Diverged, run_in, save_weights
 
 SCORES = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 BEST = "best.safetensors"
@@ -83,7 +82,7 @@ def choose(
             tried[f"{rate:g}"] = {"diverged": str(error)}
             continue
         if done.best is not None and jax.process_index() == 0:
-            save_model(done.best.replace(source={"init": model.name, "data": f"{task.name} (part)"}), path / BEST)
+            save_weights(done.best.replace(source={"init": model.name, "data": f"{task.name} (part)"}), path / BEST)
         curve = done.result["trajectory"]
         at = int(np.argmax(curve["test_accuracy"]))
         accuracy, step = curve["test_accuracy"][at], curve["steps"][at]

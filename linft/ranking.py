@@ -19,10 +19,10 @@ from linft.data.lazy import held
 from linft.errors import LinftError
 from linft.files import whole
 from linft.names import printable
+from linft.runtime.versions import versions
 from linft.scores.evidence import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
 from linft.scoring import Given, Measured, Sample, scored
-from linft.store import versions
 from linft.task import Task
 
 SCHEMA = "linft-rank-1"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -13,14 +14,15 @@ from threadpoolctl import threadpool_limits
 
 from linft.base import Model
 from linft.errors import LinftError
+from linft.runtime import json_lines
 from linft.scores import compiling
 from linft.scores.alignment_error import alignment_error
 from linft.scores.evidence import Evidence, Gradients, gather
 from linft.scores.small_network import SmallNetwork, small_network
 from linft.scores.table import SCORES, SMALL, Score, needs
 from linft.scores.undefined import Undefined
-from linft.store import digest
 from linft.task import Task
+from linft.trees import digest
 from linft.workers import unordered
 from linft.zoo.load import load_model, local, shipped
 
@@ -89,7 +91,7 @@ def scored(
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
     for name, one in unordered(partial(_measure, sample=sample, small=small), missing.items(), jobs):
         if isinstance(one, Measured) and output is not None:
-            _keep(output / LINES, keys[name], one)
+            json_lines.append(output / LINES, [{"key": keys[name], "measured": asdict(one)}])
         yield name, one
 
 
@@ -147,7 +149,7 @@ def _or_none(score: Score, evidence: Evidence) -> float | None:
 def _identity(model: Given) -> str:
     """What tells whether a model is the one that was scored before."""
     if isinstance(model, Model):
-        return digest((model.params, model.batch_stats))
+        return model.digest
     found = next((found for source in (shipped, local) if (found := source(str(model))) is not None), None)
     try:
         return str(model) if found is None else sha256(found.path.read_bytes()).hexdigest()[:16]
@@ -156,26 +158,9 @@ def _identity(model: Given) -> str:
 
 
 def _kept(file: Path) -> dict[str, Measured]:
-    """What the lines of a file hold, by key; a last line that was cut short is passed over."""
+    """What the lines of a file hold, by key; those of another version are passed over."""
     kept = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    except OSError as error:
-        raise LinftError(f"cannot read {file} ({error.strerror}); choose another output directory") from None
-    for line in lines:
-        try:
-            row = json.loads(line)
+    for row in json_lines.read(file):
+        with suppress(KeyError, TypeError):
             kept[row["key"]] = Measured(**row["measured"])
-        except (ValueError, KeyError, TypeError):
-            continue
     return kept
-
-
-def _keep(file: Path, key: str, one: Measured) -> None:
-    """Add a line; on a line of its own, whatever the last one is."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as out:
-            out.write("\n" + json.dumps({"key": key, "measured": asdict(one)}) + "\n")
-    except OSError as error:
-        raise LinftError(f"cannot write {file} ({error.strerror}); choose a directory that you can write to") from None

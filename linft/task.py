@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Int
 
 from linft.errors import LinftError
 from linft.names import printable
+from linft.trees import digest
 
 TEST_SHARE = 0.25  # where a source has no test part
 
@@ -78,6 +80,11 @@ class Task:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells these images and labels from any others, whatever they are called; computed once."""
+        return digest((self.x_train, self.y_train, self.x_test, self.y_test))
 
     def replace(self, **changes: Any) -> Self:
         """The same task with some fields changed."""

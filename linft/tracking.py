@@ -1,7 +1,6 @@
 """Where a run's numbers go while it runs: lines of JSON, a table, TensorBoard, Weights & Biases."""
 
 import csv
-import json
 import logging
 import math
 import os
@@ -12,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from linft.errors import LinftError
 from linft.files import whole
+from linft.runtime import json_lines
 
 log = logging.getLogger("linft")
 
@@ -48,7 +48,7 @@ def open(
 
     Raises:
       LinftError: an unknown sink, one whose package is not installed, a directory that cannot be
-        written to, or files to resume from that are damaged.
+        written to, or that has no files to resume from.
 
     Example:
       >>> import tempfile
@@ -86,35 +86,33 @@ def open(
 
 
 def rows(directory: Path | str) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`, without the last one where the run was killed as it was written.
+    """The rows of a run's `metrics.jsonl`, without one that was being written when the run was killed.
 
     Raises:
-      LinftError: no such file, or a damaged line before the last.
+      LinftError: no such file, or one that cannot be read.
     """
     path = Path(directory) / LINES
-    try:
-        *lines, torn = path.read_text().split("\n")  # what follows the last line's end
-        del torn
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LinftError(f"cannot read the metrics in {path} ({reason}); start the run anew") from None
+    if not path.exists():
+        raise LinftError(f"no metrics in {path}; start the run anew")
+    return json_lines.read(path)
 
 
 class _Lines:
     """One JSON object a line."""
 
     def __init__(self, path: Path, kept: Sequence[Values]) -> None:
+        self._path = path
         with whole(path) as partial:
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a")
+            json_lines.append(partial, kept)
 
     def write(self, step: int, values: Values) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            json_lines.append(self._path, [{"step": step, **values}])
+        except LinftError as error:
+            raise OSError(str(error)) from None
 
     def close(self) -> None:
-        self._file.close()
+        pass
 
 
 class _Table:

@@ -1,6 +1,5 @@
 """One fine-tuning run that lives in a directory: configuration, metrics, checkpoints, weights, result."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +16,17 @@ from linft.finetuning import finetune
 from linft.pretraining import measured, settings
 from linft.recipe import Recipe
 from linft.recording import Tracking
-from linft.store import Store, read_json, versions
+from linft.runtime.claims import claim
+from linft.runtime.json_files import plain, read_json, write_json
+from linft.runtime.versions import versions
+from linft.store import Store
 from linft.task import Task
 from linft.training import Execution
 from linft.zoo.load import load_model
 from linft.zoo.native import save_model
+from linft.zoo.plain import load_tensors, save_tensors
 
-CONFIG, RESULT, WEIGHTS = "config.yaml", "result.json", "model.safetensors"
+CONFIG, IDENTITY, RESULT, WEIGHTS = "config.yaml", "identity.json", "result.json", "model.safetensors"
 
 
 class Diverged(LinftError):
@@ -68,10 +71,12 @@ def run_in(
     """Fine-tune in a directory, which afterwards holds config.yaml, checkpoints, model.safetensors and result.json.
 
     A directory that holds the same run goes on from its newest checkpoint, and a finished one is only read.
+    It is the same if recipe, weights and images are, whatever these are called (identity.json has their
+    digests). The weights of a network of no registered architecture are plain named tensors.
 
     Args:
       until: stop after so many steps of the recipe.
-      config: what describes the run, as JSON has it; by default the recipe and the names.
+      config: what describes the run in config.yaml, as JSON has it; by default the recipe and the names.
       conduct: devices and checkpoints.
       tracking: opens what the run's numbers are written to.
 
@@ -87,14 +92,14 @@ def run_in(
       >>> directory = tempfile.mkdtemp()
       >>> done = run_in(directory, model, task, linft.Recipe(steps=2, batch_size=10))
       >>> sorted(path.name for path in Path(directory).iterdir()), len(done.result["final"]["confusion_matrix"])
-      (['checkpoints', 'config.yaml', 'model.safetensors', 'result.json'], 10)
+      (['checkpoints', 'config.yaml', 'identity.json', 'model.safetensors', 'result.json'], 10)
     """
     path = Path(directory)
     described = {"model": model.name, "task": task.name, "recipe": asdict(recipe), "until": until}
-    described = json.loads(json.dumps(dict(config or described)))
-    claim(path, described)
-    if (path / RESULT).exists():
-        return Done(read_json(path / RESULT), load_model(path / WEIGHTS), None)
+    described = plain(dict(config or described))
+    begin(path, described, _identity(model, task, recipe, until, conduct))
+    if (path / RESULT).exists() and (path / WEIGHTS).exists():
+        return Done(read_json(path / RESULT), _load_weights(model, path / WEIGHTS), None)
     with checkpoints.open(path / "checkpoints", conduct.keep) as kept:
         trajectory = finetune(
             model,
@@ -121,31 +126,45 @@ def run_in(
         "versions": versions(),
     }
     if jax.process_index() == 0:
-        save_model(tuned, path / WEIGHTS)
-        Store(path).write(RESULT, result)
+        write_json(path / RESULT, result)
+        save_weights(tuned, path / WEIGHTS)
     return Done(result, tuned, trajectory.best)
 
 
-def claim(path: Path, config: Mapping[str, Any]) -> None:
-    """Write a run's configuration into its directory, or find the same there.
+def begin(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Write the configuration of a run into its directory, and what else its numbers depend on; or find the same there.
 
     Raises:
-      LinftError: another configuration is there (naming what differs), or it cannot be read or written.
+      LinftError: another run is there (naming what differs), or it cannot be read or written.
     """
-    file = path / CONFIG
-    if file.exists():
-        try:
-            before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise LinftError(f"{file} is not readable YAML ({error}); delete {path} to start anew") from None
-        differing = [key for key in {**before, **config} if before.get(key) != config.get(key)]
-        if differing:
-            raise LinftError(
-                f"{path} holds a run with another {', '.join(differing)}; choose another output directory or delete it"
-            )
-    elif jax.process_index() == 0:
-        with whole(file) as partial:
-            partial.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if jax.process_index() == 0 or (path / IDENTITY).exists():
+        described = {key: value for key, value in config.items() if key not in identity}
+        claim(path / IDENTITY, {**described, **identity}, "a run")
+    if jax.process_index() == 0 and not (path / CONFIG).exists():
+        with whole(path / CONFIG) as partial:
+            partial.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def save_weights(model: Model, path: Path) -> None:
+    """A file of a model; of a network that is of no registered architecture its tensors alone."""
+    (save_tensors if model.architecture is None else save_model)(model, path)
+
+
+def _load_weights(model: Model, path: Path) -> Model:
+    return load_tensors(model, path) if model.architecture is None else load_model(path)
+
+
+def _identity(model: Model, task: Task, recipe: Recipe, until: int | None, conduct: Conduct) -> dict[str, Any]:
+    """All that a run's numbers depend on."""
+    return {
+        "weights": model.digest,
+        "images": task.digest,
+        "recipe": asdict(recipe),
+        "until": until,
+        "precision": conduct.execution.precision,
+        "accumulate": conduct.execution.accumulate,
+        "record_every": conduct.record_every,
+    }
 
 
 def _counts(task: Task) -> dict[str, int]:

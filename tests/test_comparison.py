@@ -10,6 +10,7 @@ import pytest
 import linft
 from linft import comparison
 from linft.comparison import RUNS, compare
+from linft.store import Store
 
 RECIPE = linft.Recipe(learning_rate=1e-3, batch_size=None, steps=3, loss="squared_error")
 
@@ -105,6 +106,21 @@ def test_a_directory_of_another_comparison_is_refused(finished, setting, change,
         compare(*change(*setting, RECIPE), output=directory)
 
 
+def test_the_command_and_the_kernel_are_part_of_what_a_directory_holds(finished, setting, tmp_path):
+    _, directory = finished
+    for outputs, engine, named in (("trace", "auto", "outputs"), ("full", "layerwise", "engine")):
+        with pytest.raises(linft.LinftError, match=f"with another {named}"):
+            compare(*setting, RECIPE, output=directory, outputs=outputs, engine=engine)
+    of_predict = "predict", *setting, RECIPE, {"record_every": None}
+    with pytest.raises(
+        linft.LinftError, match=r'command \("compare", now "predict"\), outputs \("full", now null\), engine'
+    ):
+        Store.open(directory, *of_predict)
+    Store.open(tmp_path, *of_predict)
+    with pytest.raises(linft.LinftError, match=r'command \("predict", now "compare"\), outputs'):
+        compare(*setting, RECIPE, output=tmp_path)
+
+
 def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(setting):
     recipe = RECIPE.replace(batch_norm="train", augmentation="flip", weight_decay=0.01, batch_size=10)
     found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
@@ -130,15 +146,9 @@ def test_a_full_disk_is_told_in_one_line(setting, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("linft.store.Path.write_text", full)
+    monkeypatch.setattr("linft.runtime.json_files.Path.write_text", full)
     with pytest.raises(linft.LinftError, match=r"No space left on device.*free some space"):
         compare(*setting, RECIPE, runs=("finetuned", "dual"), output=tmp_path)
-
-
-def test_values_that_are_not_finite_are_null():
-    from linft.store import finite
-
-    assert finite({"a": [1.0, float("nan")], "b": float("inf")}) == {"a": [1.0, None], "b": None}
 
 
 @pytest.mark.slow

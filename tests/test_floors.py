@@ -12,7 +12,8 @@ ROOT = Path(linft.__file__).parent
 # A part is a module of the package or a whole subpackage, whose modules may import one another.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "names"),
-    ("recipe", "trees", "preprocess", "task", "files", "interruption", "workers", "_compat"),
+    ("trees", "files"),
+    ("recipe", "preprocess", "task", "runtime", "interruption", "workers", "_compat"),
     ("recipe_fields", "parallel"),
     ("forward_pass",),
     ("base", "depth"),

@@ -116,9 +116,9 @@ def test_a_full_disk_is_said_once_a_file_and_the_run_goes_on(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "linft"), full_disk(), tracking.open(tmp_path) as track:
         for step in range(100):
             track(step, losses(step))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"no more metrics go to {name}: File too large; the run goes on" for name in FILES
-    ]
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.split(":")[0] for message in told] == [f"no more metrics go to {name}" for name in FILES]
+    assert all("File too large" in message and message.endswith("; the run goes on") for message in told)
     kept = tracking.rows(tmp_path)
     assert 0 < len(kept) < 10 and kept == [{"step": step, **losses(step)} for step in range(len(kept))]
 
@@ -177,12 +177,8 @@ def test_an_unknown_sink_is_one_line(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_damaged_or_absent_rows_are_one_line(tmp_path):
-    with pytest.raises(LinftError, match=r"cannot read the metrics in .* \(No such file or directory\)"):
+def test_absent_rows_are_one_line_and_a_damaged_one_is_passed_over(tmp_path):
+    with pytest.raises(LinftError, match=r"no metrics in .*jsonl; start the run anew"):
         tracking.rows(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 1}\n')
-    with (
-        pytest.raises(LinftError, match=r"cannot read the metrics in .*jsonl \(.*\); start the run anew"),
-        tracking.open(tmp_path, resume_from=0),
-    ):
-        pytest.fail("the block ran")
+    assert tracking.rows(tmp_path) == [{"step": 0}, {"step": 1}]

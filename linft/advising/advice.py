@@ -1,6 +1,5 @@
 """`advise`: one recipe for a model and a task, with its reasons, its predicted curve, and how sure it is."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +21,14 @@ from linft.optim import groups_for
 from linft.predict.choice import FALLS, KINDS, fall
 from linft.predict.stability import Stability, stability
 from linft.recipe import Recipe
-from linft.store import Store, digest, read_json, versions
+from linft.runtime.claims import claim
+from linft.runtime.json_files import plain, read_json, write_json
+from linft.runtime.versions import versions
+from linft.store import Store
 from linft.sweeps.grid import Block, Values, at
-from linft.sweeps.result import claim
 from linft.sweeps.sweeping import Progress
 from linft.task import Task
+from linft.trees import digest
 
 SCHEMA, FILE = "linft-advise-1", "advice.json"
 SEARCHED = ("new_groups", "momentum", "learning_rate", "l2sp", "weight_decay")
@@ -127,7 +129,7 @@ class Advice:
 
     def write(self, directory: str | Path) -> None:
         """Put all of it into advice.json."""
-        Store(Path(directory)).write(FILE, self.as_json())
+        write_json(Path(directory) / FILE, self.as_json())
 
 
 def advise(
@@ -181,7 +183,7 @@ def advise(
     described = _described(model, task, start, kernel)
     settings = {"budget": steps, "shots": shots, "folds": folds}
     if path is not None:
-        claim(path, {**described, **settings, "recipe": asdict(base)})
+        claim(path / "config.json", {**described, **settings, "recipe": asdict(base)}, "results")
     taken: dict[str, float] = {}
     kept = Kept(path, taken)
     measures = Measures(**kept("measures", lambda: asdict(measure(model, task, shots, start.seed))))
@@ -243,10 +245,10 @@ class Kept:
             found = read_json(self.directory / f"{name}.json")
         else:
             begin = time.perf_counter()
-            found = {"found": json.loads(json.dumps(make()))}
+            found = {"found": plain(make())}
             found["seconds"] = time.perf_counter() - begin
             if self.directory is not None:
-                Store(self.directory).write(f"{name}.json", found)
+                write_json(self.directory / f"{name}.json", found)
         self.seconds[name] = found["seconds"]
         return found["found"]
 
@@ -254,7 +256,7 @@ class Kept:
 def _described(model: Model, task: Task, start: Start, kernel: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of model and task; of the latter's test part nothing."""
     return {
-        "model": {"name": model.name, "digest": digest((model.params, model.batch_stats)),
+        "model": {"name": model.name, "digest": model.digest,
                   "layer_groups": list(model.layer_groups)},
         "task": {"name": task.name, "digest": digest((task.x_train, task.y_train)),
                  "train_images": len(task.y_train), "num_classes": task.num_classes},

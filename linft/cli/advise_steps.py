@@ -22,7 +22,7 @@ from linft.cli.table import print_lines, print_table
 from linft.data.lazy import in_memory
 from linft.depth import Depth
 from linft.files import whole
-from linft.store import Store
+from linft.runtime.json_files import write_json
 from linft.task import Task
 
 RECIPE = "recipe.yaml"
@@ -61,7 +61,7 @@ def carry_out(command: Advise) -> None:
         tell(found)
         if command.verify:
             verified = verify(found, model, task, command.output, progress)
-            Store(command.output).write(FILE, found.as_json() | {"verified": verified})
+            write_json(command.output / FILE, found.as_json() | {"verified": verified})
             print_table(*runs_table(found, verified))
     print_lines([f"Written: {command.output / FILE}; train it with {training_command(command)}"])
 

@@ -66,11 +66,12 @@ class BenchmarkSelection:
         import linft
         from linft.cli.progress import bars
         from linft.report.selection import Result, write
+        from linft.runtime import json_lines
         from linft.scores.table import DEFAULT, chosen
         from linft.selection.choices import choices
         from linft.selection.scored import samples, scored
         from linft.selection.settings import Settings, Target
-        from linft.selection.truth import cases, read, truth
+        from linft.selection.truth import cases, truth
         from linft.selection.zoos import zoos
         from linft.zoo.load import SHIPPED
 
@@ -99,11 +100,11 @@ class BenchmarkSelection:
         if "report" not in self.do:
             return
         keys = {case.key for case in planned}
-        ran = [row for row in read(runs) if row["key"] in keys]
+        ran = [row for row in json_lines.read(runs) if row["key"] in keys]
         known = {}
         for number in (self.per_class, *by_images):
             wanted = {sampled.key for sampled in samples(settings, targets, number)}
-            known[number] = [row for row in read(lines) if row["sample"] in wanted]
+            known[number] = [row for row in json_lines.read(lines) if row["sample"] in wanted]
         results = [
             Result(
                 of,

@@ -19,9 +19,10 @@ from linft.planning import plan
 from linft.protocol import choose, ensemble, over_seeds
 from linft.recipe import Recipe
 from linft.recording import Track, Tracking
-from linft.store import Store, versions
+from linft.runtime.json_files import write_json
+from linft.runtime.versions import versions
 from linft.task import Task
-from linft.training_run import RESULT, claim, run_in
+from linft.training_run import RESULT, begin, run_in
 
 
 def carry_out(command: Finetune) -> None:
@@ -68,7 +69,7 @@ def _once(command: Finetune, console: Console, model: Model, task: Task, recipe:
 
 def _chosen(command: Finetune, console: Console, model: Model, task: Task, recipe: Recipe) -> None:
     path, choices, config, conduct = command.writing.output, command.choices, command.resolved(), command.conduct()
-    claim(path, config)
+    begin(path, config, {"weights": model.digest, "images": task.digest})
 
     def start(part: Task, seed: int) -> Model:
         return command.started(model, part, seed)
@@ -91,7 +92,7 @@ def _chosen(command: Finetune, console: Console, model: Model, task: Task, recip
     if choices.ten_crop:
         result["ten_crop"] = ensemble(models, task, crops=True)
     if jax.process_index() == 0:
-        Store(path).write(RESULT, result)
+        write_json(path / RESULT, result)
     spread = result["standard_deviation"]["accuracy"]
     console.print(
         f"Test accuracy {result['mean']['accuracy']:.2%}{'' if spread is None else f' ± {spread:.2%}'} over "

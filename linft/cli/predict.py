@@ -61,7 +61,9 @@ class Predict:
         from linft.files import whole
         from linft.predict.choice import FIRST, KINDS, choose, fall
         from linft.report import trajectories
-        from linft.store import Store, versions
+        from linft.runtime.json_files import write_json
+        from linft.runtime.versions import versions
+        from linft.store import Store
 
         console = Console()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
@@ -75,7 +77,7 @@ class Predict:
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
         groups = optim.groups_for(recipe, model.layer_groups)
-        store = Store.open(self.output, model, task, recipe, {"record_every": self.record_every})
+        store = Store.open(self.output, "predict", model, task, recipe, {"record_every": self.record_every})
         runs: dict[str, linft.Trajectory] = {}
         with bars(console) as progress:
 
@@ -105,7 +107,7 @@ class Predict:
             "runs": {name: Store.as_json(trajectory) for name, trajectory in runs.items()},
             "versions": versions(),
         }  # fmt: skip
-        store.write("prediction.json", result)
+        write_json(self.output / "prediction.json", result)
         with whole(self.output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result), encoding="utf-8")
         for line in [dropped, *findings(kind, KINDS[kind], found, chosen and chosen.reason)]:

@@ -21,7 +21,7 @@ from linft.linearization import linearize
 from linft.predict.tangent import kept
 from linft.reinitialization import with_new_layers
 from linft.report.sweep import write
-from linft.store import digest, read_json
+from linft.runtime.json_files import read_json
 from linft.sweeps import predicted, result
 from linft.sweeps.grid import at
 from linft.sweeps.real import Sharing, Watch
@@ -89,12 +89,10 @@ def load_task(command: Sweep) -> Task:
 def described(command: Sweep, model: Model, task: Task) -> dict[str, Any]:
     """What is known of model and task."""
     sizes = {"train_images": len(task.y_train), "test_images": len(task.y_test), "num_classes": task.num_classes}
-    images = digest((task.x_train, task.y_train, task.x_test, task.y_test))
     start = {"head": command.start.head, "head_scale": command.start.head_scale, "seed": command.data.sample_seed}
-    weights = digest((model.params, model.batch_stats))
     return {
-        "model": {"name": model.name, "digest": weights, "layer_groups": list(model.layer_groups), **start},
-        "task": {"name": task.name, "digest": images, "held_out": command.data.validation, **sizes},
+        "model": {"name": model.name, "digest": model.digest, "layer_groups": list(model.layer_groups), **start},
+        "task": {"name": task.name, "digest": task.digest, "held_out": command.data.validation, **sizes},
         "record_every": command.writing.record_every,
     }
 

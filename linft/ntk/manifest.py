@@ -1,6 +1,5 @@
 """What a stored kernel is of: everything that its values depend on, hashed or named, and compared before going on."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -9,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.ntk.chunks import make_group
-from linft.trees import Tree
+from linft.runtime.claims import agree
+from linft.runtime.json_files import plain
+from linft.trees import digest
 
 Manifest = dict[str, Any]
 KEY = "linft"  # of the manifest among the attributes of the zarr group
-SHORT = 40  # characters of a value that an error shows
 
 
 def describe(model: Model, images: Mapping[str, Any], **options: Any) -> Manifest:
@@ -30,7 +28,7 @@ def describe(model: Model, images: Mapping[str, Any], **options: Any) -> Manifes
       options: outputs, groups, tiles, parts, the seed of random signs, and what else there is.
 
     Example:
-      >>> import linft, jax
+      >>> import linft, jax, numpy as np
       >>> model = linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2)
       >>> list(describe(model, {"train": np.zeros((2, 8, 8, 3))}, outputs="trace"))[:4]
       ['model', 'train images', 'outputs', 'version of linft']
@@ -43,7 +41,7 @@ def describe(model: Model, images: Mapping[str, Any], **options: Any) -> Manifes
         "version of python": platform.python_version(),
         "device": f"{jax.default_backend()}: {jax.devices()[0].device_kind}",
     }
-    return json.loads(json.dumps(content))
+    return plain(content)
 
 
 def claim(path: Path, manifest: Manifest) -> None:
@@ -53,11 +51,7 @@ def claim(path: Path, manifest: Manifest) -> None:
       LinftError: it is of another kernel (naming what differs), or cannot be made.
     """
     make_group(path, ".", attributes={KEY: manifest})
-    before = read(path)
-    differing = [key for key in {**before, **manifest} if before.get(key) != manifest.get(key)]
-    if differing:
-        named = ", ".join(_differing(key, before.get(key), manifest.get(key)) for key in differing)
-        raise LinftError(f"{path} holds a kernel with another {named}; give what it was begun with, or another output")
+    agree(path, read(path), manifest, "a kernel")
 
 
 def read(path: Path) -> Manifest:
@@ -71,25 +65,3 @@ def read(path: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "its zarr.json is not as `linft kernel` writes it"
         raise LinftError(f"{path} is not a kernel store ({reason}); give one that `linft kernel` made") from None
-
-
-def _differing(key: str, before: Any, now: Any) -> str:
-    values = [json.dumps(value, ensure_ascii=False) for value in (before, now)]
-    return f"{key} ({values[0]}, now {values[1]})" if max(map(len, values)) <= SHORT else key
-
-
-def digest(tree: Tree) -> str:
-    """A short hash of a tree's arrays and of their paths, whatever the order of its keys.
-
-    Example:
-      >>> a, b = np.zeros(2), np.ones(2)
-      >>> digest({"a": a, "b": b}) == digest({"b": b, "a": a}), digest({"a": a}) == digest({"b": a})
-      (True, False)
-    """
-    state = hashlib.sha256()
-    leaves = {trees.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    for path, leaf in sorted(leaves.items()):
-        array = np.ascontiguousarray(leaf)
-        state.update(f"{path} {array.dtype} {array.shape};".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Scores of a zoo's models on the very images that they are fine-tuned on."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import jax
 
 from linft.ranking import rank
+from linft.runtime import json_lines
 from linft.scores.table import SCORES
 from linft.selection.settings import Settings, Shots, Target
-from linft.selection.truth import Row, candidates, read, sample
+from linft.selection.truth import Row, candidates, sample
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,16 @@ def scored(
       progress: called with (samples that are done, all).
     """
     keys = {sampled.key: sampled for sampled in planned}
-    rows = [row for row in read(file) if row["sample"] in keys and set(scores) <= {*row["scores"], *row["undefined"]}]
+    rows = [
+        row
+        for row in json_lines.read(file)
+        if row["sample"] in keys and set(scores) <= {*row["scores"], *row["undefined"]}
+    ]
     done = {row["sample"] for row in rows}
-    file.parent.mkdir(parents=True, exist_ok=True)
     for number, (key, sampled) in enumerate(keys.items(), 1):
         if key not in done:
             found = _rows(sampled, candidates(zoo, sampled.target.name), scores, jobs)
-            with file.open("a") as out:
-                out.writelines(json.dumps(row) + "\n" for row in found)
+            json_lines.append(file, found)
             rows += found
         if progress is not None:
             progress(number, len(keys))

@@ -14,6 +14,7 @@ from linft.data.load import load_task
 from linft.errors import LinftError
 from linft.finetuning import finetune
 from linft.recipe import Recipe
+from linft.runtime import json_lines
 from linft.selection.settings import Settings, Shots, Target
 from linft.task import Task
 from linft.workers import unordered
@@ -134,17 +135,6 @@ def run(case: Case) -> Row:
     }
 
 
-def read(file: Path) -> list[Row]:
-    """The rows of a file of JSON lines; without a last line that was cut off."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
 def truth(
     planned: Sequence[Case],
     file: Path,
@@ -157,16 +147,11 @@ def truth(
       jobs: processes that run at once; this one writes.
       progress: called with (runs that are done, all).
     """
-    done = {row["key"]: row for row in read(file)}
+    done = {row["key"]: row for row in json_lines.read(file)}
     missing = [case for case in planned if case.key not in done]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as out:
-        if out.tell() and not file.read_text().endswith("\n"):
-            out.write("\n")  # after a line that was cut off
-        for row in unordered(run, ((case,) for case in missing), jobs):
-            done[row["key"]] = row
-            out.write(json.dumps(row) + "\n")
-            out.flush()
-            if progress is not None:
-                progress(sum(case.key in done for case in planned), len(planned))
+    for row in unordered(run, ((case,) for case in missing), jobs):
+        done[row["key"]] = row
+        json_lines.append(file, [row])
+        if progress is not None:
+            progress(sum(case.key in done for case in planned), len(planned))
     return [done[case.key] for case in planned]

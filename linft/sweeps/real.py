@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from linft.base import Run
 from linft.errors import LinftError
 from linft.recording import Track
-from linft.store import finite
+from linft.runtime.json_files import finite
 from linft.sweeps import predicted, result
 from linft.sweeps.claims import ATTEMPTS, Board, Claim, alive, given_up, opened, settled
 from linft.sweeps.grid import Drawn, Grid, Point, Values

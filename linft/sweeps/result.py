@@ -1,19 +1,22 @@
-"""What a sweep finds: a row a point, as JSON lines while it goes on and one JSON file at its end."""
+"""What a sweep finds: a row a point, as JSON lines while it goes on, and one JSON file made of them at its end."""
 
 import json
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from linft.base import Trajectory
-from linft.errors import LinftError
-from linft.store import CURVES, Store, finite, read_json, versions
+from linft.runtime import json_lines
+from linft.runtime.json_files import read_json, write_json
+from linft.runtime.versions import versions
+from linft.store import CURVES
 from linft.sweeps.grid import Point, Values
 
 SCHEMA = "linft-sweep-1"
 CONFIG, FILE = "config.json", "sweep.json"
+CALLS = "calls.jsonl"
+"""A line a call that ended: by what it ran, and its seconds."""
 STATUSES = ("finished", "diverged", "pruned", "refused", "failed")
 FINALS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
@@ -58,6 +61,11 @@ def _head(point: Point, status: str) -> Row:
     return {"values": point.values, "status": status, "effective_rate": rate}
 
 
+def dropped(rows: Iterable[Row]) -> list[str]:
+    """What was left out of recipes, each once."""
+    return list(dict.fromkeys(row["note"] for row in rows if row.get("note")))
+
+
 def key(values: Values) -> str:
     """A point's settings as one text, by which rows of several runs are matched.
 
@@ -82,7 +90,7 @@ class Sweep:
     @property
     def dropped(self) -> list[str]:
         """What was left out of recipes, each once."""
-        return list(dict.fromkeys(row["note"] for row in self.rows if row.get("note")))
+        return dropped(self.rows)
 
     def best(self, by: str = "test_accuracy") -> Row | None:
         """The finished point of greatest accuracy, or of least loss; the first of equals; None where none finished."""
@@ -91,81 +99,42 @@ class Sweep:
         return min(finished, key=lambda row: sign * row[by], default=None)
 
 
-class Lines:
-    """A file of JSON lines, to which rows are added as they come; a line that was cut off is passed over."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def read(self) -> dict[str, Row]:
-        """The rows so far, by their points."""
-        found = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:  # the process was killed while it wrote
-                continue
-            found[key(row["values"])] = row
-        return found
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Append rows, each in one write, so that processes may share the file.
-
-        Raises:
-          LinftError: the disk is full, or the file cannot be written.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab+", buffering=0) as file:
-                if file.tell() and self._cut(file):
-                    file.write(b"\n")
-                for row in rows:
-                    file.write((json.dumps(finite(row), ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            raise LinftError(
-                f"cannot write {self.path} ({error.strerror}); free some space or choose another"
-            ) from None
-
-    @staticmethod
-    def _cut(file: Any) -> bool:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"
+def rows_in(lines: Path) -> dict[str, Row]:
+    """The rows of a file of JSON lines, by their points."""
+    return {key(row["values"]): row for row in json_lines.read(lines)}
 
 
-def claim(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write what a directory's results are of, or find the same there.
+def publish(directory: Path, by: str, found: Sweep, points: Sequence[str]) -> None:
+    """Add what a call found to the lines of a directory, and make sweep.json of them, with what other calls found.
 
-    Raises:
-      LinftError: it holds those of something else (naming what differs), or cannot be written.
+    Of several workers that end at once none is lost: the lines are added to, and sweep.json is written again
+    until it is that of the lines.
+
+    Args:
+      points: the grid's, which the rows are sorted by.
     """
-    path, config = directory / CONFIG, json.loads(json.dumps(config))
-    if path.exists():
-        before = read_json(path)
-        differing = [name for name in {**before, **config} if before.get(name) != config.get(name)]
-        if differing:
-            raise LinftError(
-                f"{directory} holds results of another {', '.join(differing)}; "
-                "choose another output directory or delete this one"
-            )
-    else:
-        replace(path, config)
+    file = lines(directory, by)
+    known = rows_in(file)  # where workers share points through a storage, others may have written to elsewhere
+    json_lines.append(file, (row for row in found.rows if key(row["values"]) not in known))
+    json_lines.append(directory / CALLS, [{"by": by, "seconds": found.seconds, "start_seconds": found.start_seconds}])
+    while True:
+        content = _of_lines(directory, points)
+        write_json(directory / FILE, content)
+        if _of_lines(directory, points) == content:
+            return
 
 
-def publish(directory: Path, by: str, found: Sweep) -> dict[str, Any]:
-    """Put what a sweep found into sweep.json beside what other runs found there; the content of that file."""
-    path = directory / FILE
-    sweeps = read_json(path)["sweeps"] if path.exists() else {}
-    before = sweeps.get(by, {"seconds": 0.0, "start_seconds": 0.0})
-    seconds = {name: before[name] + getattr(found, name) for name in ("seconds", "start_seconds")}
-    sweeps[by] = {"dropped": found.dropped, **seconds, "rows": found.rows}
-    content = {"schema": SCHEMA, **read_json(directory / CONFIG), "sweeps": sweeps, "versions": versions()}
-    replace(path, content)
-    return content
+def lines(directory: Path, by: str) -> Path:
+    """Where the rows of a run are."""
+    return directory / f"{by}.jsonl"
 
 
-def replace(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole, though several workers may do so at once."""
-    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    Store(path.parent).write(own.name, dict(content))
-    own.replace(path)
+def _of_lines(directory: Path, points: Sequence[str]) -> dict[str, Any]:
+    calls = json_lines.read(directory / CALLS)
+    sweeps = {}
+    for by in dict.fromkeys(call["by"] for call in calls):
+        found = rows_in(lines(directory, by))
+        rows = [found[point] for point in dict.fromkeys((*points, *found)) if point in found]
+        seconds = {name: sum(c[name] for c in calls if c["by"] == by) for name in ("seconds", "start_seconds")}
+        sweeps[by] = {"dropped": dropped(rows), **seconds, "rows": rows}
+    return {"schema": SCHEMA, **read_json(directory / CONFIG), "sweeps": sweeps, "versions": versions()}

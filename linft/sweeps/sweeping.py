@@ -13,11 +13,13 @@ from linft.base import Run
 from linft.depth import Depth
 from linft.errors import LinftError
 from linft.recipe import Recipe
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
 from linft.sweeps import predicted, result
 from linft.sweeps.grid import Point, Source, at, grid
 from linft.sweeps.predicted import Nearest
 from linft.sweeps.real import Shared, Sharing
-from linft.sweeps.result import Lines, Row, Sweep, key
+from linft.sweeps.result import Row, Sweep, key
 
 Start = Callable[[int], Run]
 """From how many last layer groups have new random weights to the Run that starts there."""
@@ -52,8 +54,8 @@ def sweep(
       nearest: what the run takes of a recipe; by default the nearest one that a kernel predicts where
         the run replays many recipes together, and the recipe itself elsewhere.
       sharing: a storage of Optuna, through which any number of workers share the points; each is run once.
-      output: directory for config.json, one line a point in BY.jsonl, and sweep.json. A call that was
-        interrupted goes on from there.
+      output: directory for config.json, one line a point in BY.jsonl, one a call in calls.jsonl, and sweep.json,
+        which is made of these. A call that was interrupted goes on from there.
       by: what the run is called there; several may be kept beside one another.
       described: what is known of model and task, as JSON has it; an output directory of others is refused.
       progress: called as points are done.
@@ -81,16 +83,16 @@ def sweep(
     config = {"grid": chosen.as_json(), "recipe": asdict(base), "depth": asdict(depth), **(described or {})}
     lines = None
     if output is not None:
-        result.claim(Path(output), config)
-        lines = Lines(Path(output) / f"{by}.jsonl")
+        claim(Path(output) / result.CONFIG, config, "results")
+        lines = result.lines(Path(output), by)
 
     def keep(rows: list[Row]) -> None:
         if lines is not None:
-            lines.add(rows)
+            json_lines.append(lines, rows)
 
     starts = Starts(run)
     if sharing is None:
-        found = {} if lines is None else lines.read()
+        found = {} if lines is None else result.rows_in(lines)
         for rows in _here(starts, [p for p in points if key(p.values) not in found], nearest):
             keep(rows)
             found |= {key(row["values"]): row for row in rows}
@@ -104,7 +106,7 @@ def sweep(
             every = shared.rows(points)
     swept = Sweep(every, time.perf_counter() - begin, starts.seconds)
     if output is not None:
-        result.publish(Path(output), by, swept)
+        result.publish(Path(output), by, swept, [key(values) for values in chosen.points()])
     return swept
 
 
@@ -134,8 +136,8 @@ def _here(starts: Starts, points: Sequence[Point], nearest: Nearest | None) -> I
 
 
 def _together(shared: Shared, starts: Starts, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
-    for claim in shared.claims():
-        row = shared.run(claim, resolve(claim.values), starts, nearest or predicted.as_it_is)
+    for held in shared.claims():
+        row = shared.run(held, resolve(held.values), starts, nearest or predicted.as_it_is)
         if row is not None:  # else others had taken the point meanwhile
             yield row
 

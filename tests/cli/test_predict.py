@@ -49,4 +49,4 @@ def test_a_finished_prediction_is_not_made_again(call, tmp_path):
 
 def test_bad_input_is_one_line(call, refused):
     assert "error is 0.0; give a number above 0" in refused("--error", "0")
-    assert "holds a comparison with another recipe" in refused("--learning-rate", "0.5")
+    assert "holds results with another recipe" in refused("--learning-rate", "0.5")

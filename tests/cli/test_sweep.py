@@ -8,11 +8,13 @@ import sys
 
 import jax
 import pytest
+from optuna.trial import TrialState
 
 import linft
 from linft import predict
 from linft.cli.main import main
 from linft.cli.sweep import Sweep
+from linft.sweeps.claims import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
 VARY = ("--vary", "learning_rate=0.02,0.01,0.001", "momentum=0,0.9")
@@ -50,7 +52,7 @@ def output(call, tmp_path_factory):
 def test_both_are_written_side_by_side(output):
     names = {path.name for path in output.iterdir()}
     assert names == {
-        "config.json", "dual.jsonl", "finetune.jsonl", "study.journal", "sweep.json", "sweep.html",
+        "calls.jsonl", "config.json", "dual.jsonl", "finetune.jsonl", "study.journal", "sweep.json", "sweep.html",
         "tangent-full-1.safetensors",
     }  # fmt: skip
     written = json.loads((output / "sweep.json").read_text())
@@ -151,7 +153,7 @@ def test_bad_input_is_one_line_and_exit_code_2(refused, case, tmp_path):
 
 def test_another_sweep_in_the_same_directory_is_refused(refused, output):
     line = refused(*SMALL, "--vary", "momentum=0", "--output", output)
-    assert "holds results of another" in line and "choose another output directory" in line
+    assert "holds results with another" in line and "or another output" in line
 
 
 def command(model_file, output, *more) -> list[str]:
@@ -206,9 +208,7 @@ def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_pat
         for name in ("second", "third")
     ]
     assert rows[0] == rows[1] and [row["status"] for row in rows[0]] == ["finished"] * 4
-    ran = [
-        len((tmp_path / name / "finetune.jsonl").read_text().splitlines())
-        for name in ("first", "second", "third")
-        if (tmp_path / name / "finetune.jsonl").exists()
-    ]
-    assert sum(ran) == 4
+    with opened(database) as storage:
+        (study,) = storage.get_all_studies()
+        ended = [trial for trial in storage.get_all_trials(study._study_id) if trial.state == TrialState.COMPLETE]
+    assert len(ended) == 4, "each point was run once"

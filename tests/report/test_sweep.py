@@ -12,7 +12,7 @@ from sweeps.conftest import Net
 import linft
 from linft.errors import LinftError
 from linft.report import sweep as page
-from linft.store import read_json
+from linft.runtime.json_files import read_json
 from linft.sweeps.sweeping import sweep
 
 GRID = {"learning_rate": [0.05, 0.01, 0.001], "momentum": [0.0, 0.9], "weight_decay": [0.0, 0.01]}

@@ -10,8 +10,9 @@ import linft
 from linft.errors import LinftError
 from linft.finetuning import finetune
 from linft.recipe import Recipe
+from linft.runtime import json_lines
 from linft.selection.settings import Settings, Target
-from linft.selection.truth import candidates, cases, read, run, sample, truth
+from linft.selection.truth import candidates, cases, run, sample, truth
 from linft.zoo.load import SHIPPED
 
 SETTINGS = Settings(
@@ -89,7 +90,7 @@ def test_runs_go_on_where_they_were_cut_off(zoo, tmp_path):
     calls: list[tuple[int, int]] = []
     rows = truth(planned, file, progress=lambda done, total: calls.append((done, total)))
     assert rows[:2] == before and calls == [(3, 4), (4, 4)]
-    assert [row["key"] for row in read(file)] == [case.key for case in planned]
+    assert [row["key"] for row in json_lines.read(file)] == [case.key for case in planned]
     assert len(file.read_text().splitlines()) == 5 and json.loads(file.read_text().splitlines()[-1]) == rows[-1]
     assert truth(planned, file, progress=lambda *_: pytest.fail("nothing was missing")) == rows
 

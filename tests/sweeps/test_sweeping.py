@@ -13,9 +13,9 @@ from linft.base import OneByOne
 from linft.errors import LinftError
 from linft.recipe_fields import nearest
 from linft.reinitialization import reinitialize
-from linft.sweeps import predicted
+from linft.sweeps import predicted, result
 from linft.sweeps.grid import at, grid
-from linft.sweeps.result import Lines
+from linft.sweeps.result import rows_in
 from linft.sweeps.sweeping import sweep
 
 GRID = {"learning_rate": [0.02, 0.005, 1e4], "momentum": [0, 0.9], "weight_decay": [0, 0.1]}
@@ -149,7 +149,7 @@ def test_an_interrupted_sweep_goes_on_with_what_is_missing(spectral, tmp_path):
     assert sweep(again.one_by_one(), RATES, BASE, output=tmp_path).rows == found.rows
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert written["schema"] == "linft-sweep-1" and written["sweeps"]["run"]["rows"] == found.rows
-    assert len(Lines(tmp_path / "run.jsonl").read()) == 4
+    assert len(rows_in(tmp_path / "run.jsonl")) == 4
 
 
 def test_sweeps_of_several_runs_are_kept_side_by_side(spectral, dual, tmp_path):
@@ -161,6 +161,26 @@ def test_sweeps_of_several_runs_are_kept_side_by_side(spectral, dual, tmp_path):
         np.testing.assert_allclose(one["curve"]["train_loss"], other["curve"]["train_loss"], rtol=1e-3)
 
 
+def test_of_two_workers_that_end_at_once_none_is_lost(spectral, tmp_path, monkeypatch):
+    """The second one begins and ends while the first is about to write sweep.json."""
+    first, write = [True], result.write_json
+
+    def late(path, content):
+        if first:
+            first.clear()
+            sweep(spectral, RATES, BASE, output=tmp_path, by="two")
+            sweep(spectral, RATES, BASE, output=tmp_path, by="one")
+        write(path, content)
+
+    monkeypatch.setattr(result, "write_json", late)
+    sweep(spectral, RATES, BASE, output=tmp_path, by="one")
+    sweeps = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]
+    assert {by: len(of["rows"]) for by, of in sweeps.items()} == {"one": 4, "two": 4}
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert [call["by"] for call in calls] == ["one", "two", "one"]
+    assert sweeps["one"]["seconds"] == pytest.approx(calls[0]["seconds"] + calls[2]["seconds"])
+
+
 def test_a_directory_of_another_sweep_is_refused(spectral, tmp_path):
     sweep(spectral, RATES, BASE, output=tmp_path, described={"model": "small"})
     for changes, named in (
@@ -169,7 +189,7 @@ def test_a_directory_of_another_sweep_is_refused(spectral, tmp_path):
         ({"described": {"model": "large"}}, "model"),
     ):
         arguments = {"of": RATES, "base": BASE, "described": {"model": "small"}} | changes
-        with pytest.raises(LinftError, match=f"holds results of another {named}; choose another output"):
+        with pytest.raises(LinftError, match=f"holds results with another {named}.*; give what it was begun with"):
             sweep(spectral, output=tmp_path, **arguments)
 
 
