@@ -6,6 +6,7 @@ While a worker runs a point it counts beats into the trial; one that has ended o
 beats have stood still, has lost its point to the others, and what it may still find is not taken.
 """
 
+import logging
 import os
 import random
 import socket
@@ -22,13 +23,16 @@ import psutil
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import NullPool, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from linft.errors import LinftError
+from linft.runtime import json_lines
 from linft.sweeps.result import Row, key
+
+_log = logging.getLogger("linft")
 
 TRIES = 8  # to open a database
 SQLITE_WAIT = 60  # seconds for another worker's transaction
@@ -61,7 +65,7 @@ def opened(where: str) -> Iterator[BaseStorage]:
 def _open(where: str) -> BaseStorage:
     if "://" not in where:
         Path(where).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(where))
+        return JournalStorage(JournalFileBackend(where, _WholeRecords(where)))
     of_sqlite = {"poolclass": NullPool, "connect_args": {"timeout": SQLITE_WAIT}}
     for left in reversed(range(TRIES)):
         try:
@@ -72,6 +76,27 @@ def _open(where: str) -> BaseStorage:
                 raise
             time.sleep(random.uniform(0.1, 0.5))
     return _one_writer_at_a_time(storage) if where.startswith("sqlite") else storage
+
+
+class _WholeRecords(JournalFileSymlinkLock):
+    """The lock that a journal is added to under; a record that a killed writer left unfinished is dropped first.
+
+    Optuna would glue its next record to it, and never again read the journal.
+    """
+
+    def __init__(self, where: str):
+        super().__init__(where)
+        self.journal = Path(where)
+
+    def acquire(self) -> bool:
+        held = super().acquire()
+        try:
+            if json_lines.drop_torn(self.journal):
+                _log.warning("%s: dropped the last record, which was cut off", self.journal)
+        except BaseException:
+            self.release()
+            raise
+        return held
 
 
 def _one_writer_at_a_time(storage: RDBStorage) -> RDBStorage:

@@ -1,5 +1,6 @@
 """Sweeps shared through a storage: workers that come, die and go on; searches and pruning on held-out images."""
 
+import json
 import os
 import signal
 import subprocess
@@ -96,6 +97,39 @@ def test_a_killed_workers_point_is_taken_up(spectral, tangent, storage, tmp_path
     alone = sweep(spectral, RATES, BASE)
     for row, other in zip(found.rows, alone.rows, strict=True):
         np.testing.assert_allclose(row["curve"]["train_loss"], other["curve"]["train_loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":8,"worker_id":"3', b'{"op_code":8}', b"\0\0\0"])
+def test_a_record_that_a_killed_writer_left_unfinished_is_dropped(spectral, tmp_path, caplog, torn):
+    journal = tmp_path / "study.journal"
+    sharing = Sharing(str(journal), **QUICK)
+    before = sweep(spectral, RATES, BASE, sharing=sharing)
+    with journal.open("ab") as file:
+        file.write(torn)
+    for momentum in (0.5, 0.8):  # another sweep, whose records come after
+        assert len(sweep(spectral, RATES, BASE.replace(momentum=momentum), sharing=sharing).rows) == 6
+    assert same(sweep(spectral, RATES, BASE, sharing=sharing).rows, before.rows)
+    assert [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()] == [
+        f"{journal}: dropped the last record, which was cut off"
+    ]
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_a_journal_whose_last_line_was_cut_in_half_ends_its_sweep(spectral, tangent, tmp_path):
+    """What is cut is the end of the last point: its worker has died, so that the point is taken from it."""
+    save(tmp_path / "tangent.safetensors", tangent)
+    journal, script = tmp_path / "study.journal", Path(__file__).parents[1] / "sweep_worker.py"
+    command = [sys.executable, str(script), str(tmp_path / "tangent.safetensors"), str(journal), "7"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(script.parent)}, check=True, timeout=300)
+    whole = journal.read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    journal.write_bytes(whole[: -len(last) // 2])
+    run, ran = counted(spectral)
+    alone = sweep(spectral, RATES, BASE)
+    for _ in range(2):
+        found = sweep(run, RATES, BASE, sharing=Sharing(str(journal), **QUICK))
+        assert [row["status"] for row in found.rows] == [row["status"] for row in alone.rows]
+    assert not ran, "what was found before the end was written is not run again"
 
 
 def test_an_interrupted_worker_gives_its_point_back(spectral, storage, tmp_path):
