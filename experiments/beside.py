@@ -8,7 +8,7 @@ on from there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from linft.depth import Depth
 from linft.predict.tangent import kept
 from linft.reinitialization import reinitialize, with_new_layers
 from linft.runtime import json_lines
+from linft.runtime.claims import claim
 from linft.sweeps import predicted
 from linft.sweeps.grid import Point, Source, at, grid
 from linft.sweeps.result import FINALS, Row, key, rows_in
@@ -104,8 +105,10 @@ def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, 
 
 def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
     """Write the rows of a case that are missing."""
-    lines = directory / by / case.file
-    done, task = rows_in(lines), task_of(case.task, data, sizes)
+    lines, task = directory / by / case.file, task_of(case.task, data, sizes)
+    identity = {"model": loaded(case.model).digest, "task": task.digest, "recipe": asdict(case.base)}
+    claim(lines.with_suffix(".json"), identity | {"record_every": sizes.record_every}, "rows")
+    done = rows_in(lines)
     missing = [point for point in case.points(tuple(loaded(case.model).layer_groups)) if key(point.values) not in done]
     for new_groups in dict.fromkeys(point.new_groups for point in missing):
         of_start = [point for point in missing if point.new_groups == new_groups]
@@ -170,10 +173,11 @@ def start(name: str, task: Task, new_groups: int = 1) -> Model:
 
 
 def tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
-    """The kernel of a start, kept on disk."""
+    """The kernel of a start, kept on disk under the digests of what it is of."""
     KERNELS.mkdir(parents=True, exist_ok=True)
-    path = KERNELS / f"{name}-{new_groups}-{task.name}-{len(task.y_train)}-{len(task.y_test)}.safetensors"
-    return kept(path, lambda: predict.tangent(start(name, task, new_groups), task))
+    model = start(name, task, new_groups)
+    path = KERNELS / f"{name}-{new_groups}-{task.name}-{model.digest}-{task.digest}.safetensors"
+    return kept(path, lambda: predict.tangent(model, task))
 
 
 def rows_of(case: Case, by: By, directory: Path, step: int) -> list[Row]:

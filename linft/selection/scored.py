@@ -10,7 +10,8 @@ from linft.ranking import rank
 from linft.runtime import json_lines
 from linft.scores.table import SCORES
 from linft.selection.settings import Settings, Shots, Target
-from linft.selection.truth import Row, candidates, sample
+from linft.selection.truth import Row, candidates, digest_of, sample
+from linft.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,14 @@ class Sampled:
 
     @property
     def key(self) -> str:
-        """All that determines the scores of a model."""
+        """All that determines the scores of a model, but for its weights."""
         images = f"{self.shots} shots" if self.shots != "full" else f"{self.settings.train_images} images"
-        return f"{self.target.name}, {images}, seed {self.seed}, {self.per_class} a class"
+        drawn = self.task.digest
+        return f"{self.target.name}, {images}, seed {self.seed}, {self.per_class} a class, {drawn}"
+
+    @property
+    def task(self) -> Task:
+        return sample(self.target, self.shots, self.seed, self.settings)
 
 
 def samples(
@@ -70,10 +76,14 @@ def scored(
         for row in json_lines.read(file)
         if row["sample"] in keys and set(scores) <= {*row["scores"], *row["undefined"]}
     ]
-    done = {row["sample"] for row in rows}
+    models = {target: candidates(zoo, target) for target in {sampled.target.name for sampled in planned}}
+    weights = {path.stem: digest_of(path) for paths in models.values() for path in paths}
+    of_now = {(row["sample"], row["model"]) for row in rows if row["weights"] == weights.get(row["model"])}
+    of_others = {(row["sample"], row["model"]) for row in rows if row["model"] in weights} - of_now
+    done = {sample for sample, _ in of_now} - {sample for sample, _ in of_others}
     for number, (key, sampled) in enumerate(keys.items(), 1):
         if key not in done:
-            found = _rows(sampled, candidates(zoo, sampled.target.name), scores, jobs)
+            found = _rows(sampled, models[sampled.target.name], scores, jobs)
             json_lines.append(file, found)
             rows += found
         if progress is not None:
@@ -82,8 +92,8 @@ def scored(
 
 
 def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs: int) -> list[Row]:
-    task = sample(sampled.target, sampled.shots, sampled.seed, sampled.settings)
-    ranking = rank(models, task, scores, per_class=sampled.per_class, seed=sampled.seed, resamples=0, jobs=jobs)
+    ranking = rank(models, sampled.task, scores, per_class=sampled.per_class, seed=sampled.seed, resamples=0, jobs=jobs)
+    weights = {path.stem: path for path in models}
     return [
         {
             "sample": sampled.key,
@@ -93,6 +103,7 @@ def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs:
             "per_class": sampled.per_class,
             "images": ranking.about["images"],
             "model": one.model,
+            "weights": digest_of(weights[one.model]),
             "scores": one.scores,
             "undefined": one.undefined,
             "seconds": {name: round(_cost(name, one.seconds), 4) for name in one.scores},

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,22 @@ class Case:
 
     @property
     def key(self) -> str:
-        """All that determines the run, so that changed settings make other runs."""
+        """All that determines the run, so that changed settings, weights or images make other runs."""
         recipe, of = self.recipe, self.settings
         images = f"{self.shots} shots" if self.shots != "full" else f"{of.train_images} images"
         how = f"{recipe.steps}x{recipe.batch_size}, rate {self.rate:g}, seed {self.seed}, {of.test_images} tested"
-        return f"{self.target.name}, {self.model.stem}, {images}, {how}"
+        drawn = sample(self.target, self.shots, self.seed, of).digest
+        return f"{self.target.name}, {self.model.stem}, {images}, {how}, {digest_of(self.model)}, {drawn}"
 
     @property
     def recipe(self) -> Recipe:
         return self.settings.recipe(self.shots, self.rate, self.seed)
+
+
+@cache
+def digest_of(file: Path) -> str:
+    """A short hash of a file of weights."""
+    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def candidates(zoo: Path, target: str) -> list[Path]:

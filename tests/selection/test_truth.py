@@ -1,9 +1,11 @@
 """The benchmark's runs, on a zoo of three tiny models: which are planned, what they are, and how they go on."""
 
 import json
+import shutil
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 
 import linft
@@ -65,6 +67,23 @@ def test_the_order_of_runs(zoo):
         (1, 0.1, 2, "a"), (1, 0.1, 2, "b"), (1, 0.01, 2, "a"), (1, 0.01, 2, "b"),
     ]  # fmt: skip
     assert len({case.key for case in planned}) == len(planned)
+
+
+def test_other_weights_and_other_images_of_the_same_names_are_other_runs(zoo, tmp_path):
+    for of in ("a", "b"):
+        shutil.copy(zoo / f"{of}.safetensors", tmp_path)
+    linft.save_model(
+        linft.load_model(zoo / "c.safetensors").replace(source={"data": "birds"}), tmp_path / "a.safetensors"
+    )
+    digits = linft.load_task("digits").subset(100, 40, seed=1)
+    arrays = {name: getattr(digits, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "digits.npz", **arrays)
+    before, weights, images = (
+        {case.model.stem: case.key for case in cases(SETTINGS, [target], of)[:2]}
+        for of, target in ((zoo, DIGITS), (tmp_path, DIGITS), (zoo, Target("digits", f"npz:{tmp_path}/digits.npz")))
+    )
+    assert before["a"] != weights["a"] and before["b"] == weights["b"]
+    assert before["a"] != images["a"] and before["b"] != images["b"]
 
 
 def test_a_run_is_fine_tuning_by_the_recipe(zoo):
