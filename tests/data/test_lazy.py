@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from linft.data import lazy
 from linft.data.lazy import LazyImages, in_memory
 from linft.data.load import load_task
-from linft.store import digest
+from linft.trees import digest
 
 SCANS = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 
