@@ -1,5 +1,6 @@
 """One fine-tuning run that lives in a directory: configuration, metrics, checkpoints, weights, result."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from linft.zoo.native import save_model
 from linft.zoo.plain import load_tensors, save_tensors
 
 CONFIG, IDENTITY, RESULT, WEIGHTS = "config.yaml", "identity.json", "result.json", "model.safetensors"
+LENGTHS = ("steps", "epochs", "until")
+
+log = logging.getLogger("linft")
 
 
 class Diverged(LinftError):
@@ -72,7 +76,9 @@ def run_in(
 
     A directory that holds the same run goes on from its newest checkpoint, and a finished one is only read.
     It is the same if recipe, weights and images are, whatever these are called (identity.json has their
-    digests). The weights of a network of no registered architecture are plain named tensors.
+    digests). A run that is the same but shorter goes on to the new length: at a constant rate as if that had
+    been asked for at first; of a schedule over the whole run the longer one holds from there on, which is said.
+    The weights of a network of no registered architecture are plain named tensors.
 
     Args:
       until: stop after so many steps of the recipe.
@@ -97,8 +103,10 @@ def run_in(
     path = Path(directory)
     described = {"model": model.name, "task": task.name, "recipe": asdict(recipe), "until": until}
     described = plain(dict(config or described))
-    begin(path, described, _identity(model, task, recipe, until, conduct))
-    if (path / RESULT).exists() and (path / WEIGHTS).exists():
+    identity = _identity(model, task, recipe, until, conduct)
+    (lengthen if _is_longer(path, described, identity) else begin)(path, described, identity)
+    total = recipe.num_steps(len(task.y_train))
+    if _finished(path, total if until is None else min(until, total)):
         return Done(read_json(path / RESULT), _load_weights(model, path / WEIGHTS), None)
     with checkpoints.open(path / "checkpoints", conduct.keep) as kept:
         trajectory = finetune(
@@ -126,6 +134,7 @@ def run_in(
         "versions": versions(),
     }
     if jax.process_index() == 0:
+        (path / WEIGHTS).unlink(missing_ok=True)  # of a shorter run; those beside a result are its own
         write_json(path / RESULT, result)
         save_weights(tuned, path / WEIGHTS)
     return Done(result, tuned, trajectory.best)
@@ -138,11 +147,61 @@ def begin(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) ->
       LinftError: another run is there (naming what differs), or it cannot be read or written.
     """
     if jax.process_index() == 0 or (path / IDENTITY).exists():
-        described = {key: value for key, value in config.items() if key not in identity}
-        claim(path / IDENTITY, {**described, **identity}, "a run")
+        claim(path / IDENTITY, _claimed(config, identity), "a run")
     if jax.process_index() == 0 and not (path / CONFIG).exists():
-        with whole(path / CONFIG) as partial:
-            partial.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        _write_config(path, config)
+
+
+def lengthen(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Write the greater length of a run into its directory; its steps so far are kept."""
+    schedule = identity["recipe"]["schedule"]
+    if schedule != "constant":
+        log.warning("%s goes on to a greater length: its steps so far had the %s rates of the shorter", path, schedule)
+    if jax.process_index() == 0:
+        _write_config(path, config)
+        write_json(path / IDENTITY, _claimed(config, identity))
+
+
+def _is_longer(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether a directory holds this run but for its length, which was less."""
+    if not (path / IDENTITY).exists():
+        return False
+    before, now = _flat(read_json(path / IDENTITY)), _flat(plain(_claimed(config, identity)))
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+
+    def longer(key: str) -> bool:
+        old, new = before.get(key), now.get(key)
+        if key.removeprefix("recipe.") not in LENGTHS or old is None:
+            return False
+        return new > old if new is not None else key == "until"
+
+    return bool(differing) and all(map(longer, differing))
+
+
+def _claimed(config: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: value for key, value in config.items() if key not in identity}, **identity}
+
+
+def _flat(claimed: Mapping[str, Any]) -> dict[str, Any]:
+    """With each of the recipe's settings by itself."""
+    recipe = claimed.get("recipe")
+    return (
+        {**claimed, "recipe": "", **{f"recipe.{k}": v for k, v in recipe.items()}}
+        if isinstance(recipe, dict)
+        else {**claimed}
+    )
+
+
+def _finished(path: Path, end: int) -> bool:
+    """Whether a directory has the result of a run to this step, and its weights, which are written after it."""
+    if not ((path / RESULT).exists() and (path / WEIGHTS).exists()):
+        return False
+    return read_json(path / RESULT)["trajectory"]["steps"][-1] == end
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    with whole(path / CONFIG) as partial:
+        partial.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def save_weights(model: Model, path: Path) -> None:

@@ -202,3 +202,22 @@ def test_sigterm_saves_and_the_same_command_goes_on(once, model_file, tmp_path, 
     assert resumed == kept
     weights = [linft.load_model(path / "model.safetensors").params for path in (once, tmp_path / "run")]
     jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+def test_a_run_goes_on_to_more_steps(call, refused, model_file, tmp_path):
+    command = (
+        "--task",
+        "digits",
+        "--model",
+        model_file,
+        *SMALL,
+        "--schedule",
+        "constant",
+        "--output",
+        tmp_path / "run",
+    )
+    call(*command)
+    call(*command, "--resume", "auto", "--steps", "6")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["trajectory"]["steps"] == [0, 2, 4, 6]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["steps"] == 6
+    assert "holds a run with another" in refused(*command, "--resume", "auto", "--steps", "5")
