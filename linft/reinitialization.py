@@ -84,6 +84,7 @@ def with_new_layers(
 
 def _draw(model: Model, key: Array) -> dict[str, trees.Tree]:
     """The variables of the model's module at new random weights."""
+    assert model.module is not None
     module, arguments = modes(model.module)[0]
     x = jnp.zeros((1, *model.preprocessing.input_size))
     # Optimizing what draws the weights takes XLA's CPU compiler ten times longer than all the rest.
