@@ -36,7 +36,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
       {'loss': None, 'steps': [0, 1]}
     """
     with whole(path) as partial:
-        partial.write_text(json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_bytes(encoded(content, indent=1) + b"\n")
+
+
+def encoded(content: Any, indent: int | None = None) -> bytes:
+    r"""JSON in UTF-8, readable; names of files that are no UTF-8 are escaped, which JSON reads as they were.
+
+    Example:
+      >>> encoded({"café": "caf\udce9"}).decode(), json.loads(encoded("caf\udce9")) == "caf\udce9"
+      ('{"café": "caf\\udce9"}', True)
+    """
+    return json.dumps(finite(content), indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def plain(content: Any) -> Any:

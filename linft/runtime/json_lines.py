@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from linft.errors import LinftError
-from linft.runtime.json_files import finite
+from linft.runtime.json_files import encoded
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+", buffering=0) as file:
             for row in rows:
-                line = (json.dumps(finite(row), ensure_ascii=False) + "\n").encode()
+                line = encoded(row) + b"\n"
                 left = line if _ended(file) else b"\n" + line
                 while left:  # once, unless the disk fills up: then the second call says so
                     left = left[file.write(left) :]

@@ -9,6 +9,7 @@ import pytest
 
 from linft.errors import LinftError
 from linft.runtime import json_lines
+from linft.runtime.json_files import read_json, write_json
 
 ROWS = [{"key": i, "text": "π" * i, "loss": None} for i in range(4)]
 
@@ -56,6 +57,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from linft.runtime import json_lines
+from linft.runtime.json_files import read_json, write_json
 for i in range(200):
     json_lines.append(Path(sys.argv[1]), [{"of": sys.argv[2], "number": i, "long": sys.argv[2] * 3000}])
 """
@@ -69,3 +71,11 @@ def test_lines_of_several_processes_do_not_mix(tmp_path):
     assert len(rows) == 400 and all(set(row["long"]) == {row["of"]} for row in rows)
     for name in "ab":
         assert [row["number"] for row in rows if row["of"] == name] == list(range(200))
+
+
+def test_names_of_files_that_are_no_utf8_are_kept(tmp_path):
+    rows = [{"file": "caf\udce9", "text": "café"}]
+    json_lines.append(tmp_path / "rows.jsonl", rows)
+    assert json_lines.read(tmp_path / "rows.jsonl") == rows
+    write_json(tmp_path / "it.json", rows[0])
+    assert read_json(tmp_path / "it.json") == rows[0] and "café" in (tmp_path / "it.json").read_text("utf-8")
