@@ -43,6 +43,9 @@ class Model:
 
     `apply(params, x)` gives logits [n c] and `features(params, x)` the input [n d] of the last Dense
     layer, the head. Nothing is hidden in it: `replace(params=…)` is a model at other weights.
+
+    Weights and statistics are of one type: float32, or float64 where some weights are. Those of float16 and
+    bfloat16 are cast up, once, here: their kernels and updates would be lost to rounding.
     """
 
     name: str
@@ -77,7 +80,17 @@ class Model:
 
     def preprocess(self, images: Any) -> Float[Array, "n h w ch"]:
         """Images (uint8, any size, grey or colour) as this network expects them."""
-        return self.preprocessing(images)
+        return self.preprocessing(images, self.dtype)
+
+    def __post_init__(self):
+        dtype = self.dtype
+        for name in ("params", "batch_stats"):
+            object.__setattr__(self, name, trees.in_precision(getattr(self, name), dtype))
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the weights, and of the images that the network takes."""
+        return trees.precision(self.params)
 
     @property
     def num_classes(self) -> int:

@@ -120,7 +120,7 @@ def _training_mode(model: Model) -> TrainingMode:
 @partial(jax.jit, static_argnums=(0, 1))
 def _of_batch(train: TrainingMode, preprocessing: Preprocessing, params: Tree, batch_stats: Tree, images: Array) -> Any:
     """Momentum and the batch's own statistics, leaf by leaf."""
-    x = preprocessing.normalize(images)
+    x = preprocessing.normalize(images, trees.precision(params))
 
     def updated(old: Tree) -> Tree:
         with nn.intercept_methods(_without_dropout):

@@ -202,7 +202,7 @@ def _sums(
 
     def masked(mask: Array) -> Array:
         with nn.intercept_methods(_at((path,), lambda _, output: output * mask[None, None, None, :])):
-            logits = forward(params, batch_stats, preprocessing.normalize(images))[0]
+            logits = forward(params, batch_stats, preprocessing.normalize(images, trees.precision(params)))[0]
         return jnp.sum(losses.per_example("squared_error", logits, y))
 
     return jax.vmap(masked)(masks)

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from linft import parallel
+from linft import parallel, trees
 from linft.preprocess import Preprocessing
 from linft.trees import Tree
 
@@ -44,7 +44,9 @@ def forward_pass(
     @jax.jit
     def outputs(params: Tree, batch_stats: Tree, x: Array) -> Array:
         x = parallel.constrain_rows(mesh, x)
-        logits, features = forward(params, batch_stats, x if preprocessing is None else preprocessing.normalize(x))
+        if preprocessing is not None:
+            x = preprocessing.normalize(x, trees.precision(params))
+        logits, features = forward(params, batch_stats, x)
         return parallel.everywhere(mesh, logits if output == "logits" else features)
 
     return outputs

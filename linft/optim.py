@@ -194,6 +194,7 @@ def transform(settings: Settings, labels: Tree, start: Tree) -> optax.GradientTr
       labels: group name of every leaf, or of every subtree.
       start: the pretrained weights, shaped like what is trained.
     """
+    settings = jax.tree.map(lambda number: jnp.asarray(number, trees.precision(start)), settings)
     recipe, multipliers = settings.structure, settings.multipliers
     clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, multipliers, labels)]
     if recipe.optimizer == "sgd" and recipe.convention == "decoupled":

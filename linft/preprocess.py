@@ -155,14 +155,16 @@ class Preprocessing:
         picture = picture.crop((left, top, left + width, top + height))
         return np.asarray(picture, np.uint8).reshape(height, width, self.input_size[2])
 
-    def normalize(self, images: UInt8[Array | np.ndarray, "n h w c"]) -> Float[Array, "n h w c"]:
-        """(pixels / 255 − mean) / std in float, under jit or not."""
-        pixels = jnp.asarray(images).astype(jnp.result_type(float)) / 255
-        return (pixels - jnp.asarray(self.mean).reshape(1, 1, 1, -1)) / jnp.asarray(self.std).reshape(1, 1, 1, -1)
+    def normalize(
+        self, images: UInt8[Array | np.ndarray, "n h w c"], dtype: Any = jnp.float32
+    ) -> Float[Array, "n h w c"]:
+        """(pixels / 255 − mean) / std in the type of the weights, under jit or not."""
+        mean, std = (jnp.asarray(of_channels, dtype).reshape(1, 1, 1, -1) for of_channels in (self.mean, self.std))
+        return (jnp.asarray(images).astype(dtype) / 255 - mean) / std
 
-    def __call__(self, images: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, images: Any, dtype: Any = jnp.float32) -> Float[Array, "n h w c"]:
         """Resize and normalize."""
-        return self.normalize(self.resize(images))
+        return self.normalize(self.resize(images), dtype)
 
 
 def _covering(size: tuple[int, ...], covered: Size) -> Size:

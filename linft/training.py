@@ -118,10 +118,10 @@ def _advance(
         mix_key, dropout_key = jax.random.split(jax.random.fold_in(rest, part))
         keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch.index)
         images = augment(structure.augmentation, keys, batch.images, batch.sizes, (height, width))
-        x = preprocessing.normalize(images)
+        x = preprocessing.normalize(images, trees.precision(params))
         weight = None
         if structure.mixup > 0:  # partners are the batch in reverse, whose order is random anyhow
-            weight = jax.random.beta(mix_key, structure.mixup, structure.mixup)
+            weight = jax.random.beta(mix_key, structure.mixup, structure.mixup, dtype=x.dtype)
             x = weight * x + (1 - weight) * x[::-1]
         compute, inputs = (params, x) if dtype == jnp.float32 else _cast((params, x), dtype)
         if forward_train is not None:

@@ -82,7 +82,7 @@ def restrict(tree: Tree, labels: Tree, group: str) -> Tree:
 def dots_by_group(a: Tree, b: Tree, labels: Tree, groups: Iterable[str]) -> dict[str, jax.Array]:
     """Inner products ⟨a_g, b_g⟩ of two trees, group by group."""
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)
-    sums = dict.fromkeys(groups, jnp.zeros(()))
+    sums = dict.fromkeys(groups, jnp.zeros((), jnp.float32))
     for label, product in zip(jax.tree.leaves(labels), jax.tree.leaves(products), strict=True):
         sums[label] = sums[label] + product
     return sums
@@ -91,6 +91,24 @@ def dots_by_group(a: Tree, b: Tree, labels: Tree, groups: Iterable[str]) -> dict
 def subtract(a: Tree, b: Tree) -> Tree:
     """a − b, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
+
+
+def precision(tree: Tree) -> Any:
+    """The widest floating type among a tree's numbers, float32 at least; float64 only where JAX has it switched on."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree) if _is_floating(leaf)))
+
+
+def in_precision(tree: Tree, dtype: Any) -> Tree:
+    """The tree with its floating numbers in one type; what is in it already stays the same array."""
+
+    def cast(leaf: Any) -> Any:
+        return leaf if not _is_floating(leaf) or leaf.dtype == dtype else jnp.asarray(leaf, dtype)
+
+    return jax.tree.map(cast, tree)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def get(tree: Tree, path: str) -> Tree:

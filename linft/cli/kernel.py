@@ -166,9 +166,8 @@ class Kernel:
             passes=tuple(map(tuple, before["train passes"])) if before else None,
             mesh=mesh,
         )
-        dtype = trees.get(model.params, model.head)["kernel"].dtype
-        x_train = model.preprocess(task.x_train).astype(dtype)
-        x_test = model.preprocess(task.x_test).astype(dtype) if self.data.test else None
+        x_train = model.preprocess(task.x_train)
+        x_test = model.preprocess(task.x_test) if self.data.test else None
         images = f"{len(x_train)} training" + ("" if x_test is None else f" and {len(x_test)} test")
         place = jax.default_backend() + ("" if mesh is None else f", {mesh.size} devices, {jax.process_count()} hosts")
         console.print(f"{model.name} → {task.name}: {images} images, on {place}", soft_wrap=True)

@@ -70,6 +70,7 @@ def from_flax(
       (3, ['conv', 'linear'])
     """
     module, variables = _linen(module), _collections(variables)
+    variables = trees.in_precision(variables, trees.precision(variables["params"]))
     params = variables["params"]
     try:
         kernel = trees.get(params, head)["kernel"]

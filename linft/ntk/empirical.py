@@ -54,7 +54,8 @@ def empirical_ntk(
 
     Args:
       model: its batch norm is frozen; scale and bias are weights like any other.
-      x1, x2: preprocessed images; without x2, the symmetric kernel of x1, each pair computed once.
+      x1, x2: preprocessed images, taken in the type of the weights; without x2, the symmetric kernel of x1, each
+        pair computed once.
       outputs: full, [n c m c]; trace, [n m], Σ_c of the diagonal; pseudo, [n m], an unbiased estimate
         of trace/C from `draws` random sign vectors over the logits, one backward pass each.
       groups: names among the model's layer groups, or a partition of its parameters as
@@ -127,8 +128,8 @@ def works(
     Args:
       held: images on either side of the kernels that will be held in memory whole, beside their computation.
     """
-    for x in (x_train,) if x_test is None else (x_train, x_test):
-        check_images(model, x)
+    x_train = checked(model, x_train)
+    x_test = None if x_test is None else checked(model, x_test)
     labels = labels_of(model, groups)
     of_pair = model.num_classes**2 if how.outputs == "full" else 1
     reserve = len({*labels.values()}) * of_pair * np.dtype(how.sums or x_train.dtype).itemsize
@@ -168,8 +169,8 @@ def labels_of(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, 
     return {path: group for name in wanted for path, group in labels.items() if group == name}  # network order
 
 
-def check_images(model: Model, x: Array) -> None:
-    """Refuse what is no batch of images, values or weights that are not finite."""
+def checked(model: Model, x: Array) -> Array:
+    """Images in the type of the weights; what is no batch of images, values or weights not finite are refused."""
     if x.ndim != 4 or len(x) == 0:
         raise LinftError(f"the images have shape {x.shape}; give preprocessed images [n h w c], n ≥ 1")
     if not bool(jnp.isfinite(x).all()):
@@ -177,3 +178,4 @@ def check_images(model: Model, x: Array) -> None:
         raise LinftError(f"image {bad} has values that are not finite")
     if not bool(trees.finite(model.params)):
         raise LinftError(f"the weights of {model.name} are not all finite")
+    return jnp.asarray(x, model.dtype)

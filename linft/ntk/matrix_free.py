@@ -13,7 +13,7 @@ from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.ntk import batching
-from linft.ntk.empirical import check_images, labels_of
+from linft.ntk.empirical import checked, labels_of
 from linft.trees import Groups, Tree
 
 
@@ -31,7 +31,7 @@ def kernel_operator(
     Shape [n·c, m·c], an image's logits side by side: `empirical_ntk(…).total(μ)` reshaped. A product
     takes one vector-Jacobian product over x2 and one Jacobian-vector product over x1, a batch at a
     time: memory for one batch and for the parameters twice, whatever n and m are. Its number type
-    is that of the images. `linft.ntk.krylov` has eigenvalues and solutions, `linft.ntk.hutchinson`
+    is that of the weights. `linft.ntk.krylov` has eigenvalues and solutions, `linft.ntk.hutchinson`
     the trace.
 
     Args:
@@ -54,8 +54,7 @@ def kernel_operator(
     """
     if batch_size < 1:
         raise LinftError(f"batch_size is {batch_size}; it must be 1 or more")
-    for x in (x1,) if x2 is None else (x1, x2):
-        check_images(model, x)
+    x1, x2 = checked(model, x1), None if x2 is None else checked(model, x2)
     labels = labels_of(model, groups)
     scales = _scales(labels, weights)
     at = jax.tree_util.tree_map_with_path

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from linft.base import Kernel, Model, Outputs
 from linft.errors import LinftError
 from linft.ntk import batching, engine, gram, layerwise, plan, projection
-from linft.ntk.empirical import check_images, how_of, labels_of
+from linft.ntk.empirical import checked, how_of, labels_of
 from linft.ntk.tiles import Progress, counter, refuse_not_finite
 from linft.trees import Groups
 
@@ -63,8 +63,7 @@ def projected_ntk(
     """
     projection.check(dimensions, seed)
     how = how_of(outputs=outputs, batch_size=batch_size, draws=draws, seed=seed, sketch=(dimensions, seed))
-    for x in (x1,) if x2 is None else (x1, x2):
-        check_images(model, x)
+    x1, x2 = checked(model, x1), None if x2 is None else checked(model, x2)
     labels, cotangents = labels_of(model, groups), engine.directions(how, model.num_classes, x1.dtype)
     try:
         layers = plan.plan(model, x1)

@@ -101,7 +101,7 @@ def feature_tangent(
     model.check_classes(task)
     head = trees.get(model.params, model.head)
     dtype = head["kernel"].dtype
-    x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
+    x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     directions = jnp.eye(len(head["kernel"]), dtype=dtype)
     whole = _under(model, directions)
     features_train, features_test = (outputs_on(whole, x) for x in (x_train, x_test))

@@ -126,7 +126,7 @@ def _departed(
     moved = jax.jit(trees.subtract)(state.params, model.params)  # one program, where one for each shape would take long
 
     def along(images: Any, from_weights: dict[str, Array]) -> dict[str, Array]:
-        x = there.preprocess(images).astype(found.logits_train.dtype)
+        x = there.preprocess(images)
         one, two = (pushed(there, x, u, labels, found.groups) for u in (moved, momentum))
         return {g: jnp.stack([one[g], two[g], from_weights[g] - one[g]]) for g in found.groups}
 

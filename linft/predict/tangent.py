@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +52,7 @@ def tangent(
       (10, 10)
     """
     model.check_classes(task)
-    dtype = _dtype(model)
-    x_train, x_test = (model.preprocess(images).astype(dtype) for images in (task.x_train, task.x_test))
+    x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     train, test = train_test_ntk(
         model,
         x_train,
@@ -86,11 +84,6 @@ def tangent(
         squared_norms={group: squares[group] for group in names},
         mixing=_mixing(model, train, few, labels),
     )
-
-
-def _dtype(model: Model) -> Any:
-    """The type of the model's weights."""
-    return trees.get(model.params, model.head)["kernel"].dtype
 
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:
@@ -134,7 +127,7 @@ def _mixing(model: Model, kernel: Kernel, few: Kernel | None, labels: Tree) -> d
     by_logits = kernel if few is None else few
     if by_logits.outputs == "full":
         sums = {g: jnp.einsum("nknl->kl", block) for g, block in by_logits.blocks.items()}
-        identity = jnp.eye(model.num_classes, dtype=_dtype(model)) / model.num_classes
+        identity = jnp.eye(model.num_classes, dtype=model.dtype) / model.num_classes
         return {g: jnp.where(jnp.trace(a) > 0, a / jnp.trace(a), identity) for g, a in sums.items()}
     return {g: _mixing_of_head(model, g, labels) for g in kernel.blocks}
 

@@ -274,7 +274,7 @@ def _last_layer(
     path, images = last_convolution(model), task.x_train
     signs = jnp.asarray(np.random.default_rng(seed).choice([-1.0, 1.0], model.num_classes) / model.num_classes**0.5)
     parts = [
-        last_layer(model, path, model.preprocess(images[i : i + batch_size]), signs.astype(jnp.float32))
+        last_layer(model, path, model.preprocess(images[i : i + batch_size]), signs.astype(model.dtype))
         for i in range(0, len(images), batch_size)
     ]
     inputs, gradients = zip(*parts, strict=True)
