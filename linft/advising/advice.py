@@ -18,7 +18,7 @@ from linft.base import Model, Trajectory
 from linft.depth import Depth
 from linft.errors import LinftError
 from linft.optim import groups_for
-from linft.predict.choice import FALLS, KINDS, fall
+from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import Stability, stability
 from linft.recipe import Recipe
 from linft.runtime.claims import claim
@@ -56,7 +56,7 @@ class Certainty:
     """By how much of its first value the train loss is predicted to fall; None where it rises above it."""
     curve_error: float | None
     """Upper quartile of the errors of predicted loss curves that fell as far, as measured
-    (`predict.choice.KINDS`); None where nothing was measured."""
+    (`predict.choice.KINDS`); None where nothing was measured, as of a run unlike those."""
     moved: float
     """Largest predicted ‖w − w0‖ / ‖w0‖ of a pretrained layer group: first order asks for little."""
 
@@ -224,7 +224,15 @@ def advise(
         curvatures=curvatures,
         searched=searched,
         curve=curve,
-        certainty=_certainty(searched, curve, edge, groups[: -point.new_groups], start, bool(own)),
+        certainty=_certainty(
+            searched,
+            curve,
+            edge,
+            groups[: -point.new_groups],
+            start,
+            bool(own),
+            point.new_groups == 1 and unmeasured(model, task, point.recipe, start.head, start.head_scale) is None,
+        ),
         about={**described, **settings, "seconds": {**taken, "all": sum(taken.values())}},
     )
     if path is not None:
@@ -285,7 +293,13 @@ def _search_seconds(path: Path) -> float:
 
 
 def _certainty(
-    searched: Searched, curve: Trajectory, edge: Stability, transferred: tuple[str, ...], start: Start, own: bool
+    searched: Searched,
+    curve: Trajectory,
+    edge: Stability,
+    transferred: tuple[str, ...],
+    start: Start,
+    own: bool,
+    measured: bool,
 ) -> Certainty:
     chosen, fell = searched.chosen, fall(curve)
     accuracy, default = searched.accuracy[:, chosen], searched.accuracy[:, 0].mean()
@@ -304,6 +318,6 @@ def _certainty(
         diverged=int(np.isnan(searched.accuracy).any(0).sum()),
         edge=edge,
         fall=fell,
-        curve_error=KINDS["dual"].errors["probe" if start.head == "probe" else "fresh"][place],
+        curve_error=KINDS["dual"].errors["probe" if start.head == "probe" else "fresh"][place] if measured else None,
         moved=max(moved, default=0.0),
     )

@@ -177,7 +177,7 @@ def doubts(found: Advice) -> Iterator[str]:
     )
     fell = "rises above its first value" if sure.fall is None else f"falls by {sure.fall:.0%}"
     error = (
-        "nothing was measured for such a fall"
+        "how far such a curve is off was not measured"
         if sure.curve_error is None
         else f"of measured curves that fell as far three of four were off by up to {sure.curve_error:.1%}"
     )

@@ -22,7 +22,8 @@ class Predict:
     """
 
     how: Literal["auto", "trace", "dual", "features-trace", "features-low-rank", "relinearize", "features"] = "auto"
-    """The kind of prediction; auto takes the cheapest that measured runs say will hold the error."""
+    """The kind of prediction; auto takes the cheapest that measured runs say will hold the error, and of runs unlike
+    those measured the most exact that fits into memory."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     model: str = "resnet14-cifar10"
@@ -59,7 +60,7 @@ class Predict:
         from linft.cli.progress import bars
         from linft.data.lazy import in_memory
         from linft.files import whole
-        from linft.predict.choice import FIRST, KINDS, choose, fall
+        from linft.predict.choice import FIRST, KINDS, auto
         from linft.report import trajectories
         from linft.runtime.json_files import write_json
         from linft.runtime.versions import versions
@@ -68,9 +69,10 @@ class Predict:
         console = Console()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
         logging.getLogger("linft").setLevel(logging.INFO)
-        recipe, dropped = predict.nearest(self.recipe)
-        if recipe.steps is None and recipe.epochs is None:
-            recipe = recipe.replace(steps=DEFAULT_STEPS)
+        asked = self.recipe
+        if asked.steps is None and asked.epochs is None:
+            asked = asked.replace(steps=DEFAULT_STEPS)
+        recipe, dropped = predict.nearest(asked)
         task = linft.load_task(self.task, download=self.download)
         task = in_memory(task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed))
         model = linft.load_model(self.model)
@@ -91,7 +93,7 @@ class Predict:
 
             chosen = None
             if self.how == "auto":
-                chosen = choose(self.error, fall(run(FIRST)), "probe" if self.head == "probe" else "fresh")
+                chosen = auto(self.error, model, task, asked, lambda: run(FIRST), self.head, self.head_scale)
             kind = self.how if chosen is None else chosen.kind
             found = run(kind)
         result = {

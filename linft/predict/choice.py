@@ -1,5 +1,10 @@
-"""Which prediction to take: the cheapest that, by what was measured, will hold the error asked for."""
+"""Which prediction to take: the cheapest that, by what was measured, will hold the error asked for.
 
+Errors were measured on one network and few images. Of anything else nothing is promised: there the most exact
+kind is taken that fits into memory.
+"""
+
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from linft import trees
 from linft.base import Model, Trajectory
 from linft.errors import LinftError
+from linft.ntk import memory
 from linft.predict.dual import dual
 from linft.predict.feature_dual import feature_dual
 from linft.predict.relinearized import relinearized
@@ -88,6 +95,61 @@ FIRST = "trace"
 """The kind whose predicted fall of the loss is looked up."""
 
 
+EXACT = ("relinearize", "features", "features-low-rank", "dual", "features-trace", "trace")
+"""The kinds by what they leave out, the least first: real steps before, an exact head, all pairs of outputs."""
+
+RUNS = Recipe(learning_rate=0.002, batch_size=32, steps=48)
+"""Of the measured runs, but for rate and order: frozen batch norm, no decay, cross-entropy."""
+CLASSES = (2, 16)
+"""Fewest and most of the measured tasks."""
+ANY = ("learning_rate", "steps", "epochs", "seed")
+"""Settings in which a recipe may differ from them, or that are looked at apart."""
+
+
+def unmeasured(model: Model, task: Task, recipe: Recipe, head: str, scale: float = 0.01) -> str | None:
+    """In what a run is not like those whose errors were measured; None where it is like them.
+
+    Args:
+      recipe: of the real run, with what no kernel predicts.
+      head, scale: how the new head was made, as in `Model.with_head`.
+
+    Example:
+      >>> import jax, linft
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> unmeasured(model, linft.load_task("digits").subset(96, 10), RUNS, "probe")
+      'cifar_resnet8 (measured: cifar_resnet14 from CIFAR-10)'
+    """
+    n, like = len(task.y_train), (model.architecture or {}).get("name", model.name)
+    fields = [f.name for f in dataclasses.fields(Recipe) if f.name not in ANY]
+    other = {name: (getattr(recipe, name), getattr(RUNS, name)) for name in fields}
+    source = str(model.source.get("data", "an unknown source"))
+    found = {
+        f"{like} (measured: cifar_resnet14 from CIFAR-10)": like != "cifar_resnet14",
+        f"weights from {source} (measured: CIFAR-10)": like == "cifar_resnet14" and "cifar10" not in _plain(source),
+        f"a {head} head of scale {scale:g} (measured: normal of 0.01, probe)": (
+            head not in ("normal", "probe") or (head == "normal" and scale != 0.01)
+        ),
+        f"{n} training images (measured: 96)": n != 96,
+        f"{task.num_classes} classes (measured: 2 to 16)": not CLASSES[0] <= task.num_classes <= CLASSES[1],
+        f"{recipe.num_steps(n)} steps (measured: {RUNS.steps})": recipe.num_steps(n) != RUNS.steps,
+        **{f"{name}={own} (measured: {there})": own != there for name, (own, there) in other.items()},
+    }
+    return ", ".join(what for what, holds in found.items() if holds) or None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def affordable(model: Model, task: Task) -> tuple[str, ...]:
+    """The kinds whose kernels, train × train and test × train, fit into memory, the most exact first."""
+    width, classes = trees.get(model.params, model.head)["kernel"].shape
+    outputs = {"relinearize": classes, "dual": classes, "features": width, "features-low-rank": min(width, classes + 8)}
+    n, m, groups = len(task.y_train), len(task.y_test), len(model.layer_groups)
+    room = memory.budget(None) / (2 * groups * n * (n + m) * model.dtype.itemsize)  # beside their computation
+    return tuple(kind for kind in EXACT if outputs.get(kind, 1) ** 2 <= room) or ("trace",)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A kind, and why."""
@@ -108,17 +170,50 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def choose(error: float, fall: float | None, head: Head) -> Choice:
+def auto(
+    error: float,
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    first: Callable[[], Trajectory],
+    head: str,
+    scale: float = 0.01,
+) -> Choice:
+    """The kind for a run: by measured errors where the run is like those measured, else the most exact one.
+
+    Args:
+      error: as of `choose`.
+      recipe, head, scale: as of `unmeasured`.
+      first: the prediction of the kind `FIRST`, whose fall of the loss is looked up.
+    """
+    _check(error)
+    kinds = affordable(model, task)
+    if (reason := unmeasured(model, task, recipe, head, scale)) is not None:
+        return _most_exact(kinds, f"not measured for {reason}")
+    return choose(error, fall(first()), "probe" if head == "probe" else "fresh", kinds)
+
+
+def _most_exact(kinds: Sequence[str], reason: str) -> Choice:
+    return Choice(kinds[0], None, False, f"{reason}; of what fits into memory this one leaves out least")
+
+
+def _check(error: float) -> None:
+    if not error > 0:
+        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
+
+
+def choose(error: float, fall: float | None, head: Head, kinds: Sequence[str] = EXACT) -> Choice:
     """The cheapest kind whose measured error, at such a head and such a fall of the loss, is within `error`.
 
     Errors are the upper quartiles in `KINDS`, of the runs of experiments/prediction_kinds.py whose predicted
-    loss never rises above its first value. Where no kind holds it, the most accurate is taken, and the choice
-    says so.
+    loss never rises above its first value, and say nothing of other runs (`unmeasured`). Where no kind holds it,
+    the most accurate is taken, and the choice says so.
 
     Args:
       error: mean |predicted − real| train loss over the mean real one, that is asked for.
       fall: of the loss, as the trace kernel predicts it.
-      head: fresh (random or zero) or probe.
+      head: fresh (random) or probe.
+      kinds: to choose among, the most exact first.
 
     Raises:
       LinftError: the error asked for is not above 0.
@@ -127,14 +222,14 @@ def choose(error: float, fall: float | None, head: Head) -> Choice:
       >>> choose(0.05, 0.2, "fresh").kind in KINDS
       True
     """
-    if not error > 0:
-        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
+    _check(error)
     place = len(FALLS) - 1 if fall is None else next(i for i, upper in enumerate(FALLS) if fall <= upper)
-    known = {name: value for name, kind in KINDS.items() if (value := kind.errors[head][place]) is not None}
+    errors = {name: kind.errors[head][place] for name, kind in KINDS.items() if name in kinds}
+    known = {name: value for name, value in errors.items() if value is not None}
     number = next(iter(KINDS.values())).runs[head][place]
     where = f"upper quartile of {number} measured runs with a {head} head and a loss falling by {_between(place)}"
     if not known:
-        return Choice(FIRST, None, False, f"nothing was measured with a {head} head and such a fall of the loss")
+        return _most_exact(kinds, f"nothing was measured with a {head} head and such a fall of the loss")
     best = min(known, key=lambda name: known[name])
     if fall is None:
         return Choice(best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate")

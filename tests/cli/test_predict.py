@@ -28,7 +28,7 @@ def call(model_file, tmp_path, monkeypatch):
 def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     result = call("--error", "0.2")
     assert result["schema"] == "linft-predict-1" and result["choice"]["kind"] == result["how"]
-    assert set(result["runs"]) == {"trace", result["how"]}
+    assert set(result["runs"]) == {result["how"]} and result["choice"]["reason"].startswith("not measured for ")
     with (tmp_path / "out" / "trajectories.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == result["how"]]
     assert [int(row["step"]) for row in rows] == [0, 1, 2, 3]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from linft import predict
 from linft.base import Trajectory
 from linft.errors import LinftError
 from linft.predict import choice
-from linft.predict.choice import FALLS, KINDS, MEASURED, Kind, choose, fall
+from linft.predict.choice import EXACT, FALLS, KINDS, MEASURED, RUNS, Kind, affordable, auto, choose, fall, unmeasured
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "prediction_kinds.py"
 
@@ -23,7 +24,8 @@ def curve(*loss: float, diverged_at: int | None = None) -> Trajectory:
     return Trajectory(np.arange(len(loss)), *[values] * 4, distance={}, norm={}, seconds=0.0, diverged_at=diverged_at)
 
 
-RUNS = {"fresh": (3, 4, 5), "probe": (0, 0, 0)}
+RUN_COUNTS = {"fresh": (3, 4, 5), "probe": (0, 0, 0)}
+THREE = ("dear", "fair", "cheap")
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def three(monkeypatch) -> None:
     """Kinds of a table that is easy to read."""
     errors = {"cheap": (0.01, 0.1, 0.5), "fair": (0.02, 0.05, None), "dear": (0.005, 0.03, 0.2)}
     kinds = {
-        name: Kind(name, predict.dual, 1.0, {"fresh": row, "probe": (None,) * 3}, RUNS) for name, row in errors.items()
+        name: Kind(name, predict.dual, 1.0, {"fresh": row, "probe": (None,) * 3}, RUN_COUNTS)
+        for name, row in errors.items()
     }
     monkeypatch.setattr(choice, "KINDS", kinds)
 
@@ -50,23 +53,82 @@ def three(monkeypatch) -> None:
     ],
 )
 def test_the_cheapest_that_holds_the_error(three, error, fallen, kind, expected, holds):
-    found = choose(error, fallen, "fresh")
+    found = choose(error, fallen, "fresh", THREE)
     assert (found.kind, found.expected, found.holds) == (kind, expected, holds)
 
 
 def test_says_why(three):
-    assert choose(0.05, 0.4, "fresh").reason == (
+    assert choose(0.05, 0.4, "fresh", THREE).reason == (
         "expected to be off by 5.0% "
         "(upper quartile of 4 measured runs with a fresh head and a loss falling by 25% to 60%)"
     )
-    assert choose(0.001, 0.05, "fresh").reason == (
+    assert choose(0.001, 0.05, "fresh", THREE).reason == (
         "no kind is expected to hold 0.1%; this one comes closest, with 0.5% "
         "(upper quartile of 3 measured runs with a fresh head and a loss falling by less than 25%)"
     )
-    assert choose(0.1, 0.05, "probe").reason == "nothing was measured with a probe head and such a fall of the loss"
-    assert choose(0.1, 1.0, "fresh").reason.endswith("falling by 60% to 100%)")
+    nothing = choose(0.1, 0.05, "probe", THREE)
+    assert (nothing.kind, nothing.expected, nothing.holds) == ("dear", None, False)
+    assert nothing.reason.startswith("nothing was measured with a probe head and such a fall of the loss; ")
+    assert choose(0.1, 1.0, "fresh", THREE).reason.endswith("falling by 60% to 100%)")
     with pytest.raises(LinftError, match="error is 0; give a number above 0"):
         choose(0, 0.2, "fresh")
+
+
+def test_what_does_not_fit_is_not_chosen(three):
+    assert choose(0.04, 0.4, "fresh", ("fair", "cheap")).kind == "fair"
+
+
+@pytest.fixture(scope="module")
+def like() -> tuple[linft.Model, linft.Task]:
+    """As in the measured runs."""
+    task = linft.load_task("digits").subset(96, 32, seed=0)
+    return linft.load_model("resnet14-cifar10").with_head(10, jax.random.key(0)), task
+
+
+OTHERS = {
+    "weights from mnist (measured: CIFAR-10)": lambda m, t: (m.replace(source={"data": "mnist"}), t, RUNS),
+    "cifar_resnet20 (measured": lambda m, t: (m.replace(architecture={"name": "cifar_resnet20"}), t, RUNS),
+    "95 training images (measured: 96)": lambda m, t: (m, t.subset(95, 32), RUNS),
+    "200 steps (measured: 48)": lambda m, t: (m, t, RUNS.replace(steps=200)),
+    "weight_decay=0.1 (measured: 0.0)": lambda m, t: (m, t, RUNS.replace(weight_decay=0.1)),
+    "batch_norm=train (measured: frozen)": lambda m, t: (m, t, RUNS.replace(batch_norm="train")),
+    "batch_size=16 (measured: 32), loss=squared_error": lambda m, t: (
+        m,
+        t,
+        RUNS.replace(batch_size=16, loss="squared_error"),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", OTHERS)
+def test_nothing_is_promised_of_runs_unlike_those_measured(like, reason):
+    model, task, recipe = OTHERS[reason](*like)
+    found = auto(0.05, model, task, recipe, lambda: pytest.fail("no prediction is looked at"), "normal")
+    assert found.reason.startswith(f"not measured for {reason}")
+    assert (found.kind, found.expected, found.holds) == (affordable(model, task)[0], None, False)
+
+
+@pytest.mark.parametrize(
+    ("head", "scale", "measured"), [("probe", 1.0, True), ("normal", 0.1, False), ("zeros", 0.01, False)]
+)
+def test_of_runs_like_those_measured_their_errors_are_told(like, head, scale, measured):
+    model, task = like
+    recipe = RUNS.replace(learning_rate=1e-3, seed=5)
+    assert (unmeasured(model, task, recipe, head, scale) is None) == measured
+    if measured:
+        found = auto(0.9, model, task, recipe, lambda: curve(2.0, 1.9), head, scale)
+        assert found == choose(0.9, fall(curve(2.0, 1.9)), "probe") and found.holds
+    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
+        auto(0, model, task, recipe, lambda: curve(2.0, 1.9), head, scale)
+
+
+def test_the_most_exact_that_fits(like, monkeypatch):
+    """Traces need a hundredth of what ten classes need, and those less than 64 features."""
+    n, m, groups = 96, 32, 5
+    once = 2 * groups * n * (n + m) * 4
+    for room, kinds in ((64**2, EXACT), (500, ("relinearize", *EXACT[2:])), (5, EXACT[-2:]), (0, ("trace",))):
+        monkeypatch.setattr(choice.memory, "budget", lambda limit, room=room: room * once)
+        assert affordable(*like) == kinds
 
 
 def test_fall():
