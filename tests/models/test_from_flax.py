@@ -133,6 +133,7 @@ def test_a_new_head_takes_the_old_ones_place(user, init):
 def test_a_probe_head_is_the_ridge_solution(x64, digits):
     module = Normed()
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.tree.map(lambda v: v.astype("float64"), variables)
     model = from_flax(module, variables, "linear", (8, 8, 1))
     ridge = 0.03
     probe = model.with_head(digits.num_classes, init="probe", task=digits, ridge=ridge)
