@@ -40,7 +40,9 @@ def add_session(name: str, constraints: str, version: str, peers: tuple[str, ...
     def kernel_laws(session: nox.Session) -> None:
         if path is None:
             session.skip(f"no Python {version} here")
-        session.install("--constraint", f"constraints/{constraints}.txt", "--editable", ".[dev]")
+        held = ("--constraint", f"constraints/{constraints}.txt")
+        session.install(*held, "--editable", ".[dev]")
+        session.install(*held, "--no-deps", "neural-tangents", "frozendict")  # it declares TensorFlow
         for peer in peers:
             alone = () if peer == "torch" else ("--no-deps",)
             session.install("--constraint", "constraints/peers.txt", *alone, peer)

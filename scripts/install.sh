@@ -9,5 +9,8 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
     "$python" -m venv --clear .venv
 fi
 versions=$(.venv/bin/python -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py312")')
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint "constraints/$versions.txt" --editable ".[${1:-dev}]"
+install() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint "constraints/$versions.txt" "$@"
+}
+install --editable ".[${1:-dev}]"
+install --no-deps neural-tangents frozendict  # neural-tangents declares TensorFlow, which linft never imports

@@ -1,6 +1,7 @@
 """What every test shares: array shapes checked as the code runs, strict numerics, small data."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,21 @@ def x64() -> Iterator[None]:
     enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     with enable(True):
         yield
+
+
+@pytest.fixture
+def without_neural_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which the package is not installed."""
+
+    class Absent:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "neural_tangents":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "neural_tangents"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent, *sys.meta_path])
 
 
 @pytest.fixture(scope="session")

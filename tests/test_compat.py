@@ -1,11 +1,13 @@
-"""neural-tangents loads on current JAX, without TensorFlow, and leaves JAX as it was."""
+"""neural-tangents loads on current JAX, without TensorFlow, and leaves JAX as it was; and linft without it."""
 
 import importlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
+import linft
 from linft._compat import neural_tangents
 from linft.errors import LinftError
 
@@ -47,3 +49,28 @@ def test_says_what_to_do_if_jax_breaks_it(monkeypatch, error):
     with pytest.raises(LinftError, match=rf'does not import on JAX .* \({error}\); use engine="layerwise"'):
         neural_tangents.load()
     assert not [name for name in sys.modules if name.split(".")[0] == "neural_tangents"]
+
+
+HOW_TO_GET_IT = "^neural-tangents is not installed: pip install --no-deps neural-tangents frozendict$"
+
+
+@pytest.mark.parametrize("missing", ["neural_tangents", "frozendict"])
+def test_what_is_not_installed_is_said_in_one_line(monkeypatch, missing):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.delitem(sys.modules, "neural_tangents", raising=False)
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(LinftError, match=HOW_TO_GET_IT):
+        neural_tangents.load()
+
+
+def test_without_it_its_engine_and_flow_say_how_to_get_it_before_they_compute(
+    without_neural_tangents, digits, monkeypatch
+):
+    monkeypatch.setattr(linft.Model, "preprocess", lambda *_: pytest.fail("computed first"))
+    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+    with pytest.raises(LinftError, match=HOW_TO_GET_IT):
+        linft.predict.gradient_flow(model, digits)
+    with pytest.raises(LinftError, match=HOW_TO_GET_IT):
+        linft.empirical_ntk(model, jax.numpy.zeros((2, 32, 32, 3)), engine="neural-tangents")

@@ -1,7 +1,8 @@
 """neural-tangents 0.6.5, which is archived, on JAX 0.7.2 and later.
 
 It imports names that JAX has moved since. They are put back for the time of the import only, and
-`neural_tangents.experimental`, which would import TensorFlow, is replaced by an empty module.
+`neural_tangents.experimental`, which would import TensorFlow, is replaced by an empty module. So of what
+the package declares only frozendict is needed, and linft does without the package where it is not installed.
 """
 
 import contextlib
@@ -22,12 +23,23 @@ from linft.errors import LinftError
 _CORE = ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive", "ClosedJaxpr", "Token")
 _INTERNAL = ("AbstractValue", "ShapedArray", "Value", "Tracer", "DShapedArray")
 
+NOT_INSTALLED = "neural-tangents is not installed: pip install --no-deps neural-tangents frozendict"
+
+
+def why_not() -> str | None:
+    """Why the package cannot be used here; None where it can."""
+    try:
+        load()
+    except LinftError as error:
+        return str(error)
+    return None
+
 
 def load() -> Any:
     """The neural_tangents package.
 
     Raises:
-      LinftError: this version of JAX no longer runs it.
+      LinftError: it is not installed, or this version of JAX no longer runs it.
     """
     if "neural_tangents" in sys.modules:
         return sys.modules["neural_tangents"]
@@ -38,6 +50,8 @@ def load() -> Any:
     except (ImportError, AttributeError, TypeError) as error:
         for name in [m for m in sys.modules if m.split(".")[0] == "neural_tangents"]:
             del sys.modules[name]
+        if isinstance(error, ModuleNotFoundError) and error.name in ("neural_tangents", "frozendict"):
+            raise LinftError(NOT_INSTALLED) from None
         raise LinftError(
             f"neural-tangents does not import on JAX {jax.__version__} ({error}); "
             'use engine="layerwise" and dual or spectral predictions, or JAX 0.12'

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from linft._compat import neural_tangents
 from linft.base import Model, Outputs
 from linft.errors import LinftError
 from linft.ntk import batching, divided, gram, hosts, layerwise, package, plan
@@ -63,12 +64,15 @@ class Engine:
 def choose(engine: Choice, model: Model, x: Array) -> tuple[Name, tuple[plan.Layer, ...] | None]:
     """The engine's name, and the plan of the layers where it is layerwise."""
     if engine == "neural-tangents":
+        neural_tangents.load()  # says how to get it before anything is computed
         return engine, None
     try:
         layers = plan.plan(model, x)
     except plan.Uncovered as reason:
         if engine == "layerwise":
             raise LinftError(f'{reason}; pass engine="neural-tangents" or "auto"') from None
+        if missing := neural_tangents.why_not():
+            raise LinftError(f"{reason}, and {missing}") from None
         log.info("kernel engine: neural-tangents, because %s", reason)
         return "neural-tangents", None
     log.info("kernel engine: layerwise")

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from linft import losses, optim, recipe_fields
 from linft._compat import neural_tangents
-from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.base import Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
 from linft.errors import LinftError
 from linft.predict.dual import as_tangent
 from linft.predict.operator import apply, operator
@@ -21,9 +21,9 @@ from linft.recipe import Recipe
 from linft.task import Task
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """Why gradient flow does not predict this recipe; None where it does."""
-    return recipe_fields.why_not(recipe, "flow")
+def why_not(recipe: Recipe, outputs: Outputs = "full") -> str | None:
+    """Why gradient flow does not predict this recipe from a kernel of such outputs here; None where it does."""
+    return recipe_fields.why_not(recipe, "flow") or (neural_tangents.why_not() if outputs == "full" else None)
 
 
 def gradient_flow(
@@ -41,6 +41,10 @@ def gradient_flow(
     Args:
       model, task, record_every, kernel: as for `dual`.
 
+    Raises:
+      LinftError: neural-tangents is not installed and the kernel is a full one; when it is run, also a
+        recipe that it does not predict.
+
     Example:
       >>> import jax, linft
       >>> task = linft.load_task("digits").subset(10, 10)
@@ -49,12 +53,15 @@ def gradient_flow(
       >>> run(linft.Recipe(learning_rate=1e-3, steps=4, loss="squared_error")).steps
       array([0, 1, 2, 3, 4])
     """
+    outputs = model.kernel_train.outputs if isinstance(model, Tangent) else kernel.get("outputs", "full")
+    if outputs == "full":
+        neural_tangents.load()  # says how to get it before a kernel is computed
     tangent = as_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
-        if reason := why_not(recipe):
+        if reason := why_not(recipe, outputs):
             raise LinftError(f"gradient flow does not predict this recipe: {reason}; use predict.dual")
         weights = {g: float(m) for g, m in optim.settings(recipe, tangent.groups, n).multipliers.items()}
         at = recorded_steps(recipe.num_steps(n), record_every)

@@ -141,6 +141,12 @@ def test_auto_leaves_uncovered_models_to_neural_tangents(caplog, reason):
         empirical_ntk(model, X, engine="layerwise")
 
 
+def test_without_neural_tangents_uncovered_models_are_refused_in_one_line(without_neural_tangents):
+    told = "^the parameter scale belongs to no layer that a rule covers, and neural-tangents is not installed: pip .*$"
+    with pytest.raises(LinftError, match=told):
+        empirical_ntk(user(RawParameter()), X)
+
+
 def test_auto_is_layerwise_where_rules_cover_all(caplog):
     model = user(Plain())
     with caplog.at_level("INFO", "linft"):
