@@ -94,6 +94,9 @@ RUNS: dict[str, Callable[[Setting], Trajectory]] = {
 }
 """Every run that a comparison can make, from reality to theory."""
 
+ON_REQUEST = ("feature_linearized", "linearized")
+"""Runs that take as long as reality and are foretold by `dual`, so that they are made only where they are named."""
+
 PREDICTED = tuple(name for name in RUNS if name.startswith(("dual", "spectral", "gradient_flow", "flow")))
 
 
@@ -117,7 +120,8 @@ def compare(
 
     Args:
       model: with a head of as many outputs as the task has classes.
-      runs: names among `RUNS`; by default all that the recipe allows.
+      runs: names among `RUNS`, or "all"; by default what the recipe allows, without the linearized
+        networks trained in weights, which take as long as the real one.
       output: directory for `result.json`, the tangent and the finished runs.
       record_every: measure every so many steps; about a dozen times by default.
       outputs, engine, batch_size: of the kernel, as in `empirical_ntk`.
@@ -207,21 +211,25 @@ def _choose(
     model: Model, task: Task, recipe: Recipe, runs: Sequence[str] | None, outputs: Outputs
 ) -> tuple[list[str], dict[str, str]]:
     """The runs to make, in the order of RUNS, and why the others are not made."""
-    unknown = [name for name in runs or () if name not in RUNS]
+    named = {runs} if isinstance(runs, str) else set(runs or ())
+    unknown = sorted(named - {*RUNS, "all"})
     if unknown:
-        raise LinftError(f"no run {', '.join(unknown)}; choose among {', '.join(RUNS)}")
+        raise LinftError(f"no run {', '.join(unknown)}; choose among all, {', '.join(RUNS)}")
     near, n = predict.nearest(recipe)[0], len(task.y_train)
     reasons = {
         "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
         "spectral": predict.why_not_spectral(near, n) or too_large(n * task.num_classes),
-        "gradient_flow": predict.why_not_flow(near) or (too_large(n * task.num_classes) if outputs == "full" else None),
-        "flow_trace": predict.why_not_flow(near),
+        "gradient_flow": predict.why_not_flow(near, outputs)
+        or (too_large(n * task.num_classes) if outputs == "full" else None),
+        "flow_trace": predict.why_not_flow(near, "trace"),
     }
-    skipped = {name: reason for name, reason in reasons.items() if reason}
-    for name in runs or ():
-        if name in skipped:
+    if not named:
+        reasons |= dict.fromkeys(ON_REQUEST, "trained in weights, which takes as long as the real run; see --runs all")
+    skipped = {name: reasons[name] for name in RUNS if reasons.get(name)}
+    for name in RUNS:
+        if name in named and name in skipped:
             raise LinftError(f"{name} cannot be run: {skipped[name]}; leave it out of runs")
-    chosen = [name for name in RUNS if name not in skipped and (not runs or name in runs)]
+    chosen = [name for name in RUNS if name not in skipped and (not named or named & {name, "all"})]
     if not any(name.startswith("finetuned") for name in chosen):
         raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
     return chosen, skipped

@@ -1,6 +1,7 @@
 """Compare: its runs, what it keeps on disk, and going on after an interruption."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -25,7 +26,7 @@ def setting():
 def finished(setting, tmp_path_factory):
     """A comparison with every run there is, and its directory."""
     directory = tmp_path_factory.mktemp("comparison")
-    return compare(*setting, RECIPE, output=directory), directory
+    return compare(*setting, RECIPE, runs="all", output=directory), directory
 
 
 def test_every_run_is_made_and_starts_from_the_model(finished):
@@ -33,6 +34,25 @@ def test_every_run_is_made_and_starts_from_the_model(finished):
     assert list(found.runs) == list(RUNS)
     for run in found.runs.values():
         assert run.train_loss[0] == pytest.approx(found.runs["finetuned"].train_loss[0], rel=1e-5)
+
+
+def test_by_default_networks_linearized_in_weights_are_left_out(finished, setting, tmp_path):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
+    found = compare(*setting, RECIPE, output=tmp_path)
+    left_out = ["feature_linearized", "linearized"]
+    assert list(found.runs) == [name for name in RUNS if name not in left_out]
+    assert list(found.result["skipped"]) == left_out
+    assert all("--runs all" in reason for reason in found.result["skipped"].values())
+
+
+def test_without_neural_tangents_gradient_flow_is_left_out(setting, without_neural_tangents):
+    chosen, skipped = comparison._choose(*setting, RECIPE, None, "full")
+    assert "gradient_flow" not in chosen and {"dual", "flow_trace"} <= {*chosen}
+    how = "neural-tangents is not installed: pip install --no-deps neural-tangents frozendict"
+    assert skipped["gradient_flow"] == how
+    assert "gradient_flow" in comparison._choose(*setting, RECIPE, None, "trace")[0]  # needs no package
+    with pytest.raises(linft.LinftError, match=f"^gradient_flow cannot be run: {how}; leave it out of runs$"):
+        compare(*setting, RECIPE, runs=("finetuned", "gradient_flow"))
 
 
 def test_exact_runs_agree(finished):
@@ -60,7 +80,7 @@ def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
     found, directory = finished
     for name in RUNS:
         monkeypatch.setitem(comparison.RUNS, name, None)
-    again = compare(*setting, RECIPE, output=directory)
+    again = compare(*setting, RECIPE, runs="all", output=directory)
     assert again.result["runs"] == found.result["runs"]
     assert again.result["kernel"]["drift"] == found.result["kernel"]["drift"]
 

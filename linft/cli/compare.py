@@ -41,7 +41,7 @@ class Compare:
     head_scale: float = 0.01
     """Standard deviation of a random head."""
     runs: tuple[str, ...] = ()
-    """Runs to make, such as finetuned and dual; by default all that the recipe allows."""
+    """Runs to make, such as finetuned and dual, or all; by default without those that take as long as the real one."""
     record_every: int | None = None
     """Measure every so many steps; by default about a dozen times."""
     kernel: Literal["full", "trace", "pseudo"] = "full"
@@ -82,7 +82,7 @@ class Compare:
                 model,
                 task,
                 recipe,
-                self.runs or None,
+                self.runs,
                 self.output,
                 record_every=self.record_every,
                 outputs=self.kernel,
@@ -99,6 +99,7 @@ class Compare:
 def findings(result: dict[str, Any]) -> list[str]:
     """What was found, in a few lines."""
     from linft.report.figures.attribution import finding
+    from linft.report.verdict import left_out
 
     real = result["runs"][result["reference"]]
     lines = [
@@ -118,4 +119,4 @@ def findings(result: dict[str, Any]) -> list[str]:
         f"The recipe is {where} the edge of stability (h = {max(edge['h'], edge['worst_batch_h']):.2g}, "
         f"limit {edge['limit']:.3g})."
     )
-    return lines
+    return lines + left_out(result)

@@ -65,6 +65,7 @@ def render(result: Result) -> str:
         grades=verdict.GRADES,
         tiles=verdict.tiles(result),
         rows=_rows(result),
+        left_out=verdict.left_out(result),
         levels=_levels(result),
         links=_links(result),
         recipe=_recipe(result),

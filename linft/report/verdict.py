@@ -103,6 +103,14 @@ def _stable(result: Result) -> str | None:
     return f"The learning rate is beyond what the kernel calls stable {numbers}."
 
 
+def left_out(result: Result) -> list[str]:
+    """The runs that were not made, a sentence for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in (result.get("skipped") or {}).items():
+        names.setdefault(reason, []).append(f"“{label(name)}”")
+    return [f"Left out: {', '.join(those)} ({reason})." for reason, those in names.items()]
+
+
 def tiles(result: Result) -> list[tuple[str, str, str]]:
     """The key numbers: (what, value, remark)."""
     real, predicted = reading.reference(result), reading.prediction(result)

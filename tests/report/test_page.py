@@ -70,6 +70,14 @@ def test_the_numbers_are_there(page: str, result: dict[str, Any]):
     assert "Everything beyond first order in the weights" in text
 
 
+def test_what_was_left_out_is_said_once_a_reason(without_figures: None, changed: dict[str, Any]):
+    assert "Left out" not in render(changed)
+    changed["skipped"] = {"feature_linearized": "slow", "linearized": "slow", "spectral": "not squared <error>"}
+    text = Reader(render(changed)).text
+    assert "Left out: “Features linearized”, “Linearized network (weights)” (slow)." in text
+    assert "Left out: “Predicted, closed form” (not squared <error>)." in text
+
+
 def test_null_is_an_en_dash(without_figures: None, changed: dict[str, Any]):
     changed["runs"]["dual"]["train_loss"][-1] = None
     changed["agreement"]["dual"]["train_loss_error"] = None
