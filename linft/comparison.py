@@ -17,6 +17,7 @@ from linft.base import Model, Outputs, Tangent, Trajectory
 from linft.errors import LinftError
 from linft.finetuning import finetune
 from linft.linearization import linearize
+from linft.ntk import batching
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.optim import groups_for
 from linft.predict.eigen import too_large
@@ -27,7 +28,7 @@ from linft.spectrum import drift, spectrum
 from linft.store import Store
 from linft.task import Task
 
-DRIFT_IMAGES = 64
+DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""
@@ -242,21 +243,24 @@ def _reference(recipe: Recipe, trajectories: dict[str, Trajectory]) -> str:
 
 
 def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> dict[str, Any]:
-    """Kernel before and after fine-tuning, as traces, on the first training images."""
+    """Kernel before and after fine-tuning, as traces, on the first training images.
+
+    Both in outputs and batches of one shape, so that what was compiled for the first serves the second.
+    """
     assert tuned is not None
-    n = min(DRIFT_IMAGES, len(task.y_train))
-    kind = "pseudo" if tangent.kernel_train.outputs == "pseudo" else "trace"
+    size = batching.size_for(len(task.y_train), batch_size)
+    n = min(len(task.y_train), size * max(1, DRIFT_IMAGES // size))
     after = empirical_ntk(
         tuned,
         tuned.preprocess(task.x_train[:n]),
-        outputs=kind,
+        outputs=tangent.kernel_train.outputs,
         groups=groups,
         engine=tangent.kernel_train.engine,
-        batch_size=batch_size,
+        batch_size=size,
         draws=8,
     )
     before = {g: block[:n, :n] for g, block in tangent.kernel_train.traces().items()}
-    return drift(before, after.blocks)
+    return drift(before, after.traces())
 
 
 def _stability(tangent: Tangent, recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Compare: its runs, what it keeps on disk, and going on after an interruption."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -74,6 +75,24 @@ def test_the_result_has_the_documented_parts(finished):
     assert sum(found.result["model"]["layer_groups"].values()) == found.result["model"]["parameters"]
     first, last = (found.runs[name].train_loss[-1] for name in ("finetuned_train_bn", "flow_trace"))
     assert found.result["attribution"]["total"]["train_loss"] == pytest.approx(last - first)
+
+
+def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_before(setting, caplog, monkeypatch):
+    model, task = setting
+    monkeypatch.setattr(comparison, "DRIFT_IMAGES", 16)
+
+    def compiled() -> set[str]:
+        names = set(re.findall(r"Compiling (?:jit\()?(rows|pull)", caplog.text))
+        caplog.clear()
+        return names
+
+    with jax.log_compiles():
+        tangent = linft.predict.tangent(model, task, batch_size=8)
+        assert "rows" in compiled()  # in three batches of 7
+        found = comparison._drift(tangent, model, task, model.layer_groups, 8)
+        assert not compiled()
+    assert found["images"] == 14
+    assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["norm_ratio"] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
