@@ -1,5 +1,6 @@
 """`advise`: one recipe for a model and a task, with its reasons, its predicted curve, and how sure it is."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -193,7 +194,7 @@ def advise(
     tangents = Tangents(start, model, task, {**kernel, "groups": groups_for(base, model.layer_groups)}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
-        k: Curvature(**kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
+        k: _curvature(kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
         for k in dict.fromkeys((1, *space.new_groups))
     }
     own = _own(base, curvatures[1], safe(start, steps))
@@ -259,6 +260,11 @@ class Kept:
                 write_json(self.directory / f"{name}.json", found)
         self.seconds[name] = found["seconds"]
         return found["found"]
+
+
+def _curvature(found: dict[str, Any]) -> Curvature:
+    """As it is on disk, where a condition without bound is null."""
+    return Curvature(**{**found, "condition": math.inf if found["condition"] is None else found["condition"]})
 
 
 def _described(model: Model, task: Task, start: Start, kernel: Mapping[str, Any]) -> dict[str, Any]:
