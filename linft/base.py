@@ -58,7 +58,8 @@ class Model:
     head: str
     """Path in params of the last Dense layer."""
     layer_groups: Groups
-    """Group name -> path prefixes of its parameters, in order from the input to the head."""
+    """Group name -> path prefixes of its parameters, in order from the input to the head, as fine as a recipe
+    can tell them apart: the stem, every block ("stage1.block0"), the head."""
     preprocessing: Preprocessing
     module: nn.Module | None = None
     """The linen module behind `forward`, where there is one."""
@@ -91,6 +92,11 @@ class Model:
     def dtype(self) -> Any:
         """The type of the weights, and of the images that the network takes."""
         return trees.precision(self.params)
+
+    @property
+    def stages(self) -> Groups:
+        """The layer groups of each stage as one: the groups of kernels, unless others are asked for, and of reports."""
+        return trees.stages(self.layer_groups)
 
     @property
     def num_classes(self) -> int:

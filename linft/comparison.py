@@ -19,7 +19,7 @@ from linft.finetuning import finetune
 from linft.linearization import linearize
 from linft.ntk import batching
 from linft.ntk.empirical import Engine, empirical_ntk
-from linft.optim import groups_for
+from linft.optim import kernel_groups
 from linft.predict.eigen import too_large
 from linft.predict.tangent import to_trace
 from linft.recipe import Recipe
@@ -143,7 +143,7 @@ def compare(
     begin = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
-    groups = groups_for(recipe, model.layer_groups)
+    groups = kernel_groups(model.layer_groups, recipe)
     options = dict(record_every=record_every, outputs=outputs, engine=engine)
     store = Store.open(output, "compare", model, task, recipe, options)
     kernel_begin = time.perf_counter()
@@ -269,8 +269,8 @@ def _stability(tangent: Tangent, recipe: Recipe) -> dict[str, Any]:
 
 
 def _describe_model(model: Model) -> dict[str, Any]:
-    sizes = {g: 0 for g in model.layer_groups}
-    labels = trees.labels(model.params, model.layer_groups)
+    sizes = {g: 0 for g in model.stages}
+    labels = trees.labels(model.params, model.stages)
     for group, size in trees.sizes(model.params, labels):
         sizes[group] += size
     head = np.asarray(trees.get(model.params, model.head)["kernel"])

@@ -46,18 +46,18 @@ Maps = Callable[[Tree, Tree, Array], dict[str, Array]]
 
 
 def feature_layers(model: Model) -> tuple[str, ...]:
-    """The last module of each layer group whose output is a feature map [n h w c], from the input on.
+    """The last module of each stage, or all of it, whose output is a feature map [n h w c], from the input on.
 
     Example:
       >>> import jax, linft
       >>> feature_layers(linft.models.create("cifar_resnet8", 5, jax.random.key(0), width=4))
       ('stem', 'stage1', 'stage2', 'stage3')
     """
-    group_of = {path: group for group, prefixes in model.layer_groups.items() for path in prefixes}
+    group_of = {path: stage for stage, prefixes in model.stages.items() for path in (*prefixes, stage)}
     last = {group_of[path]: path for path, _ in _calls(model, group_of)}
     if not last:
         raise LinftError(f"no layer group of {model.name} gives a feature map [n h w c]; name the layers that do")
-    return tuple(last[group] for group in model.layer_groups if group in last)
+    return tuple(last[group] for group in model.stages if group in last)
 
 
 def feature_maps(model: Model, layers: Sequence[str]) -> Maps:

@@ -11,15 +11,15 @@ from linft.recipe import Recipe
 class Depth:
     """Which layer groups are new, low, held by L2-SP or frozen (Plested and others 2021, Tables 3 to 6).
 
-    Counts, so that one setting fits every architecture; `apply` turns them into the group names of a
-    recipe.
+    Counts of layer groups: the stem, every block, the head; of Inception v4 those that the paper counts.
+    `apply` turns them into the group names of a recipe, where a stage stands for all of its blocks.
 
     Example:
-      >>> groups = ("stem", "stage1", "stage2", "head")
-      >>> depth = Depth(new_groups=2, head_rate=0.01, low_rate=0.01, low_groups=1)
+      >>> groups = ("stem", "stage1.block0", "stage1.block1", "stage2.block0", "head")
+      >>> depth = Depth(new_groups=2, head_rate=0.01, low_rate=0.01, low_groups=2)
       >>> recipe = depth.apply(Recipe(learning_rate=0.02, l2sp=0.001), groups)
       >>> [recipe.multiplier(g) for g in groups], recipe.l2sp_groups
-      ([0.5, 1.0, 1.0, 0.5], ('stem', 'stage1'))
+      ([0.5, 0.5, 1.0, 1.0, 0.5], ('stem', 'stage1'))
     """
 
     new_groups: int = 1
@@ -63,10 +63,17 @@ class Depth:
             raise LinftError(
                 f"l2sp_lowest is {held}, but only {transferred} layer groups are pretrained; the others are new"
             )
-        rates = [(name, self.low_rate) for name in names[: self.low_groups]] + [(names[-1], self.head_rate)]
+        rates = [(name, self.low_rate) for name in _lowest(names, self.low_groups)] + [(names[-1], self.head_rate)]
         multipliers = tuple((name, rate / recipe.learning_rate) for name, rate in rates if rate is not None)
         return recipe.replace(
             rate_multipliers=multipliers + recipe.rate_multipliers,
-            frozen_groups=names[: self.frozen_lowest] + recipe.frozen_groups,
-            l2sp_groups=names[:held] if recipe.l2sp > 0 else recipe.l2sp_groups,
+            frozen_groups=_lowest(names, self.frozen_lowest) + recipe.frozen_groups,
+            l2sp_groups=_lowest(names, held) if recipe.l2sp > 0 else recipe.l2sp_groups,
         )
+
+
+def _lowest(names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """The lowest layer groups, by stages where all of a stage is among them."""
+    cut = {name.partition(".")[0] for name in names[count:]}
+    stages = [(name, name.partition(".")[0]) for name in names[:count]]
+    return tuple(dict.fromkeys(name if stage in cut else stage for name, stage in stages))

@@ -56,7 +56,7 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
 
 def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
     """A function (recipe, state) -> row, in evaluation mode."""
-    groups = tuple((group, tuple(prefixes)) for group, prefixes in model.layer_groups.items())
+    groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
     logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
     lengths = _lengths(groups, execution.mesh)
 

@@ -5,6 +5,8 @@ the recipe's structure, which a program is compiled for, as metadata.
 """
 
 import dataclasses
+import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -42,32 +44,67 @@ class Settings:
 
 
 def groups_for(recipe: Recipe, groups: Groups) -> dict[str, tuple[str, ...]]:
-    """The groups that the recipe needs: layer groups, split into kernels and vectors where only kernels decay."""
-    split = recipe.decays and not recipe.decay_vectors
-    return trees.split_vectors(groups) if split else dict(groups)
+    """The groups that training needs: layer groups, split into kernels and vectors where only kernels decay."""
+    return trees.split_vectors(groups) if _splits(recipe) else dict(groups)
+
+
+def kernel_groups(groups: Groups, *recipes: Recipe) -> dict[str, tuple[str, ...]]:
+    """The fewest groups that some recipes need of a kernel, in which each has a block of its own.
+
+    Stages, cut where a recipe tells the layer groups of one apart, and split into kernels and vectors
+    where one decays kernels only.
+
+    Example:
+      >>> groups = {"stem": ("stem",), **{f"stage1.block{i}": (f"stage1/block{i}",) for i in range(3)}}
+      >>> list(kernel_groups(groups, Recipe(frozen_groups=("stem",))))
+      ['stem', 'stage1']
+      >>> list(kernel_groups(groups, Recipe(), Recipe(frozen_groups=("stem", "stage1.block0"))))
+      ['stem', 'stage1.block0', 'stage1.block1+block2']
+    """
+
+    def told(group: str) -> tuple[str, tuple]:
+        return trees.stage(group), tuple((recipe.multiplier(group), recipe.decay(group)) for recipe in recipes)
+
+    size = Counter(map(trees.stage, groups))
+    found: dict[str, tuple[str, ...]] = {}
+    for (stage, settings), run in itertools.groupby(groups, told):
+        names = list(run)
+        whole = len(names) == size[stage] and told(stage)[1] == settings
+        found[stage if whole else trees.joined(names)] = tuple(path for name in names for path in groups[name])
+    return trees.split_vectors(found) if any(map(_splits, recipes)) else found
+
+
+def _splits(recipe: Recipe) -> bool:
+    return recipe.decays and not recipe.decay_vectors
 
 
 def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
-    """The settings of a recipe for n training images, group by group."""
-    layer_groups = tuple(dict.fromkeys(trees.layer_group(g) for g in groups))
-    recipe.check_groups(layer_groups)
-    if recipe.decays and not recipe.decay_vectors and not any(g.endswith(trees.VECTORS) for g in groups):
-        raise LinftError(
-            "decay_vectors=False needs groups split into kernels and vectors; "
-            "build the tangent with groups=trees.split_vectors(model.layer_groups)"
-        )
+    """The settings of a recipe for n training images, group by group.
 
-    def decay(group: str) -> tuple[float, float]:
+    Raises:
+      LinftError: a pattern of the recipe names none of the groups, or they are too few for it.
+    """
+    build = "build the tangent with groups=optim.kernel_groups(model.layer_groups, recipe)"
+    recipe.check_groups(tuple(dict.fromkeys(member for g in groups for member in trees.members(g))))
+    if _splits(recipe) and not any(g.endswith(trees.VECTORS) for g in groups):
+        raise LinftError(f"decay_vectors=False needs groups split into kernels and vectors; {build}")
+
+    def numbers(group: str) -> tuple[float, tuple[float, float]]:
+        found = {(recipe.multiplier(member), recipe.decay(member)) for member in trees.members(group)}
+        if len(found) > 1:
+            raise LinftError(f"the recipe has several settings for the layer groups of {group}; {build}")
+        multiplier, decay = found.pop()
         exempt = group.endswith(trees.VECTORS) and not recipe.decay_vectors
-        return (0.0, 0.0) if exempt else recipe.decay(trees.layer_group(group))
+        return multiplier, (0.0, 0.0) if exempt else decay
 
+    of = {group: numbers(group) for group in groups}
     return Settings(
         structure=structure(recipe),
         rates=jnp.asarray(recipe.rates(n)),
         momentum=jnp.asarray(recipe.momentum),
-        multipliers={g: jnp.asarray(recipe.multiplier(trees.layer_group(g))) for g in groups},
-        decays={g: jnp.asarray(decay(g)[0]) for g in groups},
-        pulls={g: jnp.asarray(decay(g)[1]) for g in groups},
+        multipliers={g: jnp.asarray(multiplier) for g, (multiplier, _) in of.items()},
+        decays={g: jnp.asarray(decay) for g, (_, (decay, _)) in of.items()},
+        pulls={g: jnp.asarray(pull) for g, (_, (_, pull)) in of.items()},
     )
 
 

@@ -22,7 +22,7 @@ def plan(model: Model, task: Task, recipe: Recipe, execution: Execution = Execut
 
     | key | value |
     | --- | --- |
-    | groups | by layer group: parameters, learning rate, decay, and the shape of every parameter |
+    | groups | by stage, or part of one with its own settings: parameters, rate, decay, shape of every parameter |
     | parameters, trained | all, and those that are not frozen |
     | steps, steps_per_epoch, batch_size | numbers |
     | step_memory | bytes that the compiled step needs beside its arguments; None where the device does not tell |
@@ -75,16 +75,18 @@ def plan(model: Model, task: Task, recipe: Recipe, execution: Execution = Execut
 
 
 def _by_group(model: Model, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    labels = trees.labels(model.params, model.layer_groups)
+    groups = optim.kernel_groups(model.layer_groups, recipe.replace(decay_vectors=True))
+    labels = trees.labels(model.params, groups)
     rows: dict[str, dict[str, Any]] = {
         group: {
             "parameters": 0,
-            "learning_rate": recipe.learning_rate * recipe.multiplier(group),
-            "decay": recipe.decay(group)[0],
-            "towards": "pretrained" if recipe.decay(group)[1] else "zero",
+            "learning_rate": recipe.learning_rate * recipe.multiplier(first),
+            "decay": recipe.decay(first)[0],
+            "towards": "pretrained" if recipe.decay(first)[1] else "zero",
             "shapes": {},
         }
-        for group in model.layer_groups
+        for group in groups
+        for first in trees.members(group)[:1]
     }
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
     for label, (path, leaf) in zip(jax.tree.leaves(labels), leaves, strict=True):

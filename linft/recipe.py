@@ -32,8 +32,9 @@ Augmentation = Literal[
 class Recipe:
     """One fine-tuning run: optimizer, schedule, decay, layers, minibatches, loss.
 
-    Groups are named by shell patterns over the model's layer groups (`"stage*"`). With momentum m,
-    rate η_t and decay λ towards a reference w̄, the coupled convention is that of torch and optax:
+    Groups are named by shell patterns: without a dot over the model's stages, each of which stands for all
+    of its layer groups (`"stem"`, `"stage*"`), with one over the layer groups (`"stage3.block*"`). With
+    momentum m, rate η_t and decay λ towards a reference w̄, the coupled convention is that of torch and optax:
 
         g_t = ∂L/∂w + λ (w_t − w̄)
         v_t = m v_{t−1} + g_t
@@ -202,7 +203,7 @@ class Recipe:
         """Factor on the learning rate of one layer group; 0 where it is frozen."""
         if _matches(group, self.frozen_groups):
             return 0.0
-        factors = [factor for pattern, factor in self.rate_multipliers if fnmatchcase(group, pattern)]
+        factors = [factor for pattern, factor in self.rate_multipliers if _matches(group, (pattern,))]
         return factors[-1] if factors else 1.0
 
     def decay(self, group: str) -> tuple[float, float]:
@@ -220,14 +221,16 @@ class Recipe:
         """Refuse a pattern that names no layer group, which would otherwise silently do nothing."""
         patterns = [*self.decay_groups, *self.l2sp_groups, *self.frozen_groups, *(p for p, _ in self.rate_multipliers)]
         for pattern in patterns:
+            finer = "; a kernel of finer groups has groups=optim.kernel_groups(model.layer_groups, recipe)"
             _require(
-                any(fnmatchcase(group, pattern) for group in groups),
-                f"no layer group matches {pattern!r}; this model has {', '.join(groups)}",
+                any(_matches(group, (pattern,)) for group in groups),
+                f"no layer group matches {pattern!r}; this model has {', '.join(groups)}" + finer * ("." in pattern),
             )
 
 
 def _matches(group: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(group, pattern) for pattern in patterns)
+    stage = group.partition(".")[0]
+    return any(fnmatchcase(group if "." in pattern else stage, pattern) for pattern in patterns)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -19,8 +19,8 @@ def reinitialize(model: Model, groups: int, key: Array) -> Model:
     Below the head, weights and batch norm statistics are drawn by the module's own initialisers. The
     head is drawn as by `with_head`, W ~ N(0, 0.01²) and b = 0, for as many classes as it has; another
     head can be given afterwards, and class means are dropped. Plested, Shen and Gedeon 2021 (section
-    4.3, Tables 3 and 4) take 1 to 3 "layers" to be the head and the last blocks of Inception's C: finer
-    groups than the stages are the model's with `replace(layer_groups=…)`.
+    4.3, Tables 3 and 4) take 1 to 3 "layers" to be the head and the last blocks of Inception's C, as here;
+    other groups are the model's with `replace(layer_groups=…)`.
 
     Args:
       groups: how many, counted from the head down.

@@ -1,13 +1,15 @@
 """Parameter trees by layer group: which leaf belongs to which group, and sums over groups.
 
 Groups are an ordered mapping from a group's name to the path prefixes of its parameters:
-`{"stem": ("stem",), "stage1": ("stage1",), "head": ("head",)}`. A group may be split into its
-kernels and its vectors (norm scales and biases), named `"stage1"` and `"stage1/vectors"`.
+`{"stem": ("stem",), "stage1.block0": ("stage1/block0",), "head": ("head",)}`. What stands before a dot is
+the group's stage, which is a group too: `"stage1"`, of all that are named after it. Of a stage some layer
+groups may be joined, `"stage1.block0+block1"`; and any group may be split into its kernels and its vectors
+(norm scales and biases), named `"stage1"` and `"stage1/vectors"`.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -31,6 +33,42 @@ def path_of(key_path: tuple) -> str:
 def layer_group(group: str) -> str:
     """The layer group that a group, split or not, belongs to."""
     return group.removesuffix(VECTORS)
+
+
+def stage(group: str) -> str:
+    """The stage that a group, of whatever kind, belongs to."""
+    return layer_group(group).partition(".")[0]
+
+
+def stages(groups: Groups) -> dict[str, tuple[str, ...]]:
+    """The groups of each stage as one.
+
+    Example:
+      >>> stages({"stem": ("conv",), "stage1.block0": ("a",), "stage1.block1": ("b", "norm"), "head": ("head",)})
+      {'stem': ('conv',), 'stage1': ('a', 'b', 'norm'), 'head': ('head',)}
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for group, prefixes in groups.items():
+        name = stage(group) + (VECTORS if group.endswith(VECTORS) else "")
+        found[name] = (*found.get(name, ()), *prefixes)
+    return found
+
+
+def joined(groups: Sequence[str]) -> str:
+    """The name of some layer groups of one stage as one group.
+
+    Example:
+      >>> joined(["stage1.block0", "stage1.block1"]), members("stage1.block0+block1/vectors")
+      ('stage1.block0+block1', ('stage1.block0', 'stage1.block1'))
+    """
+    first, *others = groups
+    return "+".join([first, *(group.partition(".")[2] for group in others)])
+
+
+def members(group: str) -> tuple[str, ...]:
+    """The layer groups that a group, split or not, was joined from."""
+    of, dot, names = layer_group(group).partition(".")
+    return tuple(of + dot + name for name in names.split("+"))
 
 
 def labels(params: Tree, groups: Groups) -> Tree:

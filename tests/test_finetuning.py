@@ -87,7 +87,7 @@ def test_a_hand_written_loop_gives_the_same(model, digits, trained):
     np.testing.assert_allclose(trained.train_loss[:4], losses, rtol=1e-5)
     got = linft.finetune(model, digits)(recipe)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got.model.params, params)
-    for group in model.layer_groups:
+    for group in model.stages:
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), got.model.params[group], model.params[group])
         np.testing.assert_allclose(got.distance[group][-1], np.sqrt(sum(jax.tree.leaves(squares))), rtol=1e-5)
 
@@ -126,7 +126,7 @@ def test_records_every_so_many_steps(model, digits, every, steps, expected):
 
 
 def test_distances_and_norms_are_those_of_the_weights(model, trained):
-    for group in model.layer_groups:
+    for group in model.stages:
         before, after = (
             np.concatenate([x.ravel() for x in jax.tree.leaves(m.params[group])]) for m in (model, trained.model)
         )

@@ -165,6 +165,44 @@ def test_only_what_trains_counts_in_the_clipped_norm(frozen, convention):
     np.testing.assert_array_equal(last["dense"]["bias"], START["dense"]["bias"])
 
 
+LAYERS = {"stem": ("stem",), **{f"stage1.{i}": (f"stage1/{i}",) for i in "abc"}, "head": ("head",)}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"),
+    [
+        ([()], ["stem", "stage1", "head"]),
+        ([("stem", "stage1")], ["stem", "stage1", "head"]),
+        ([("stem", "stage1.a")], ["stem", "stage1.a", "stage1.b+c", "head"]),
+        ([("stage1.b",)], ["stem", "stage1.a", "stage1.b", "stage1.c", "head"]),
+        ([("stage1.[ab]",), ("stage1.a",)], ["stem", "stage1.a", "stage1.b", "stage1.c", "head"]),
+        ([("stage1.*",)], ["stem", "stage1.a+b+c", "head"]),  # named by what the pattern names
+    ],
+)
+def test_a_kernel_has_no_more_groups_than_its_recipes_need(frozen, expected):
+    recipes = [SHORT.replace(frozen_groups=groups) for groups in frozen]
+    found = optim.kernel_groups(LAYERS, *recipes)
+    assert list(found) == expected
+    assert [path for paths in found.values() for path in paths] == [path for paths in LAYERS.values() for path in paths]
+    for recipe in recipes:
+        fine, joined = (optim.settings(recipe, tuple(names), 60).multipliers for names in (LAYERS, found))
+        assert {p: fine[g] for g in LAYERS for p in LAYERS[g]} == {p: joined[g] for g in found for p in found[g]}
+        split = optim.kernel_groups(LAYERS, recipe.replace(weight_decay=0.1, decay_vectors=False))
+        assert len(split) == 2 * len(optim.kernel_groups(LAYERS, recipe))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (("stem", "stage1", "head"), "no layer group matches 'stage1.a'; .* has groups=optim.kernel_groups"),
+        (("stem", "stage1.a+b", "stage1.c", "head"), r"several settings for the layer groups of stage1.a\+b; build"),
+    ],
+)
+def test_a_kernel_of_groups_that_a_recipe_tells_apart_is_refused(groups, message):
+    with pytest.raises(LinftError, match=message):
+        optim.settings(SHORT.replace(frozen_groups=("stage1.a",)), groups, 60)
+
+
 def test_groups_are_split_only_where_vectors_do_not_decay():
     assert list(optim.groups_for(SHORT, GROUPS)) == ["weights", "offset"]
     assert list(optim.groups_for(SHORT.replace(decay_vectors=False), GROUPS)) == ["weights", "offset"]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from linft import optim
 from linft.depth import Depth
 from linft.errors import LinftError
+from linft.models.registry import layer_groups
 from linft.recipes import NAMED, named
 
 # name, images -> batch, steps, first and last rate, steps after which the rate drops, momentum, Nesterov, decay, α
@@ -48,6 +50,42 @@ def test_what_a_recipe_alone_does_not_say():
     assert named("plested2021-dtd", 1).depth == Depth(2, l2sp_lowest=14)
     assert [named("bit-hyperrule", n).recipe.mixup for n in (19_999, 20_000)] == [0, 0.1]
     assert [named("bit-hyperrule", n).recipe.warmup_steps for n in (19_999, 20_000)] == [100, 500]
+
+
+NETWORKS = {
+    "li2020": "resnetv2_101",
+    "li2020-scratch": "resnetv2_101",
+    "deshpande2021": "resnet101",
+    "expert": "densenet169",
+    "l2sp2018": "resnet101_v1",
+    "bit-hyperrule": "resnetv2_50x1_bit",
+} | {name: "inception_v4" for name in NAMED if name.startswith("plested2021")}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_each_fits_its_own_network(name):
+    groups, of = layer_groups(NETWORKS[name], {}), named(name, 1000)
+    recipe = of.depth.apply(of.recipe, groups)
+    partition = optim.kernel_groups(groups, recipe)
+    for names in (groups, partition):
+        numbers = optim.settings(recipe, tuple(names), 1000)
+        by_path = {path: numbers.multipliers[g] * recipe.learning_rate for g in names for path in names[g]}
+        assert list(by_path) == [path for paths in groups.values() for path in paths]
+        low = [path for path, rate in by_path.items() if rate < 0.02]
+        if of.depth.low_groups:
+            assert low[:8] == [
+                *(f"stem/block0/branch0_{i}" for i in range(3)), *(f"stem/block{i}" for i in (1, 2, 3)),
+                "stage1/block0", "stage1/block1",
+            ]  # fmt: skip
+            assert low[8:] == (["head"] if of.depth.head_rate else [])
+        pulled = [path for g in names for path in names[g] if numbers.pulls[g] == 1]
+        held = {"plested2021-dtd": 14, "plested2021-caltech": 22, "l2sp2018": len(by_path) - 1}.get(name, 0)
+        assert len(pulled) == held and pulled == list(by_path)[:held]
+
+
+def test_the_last_layers_of_inception_v4_are_the_head_and_blocks_c():
+    """Plested and others 2021, section 4.3: "an additional one or two Inception C blocks"."""
+    assert list(layer_groups("inception_v4", {}))[-3:] == ["stage3.block2", "stage3.block3", "head"]
 
 
 def test_unknown():

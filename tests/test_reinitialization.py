@@ -14,6 +14,7 @@ from linft.errors import LinftError
 from linft.models import registry
 from linft.preprocess import Preprocessing
 from linft.reinitialization import reinitialize
+from linft.trees import path_of
 
 KEY = jax.random.key(5)
 SMALL = Preprocessing((75, 75, 3))  # the smallest that the strides of Inception allow
@@ -27,9 +28,10 @@ def outline(name: str, **options) -> Model:
 
 
 def leaves(model: Model, group: str) -> dict[str, np.ndarray]:
-    """Weights and statistics of a top-level module, by path."""
-    found = jax.tree.leaves_with_path((model.params.get(group, {}), model.batch_stats.get(group, {})))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in found}
+    """Weights and statistics of a layer group or a top-level module, by path."""
+    prefixes = model.layer_groups.get(group, (group,))
+    found = [(path_of(key), leaf) for key, leaf in jax.tree.leaves_with_path((model.params, model.batch_stats))]
+    return {path: np.asarray(leaf) for path, leaf in found if path[2:].startswith(tuple(f"{p}/" for p in prefixes))}
 
 
 NETWORKS = {
@@ -44,7 +46,7 @@ NETWORKS = {
     params=["cifar_resnet8", *(pytest.param(n, marks=pytest.mark.slow) for n in ("cifar_densenet22", "inception_v4"))],
 )
 def pair(request) -> tuple[Model, Model]:
-    """A network, and itself with the head and its last stage drawn anew."""
+    """A network, and itself with the head and its last block drawn anew."""
     model = outline(request.param, **NETWORKS[request.param])
     return model, reinitialize(model, 2, KEY)
 
@@ -64,8 +66,8 @@ def test_lower_groups_stay_and_upper_ones_are_drawn(pair):
         else:
             assert (leaf == {"scale": 1, "bias": 0, "mean": 0, "var": 1}[name]).all()
     drawn = leaves(new, head)
-    assert (drawn["0/bias"] == 0).all()
-    assert abs(drawn["0/kernel"].std() / 0.01 - 1) < 6 / np.sqrt(2 * drawn["0/kernel"].size)
+    assert (drawn["0/head/bias"] == 0).all()
+    assert abs(drawn["0/head/kernel"].std() / 0.01 - 1) < 6 / np.sqrt(2 * drawn["0/head/kernel"].size)
 
 
 def test_shapes_and_types_stay(pair):
@@ -91,7 +93,7 @@ def test_groups_may_be_finer_than_stages(resnet):
     below = ("stem", "stage1", "stage2", "stage3/block0/conv1", "stage3/block0/norm1")
     parts = {"rest": below, "last": ("stage3/block0/conv2", "stage3/block0/norm2"), "head": ("head",)}
     new = leaves(reinitialize(resnet.replace(layer_groups=parts), 2, KEY), "stage3")
-    assert all((leaf == 7).all() == ("1" in path.split("/")[2]) for path, leaf in new.items())
+    assert all((leaf == 7).all() == ("1" in path.split("/")[3]) for path, leaf in new.items())
 
 
 class Asks(nn.Module):
@@ -118,7 +120,7 @@ def test_the_key_decides_and_logits_change():
 
 @pytest.mark.parametrize("groups", [0, 6])
 def test_refuses_groups_that_there_are_not(resnet, groups):
-    with pytest.raises(LinftError, match=f"{groups} layer groups .* has 5: stem, stage1, stage2, stage3, head"):
+    with pytest.raises(LinftError, match=f"{groups} layer groups .* has 5: stem, stage1.block0, .* head"):
         reinitialize(resnet, groups, KEY)
 
 

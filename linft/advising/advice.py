@@ -18,7 +18,7 @@ from linft.advising.start import Start, Tangents
 from linft.base import Model, Trajectory
 from linft.depth import Depth
 from linft.errors import LinftError
-from linft.optim import groups_for
+from linft.optim import kernel_groups
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import Stability, stability
 from linft.recipe import Recipe
@@ -26,10 +26,10 @@ from linft.runtime.claims import claim
 from linft.runtime.json_files import plain, read_json, write_json
 from linft.runtime.versions import versions
 from linft.store import Store
-from linft.sweeps.grid import Block, Values, at
+from linft.sweeps.grid import Block, Grid, Values, at
 from linft.sweeps.sweeping import Progress
 from linft.task import Task
-from linft.trees import digest
+from linft.trees import Groups, digest
 
 SCHEMA, FILE = "linft-advise-1", "advice.json"
 SEARCHED = ("new_groups", "momentum", "learning_rate", "l2sp", "weight_decay")
@@ -59,7 +59,7 @@ class Certainty:
     """Upper quartile of the errors of predicted loss curves that fell as far, as measured
     (`predict.choice.KINDS`); None where nothing was measured, as of a run unlike those."""
     moved: float
-    """Largest predicted ‖w − w0‖ / ‖w0‖ of a pretrained layer group: first order asks for little."""
+    """Largest predicted ‖w − w0‖ / ‖w0‖ of a stage without new weights: first order asks for little."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def advise(
     tell("measures", 1, 1)
     rules = fired(measures)
     space = _possible(narrowed(rules), model)
-    tangents = Tangents(start, model, task, {**kernel, "groups": groups_for(base, model.layer_groups)}, path, tell)
+    groups = _groups(space, model, base, steps)
+    tangents = Tangents(start, model, task, {**kernel, "groups": groups}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
         k: _curvature(kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
@@ -200,14 +201,14 @@ def advise(
     own = _own(base, curvatures[1], safe(start, steps))
     used = {k: of for k, of in curvatures.items() if k in space.new_groups}
     grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(start, steps))
-    groups = tuple(model.layer_groups)
+    layers = tuple(model.layer_groups)
     begin = time.perf_counter()
     searched = search(
-        tangents, grid, base, groups, folds, start.seed, path and path / "search", {**described, **settings}, tell
+        tangents, grid, base, layers, folds, start.seed, path and path / "search", {**described, **settings}, tell
     )
     taken["search"] = time.perf_counter() - begin if path is None else _search_seconds(path)
     values = searched.points[searched.chosen]
-    point = at(values, base, Depth(), groups)
+    point = at(values, base, Depth(), layers)
     begin = time.perf_counter()
     recipe, _ = predict.nearest(point.recipe)
     curve = predict.dual(tangents(point.new_groups))(recipe)
@@ -229,7 +230,7 @@ def advise(
             searched,
             curve,
             edge,
-            groups[: -point.new_groups],
+            layers[-point.new_groups :],
             start,
             bool(own),
             point.new_groups == 1 and unmeasured(model, task, point.recipe, start.head, start.head_scale) is None,
@@ -285,6 +286,14 @@ def _possible(space: Space, model: Model) -> Space:
     return replace(space, new_groups=tuple(k for k in space.new_groups if k <= max(most, 1)))
 
 
+def _groups(space: Space, model: Model, base: Recipe, steps: int) -> Groups:
+    """The kernel's groups, fine enough for every recipe of the space, whatever the rates."""
+    names = tuple(model.layer_groups)
+    flat = dict.fromkeys(space.new_groups, Curvature(1.0, 1.0, 1.0, (), (), {}))
+    points = Grid("all", tuple(blocks(space, flat, len(names), base, steps, 1.0))).points()
+    return kernel_groups(model.layer_groups, base, *(at(values, base, Depth(), names).recipe for values in points))
+
+
 def _own(base: Recipe, of: Curvature, share: float) -> list[Block]:
     """The default recipe as a point, where its rate is not too large to be searched."""
     near, _ = predict.nearest(base)
@@ -302,7 +311,7 @@ def _certainty(
     searched: Searched,
     curve: Trajectory,
     edge: Stability,
-    transferred: tuple[str, ...],
+    new: tuple[str, ...],
     start: Start,
     own: bool,
     measured: bool,
@@ -313,7 +322,7 @@ def _certainty(
     moved = [
         float(curve.distance[group][-1] / curve.norm[group][0])
         for group in curve.distance
-        if trees.layer_group(group) in transferred and curve.norm[group][0] > 0
+        if trees.stage(group) not in map(trees.stage, new) and curve.norm[group][0] > 0
     ]
     return Certainty(
         accuracy=float(accuracy.mean()),

@@ -59,7 +59,7 @@ class Blocks:
     outputs: Literal["full", "trace", "pseudo"] = "full"
     """A number for each pair of images and pair of logits, or for each pair of images only."""
     groups: tuple[str, ...] = ()
-    """Layer groups, by name; all by default."""
+    """Stages (stage3) or blocks (stage3.block1), by name; all stages by default."""
     split_vectors: bool = False
     """Blocks of their own for norms and biases, as recipes need that do not decay them."""
     draws: int = 1
@@ -153,7 +153,7 @@ class Kernel:
         model = self.model(task)
         what, machine = self.blocks, self.machine
         if what.split_vectors:
-            model = model.replace(layer_groups=trees.split_vectors(model.layer_groups))
+            model = model.replace(layer_groups=trees.split_vectors(model.stages))
         labels = empirical.labels_of(model, what.groups or None)
         how = How(
             what.outputs,

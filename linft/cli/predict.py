@@ -78,7 +78,7 @@ class Predict:
         model = linft.load_model(self.model)
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
-        groups = optim.groups_for(recipe, model.layer_groups)
+        groups = optim.kernel_groups(model.layer_groups, recipe)
         store = Store.open(self.output, "predict", model, task, recipe, {"record_every": self.record_every})
         runs: dict[str, linft.Trajectory] = {}
         with bars(console) as progress:

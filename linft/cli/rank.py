@@ -20,7 +20,7 @@ class Layers:
     """Whose gradients the kernel is made of, for lgc, training_speed and generalization."""
 
     groups: tuple[str, ...] = ()
-    """Layer groups, by name, or all; by default the last convolution alone."""
+    """Stages or blocks, by name, or all; by default the last convolution alone."""
     outputs: Literal["trace", "pseudo"] = "trace"
     """trace, or pseudo: along random signs over the logits."""
     dimensions: int | None = None

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 import linft
-from linft import predict, recipe_fields, trees
+from linft import predict, recipe_fields
 from linft.base import Model, Run, Tangent
 from linft.cli.kernel import told
 from linft.cli.sweep import FEATURES, PREDICTED, SHOWN, Sweep
@@ -18,6 +18,7 @@ from linft.cli.table import print_lines, print_table
 from linft.data.lazy import in_memory
 from linft.finetuning import finetune
 from linft.linearization import linearize
+from linft.optim import kernel_groups
 from linft.predict.tangent import kept
 from linft.reinitialization import with_new_layers
 from linft.report.sweep import write
@@ -125,7 +126,8 @@ def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch
 def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress: Progress) -> Tangent:
     """The kernel of a start, on disk once it has been computed."""
     given, outputs = options(command, model, new_groups, progress), command.kernel.kernel
-    kind = f"{outputs}{'' if given['groups'] == model.layer_groups else '-split'}-{new_groups}"
+    finer = "" if given["groups"] == model.stages else f"-{digest(tuple(given['groups']))[:8]}"
+    kind = f"{outputs}{finer}-{new_groups}"
     return kept(
         command.writing.output / f"tangent-{kind}.safetensors",
         lambda: predict.tangent(model, task, outputs=outputs, **given),
@@ -133,13 +135,12 @@ def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress:
 
 
 def options(command: Sweep, model: Model, new_groups: int, progress: Progress) -> dict[str, Any]:
-    """How a kernel is computed: with vectors apart from matrices where a recipe decays only the latter."""
+    """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
     names = tuple(model.layer_groups)
     recipes = [at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
-    split = any(recipe.decays and not recipe.decay_vectors for recipe in recipes)
     what = "kernel" if new_groups == 1 else f"kernel {new_groups}"
     return {
-        "groups": trees.split_vectors(model.layer_groups) if split else model.layer_groups,
+        "groups": kernel_groups(model.layer_groups, *recipes),
         "engine": command.kernel.engine,
         "batch_size": command.kernel.kernel_batch,
         "progress": lambda done, total: progress(what, done, total),

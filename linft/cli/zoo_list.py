@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from linft.zoo.directory import Entry
 
 MODELS = ["name", "architecture", "source data", "classes", "accuracy", "parameters", "MB"]
-ARCHITECTURES = ["architecture", "input", "layer groups"]
+ARCHITECTURES = ["architecture", "input", "stages"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ def row(entry: "Entry") -> list[str]:
 
 def architectures() -> list[list[str]]:
     """The cells of every architecture of the registry."""
+    from linft import trees
     from linft.models import registry
 
     return [
-        [name, "×".join(map(str, row.preprocessing.input_size)), " ".join(row.layer_groups)]
+        [name, "×".join(map(str, row.preprocessing.input_size)), " ".join(trees.stages(groups))]
         for name, row in registry.ARCHITECTURES.items()
+        for groups in [registry.layer_groups(name, {})]
     ]

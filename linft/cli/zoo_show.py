@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True)
 class ZooShow:
-    """Show what a zoo knows of a model: layer groups, preprocessing, source, recipe, classes."""
+    """Show what a zoo knows of a model: stages, preprocessing, source, recipe, classes."""
 
     name: tyro.conf.Positional[str]
     """Name of the model in the zoo."""
@@ -41,7 +41,7 @@ def facts(path: Path) -> Iterator[str]:
         "options": meta["architecture"]["options"],
         "classes": meta["num_classes"],
         "parameters": f"{sum(groups.values()):,}",
-        "layer groups": {group: f"{size:,}" for group, size in groups.items()},
+        "stages": {group: f"{size:,}" for group, size in groups.items()},
         "preprocessing": meta["preprocessing"],
         "source": meta["source"],
         "class means": f"{means[0]} classes, {means[1]} features" if means else "none",

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
+from linft.models.stages import in_stages
+from linft.trees import Groups
 
 
 class Convolutions(nn.Module):
@@ -63,6 +65,10 @@ class AlexNet(nn.Module):
 
     num_classes: int
     width: int = 64
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(["conv1"], ["conv1", "conv2", "conv3"], ["dense1", "dense2"])
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

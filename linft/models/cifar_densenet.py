@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
@@ -63,6 +65,11 @@ class CifarDenseNet(nn.Module):
     layers: int
     growth: int = 12
     width: int = 16
+
+    @property
+    def layer_groups(self) -> Groups:
+        layers = numbered("layer", self.layers)
+        return in_stages(layers, *[["transition", *layers]] * 2, closing="norm")
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

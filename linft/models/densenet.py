@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
 from linft.models.resnet import Stem
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv = partial(Conv, use_bias=False)
 
@@ -63,6 +65,11 @@ class DenseNet(nn.Module):
     growth: int = 32
     width: int = 64
     bottleneck: int = 4
+
+    @property
+    def layer_groups(self) -> Groups:
+        first, *others = (numbered("layer", layers) for layers in self.layers)
+        return in_stages(first, *(["transition", *layers] for layers in others), closing="norm")
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

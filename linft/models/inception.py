@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 
 from linft.models import convolution
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 
 class Conv(NamedTuple):
@@ -127,6 +129,15 @@ class InceptionV4(nn.Module):
     num_classes: int
     width: int = 32
     blocks: tuple[int, ...] = (4, 7, 3)
+
+    @property
+    def layer_groups(self) -> Groups:
+        """Of 14 blocks, 22 layers below the head, as published implementations have them: six are in the stem."""
+        a, b, c = self.blocks
+        stem = {f"stem.conv{i}": (f"stem/block0/branch0_{i}",) for i in range(3)}
+        stem |= {f"stem.block{i}": (f"stem/block{i}",) for i in range(1, len(STEM))}
+        above = in_stages(numbered("block", a), numbered("block", 1 + b), numbered("block", 1 + c))
+        return stem | {group: paths for group, paths in above.items() if group != "stem"}
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

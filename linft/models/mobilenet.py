@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv = partial(Conv, use_bias=False)
 conv3x3 = partial(conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)))
@@ -52,6 +54,10 @@ class MobileNetV1(nn.Module):
     num_classes: int
     width: int = 32
     blocks: tuple[int, ...] = (1, 2, 2, 6, 2)
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(*(numbered("block", blocks) for blocks in self.blocks))
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

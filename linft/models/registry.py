@@ -24,6 +24,7 @@ from linft.models.resnet import BasicBlock, Bottleneck, ResNet
 from linft.models.resnet_v2 import ResNetV2
 from linft.models.wide_resnet import WideResNet
 from linft.preprocess import Preprocessing
+from linft.trees import Groups
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,11 @@ class Architecture:
     """A row of the registry."""
 
     build: Callable[..., nn.Module]
-    """Takes num_classes and options."""
-    stages: int
+    """Takes num_classes and options; the module has `layer_groups`."""
     preprocessing: Preprocessing
     head: str = "head"
     first: str = "stem/conv/kernel"
     """Path in params of the kernel that images come to."""
-
-    @property
-    def layer_groups(self) -> dict[str, tuple[str, ...]]:
-        names = ["stem", *(f"stage{i + 1}" for i in range(self.stages)), self.head]
-        return {name: (name,) for name in names}
 
 
 IMAGENET = Preprocessing((224, 224, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "bilinear")
@@ -52,33 +47,30 @@ BOTTLENECK_V1 = partial(Bottleneck, version="v1")
 WIDE = partial(Bottleneck, factor=2)
 
 ARCHITECTURES: dict[str, Architecture] = {
+    **{f"cifar_resnet{6 * n + 2}": Architecture(partial(CifarResNet, blocks=n), CIFAR) for n in (1, 2, 3, 5, 7, 9, 18)},
+    **{f"cifar_densenet{3 * n + 4}": Architecture(partial(CifarDenseNet, layers=n), CIFAR) for n in (6, 12)},
+    "resnet18": Architecture(partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock), IMAGENET),
+    "resnet34": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock), IMAGENET),
+    "resnet50": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck), IMAGENET),
+    "resnet101": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=Bottleneck), IMAGENET),
+    "resnet152": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=Bottleneck), IMAGENET),
+    "resnet50_v1": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BOTTLENECK_V1), IMAGENET),
+    "resnet101_v1": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=BOTTLENECK_V1), IMAGENET),
+    "resnet152_v1": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=BOTTLENECK_V1), IMAGENET),
+    "wide_resnet101_2": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=WIDE), IMAGENET),
+    "resnetv2_50": Architecture(partial(ResNetV2, blocks=(3, 4, 6, 3)), SYMMETRIC((224, 224, 3))),
+    "resnetv2_101": Architecture(partial(ResNetV2, blocks=(3, 4, 23, 3)), SYMMETRIC((224, 224, 3))),
+    "resnetv2_50x1_bit": Architecture(partial(bit, blocks=(3, 4, 6, 3)), SYMMETRIC((224, 224, 3))),
+    "resnetv2_101x1_bit": Architecture(partial(bit, blocks=(3, 4, 23, 3)), SYMMETRIC((224, 224, 3))),
     **{
-        f"cifar_resnet{6 * n + 2}": Architecture(partial(CifarResNet, blocks=n), 3, CIFAR)
-        for n in (1, 2, 3, 5, 7, 9, 18)
-    },
-    **{f"cifar_densenet{3 * n + 4}": Architecture(partial(CifarDenseNet, layers=n), 3, CIFAR) for n in (6, 12)},
-    "resnet18": Architecture(partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock), 4, IMAGENET),
-    "resnet34": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock), 4, IMAGENET),
-    "resnet50": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck), 4, IMAGENET),
-    "resnet101": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=Bottleneck), 4, IMAGENET),
-    "resnet152": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=Bottleneck), 4, IMAGENET),
-    "resnet50_v1": Architecture(partial(ResNet, blocks=(3, 4, 6, 3), block=BOTTLENECK_V1), 4, IMAGENET),
-    "resnet101_v1": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=BOTTLENECK_V1), 4, IMAGENET),
-    "resnet152_v1": Architecture(partial(ResNet, blocks=(3, 8, 36, 3), block=BOTTLENECK_V1), 4, IMAGENET),
-    "wide_resnet101_2": Architecture(partial(ResNet, blocks=(3, 4, 23, 3), block=WIDE), 4, IMAGENET),
-    "resnetv2_50": Architecture(partial(ResNetV2, blocks=(3, 4, 6, 3)), 4, SYMMETRIC((224, 224, 3))),
-    "resnetv2_101": Architecture(partial(ResNetV2, blocks=(3, 4, 23, 3)), 4, SYMMETRIC((224, 224, 3))),
-    "resnetv2_50x1_bit": Architecture(partial(bit, blocks=(3, 4, 6, 3)), 4, SYMMETRIC((224, 224, 3))),
-    "resnetv2_101x1_bit": Architecture(partial(bit, blocks=(3, 4, 23, 3)), 4, SYMMETRIC((224, 224, 3))),
-    **{
-        f"wrn{6 * n + 4}_{k}": Architecture(partial(WideResNet, blocks=n, factor=k), 3, CIFAR)
+        f"wrn{6 * n + 4}_{k}": Architecture(partial(WideResNet, blocks=n, factor=k), CIFAR)
         for n, k in ((2, 4), (2, 8), (4, 10), (6, 2), (6, 4))
     },
-    "densenet121": Architecture(partial(DenseNet, layers=(6, 12, 24, 16)), 4, IMAGENET),
-    "densenet169": Architecture(partial(DenseNet, layers=(6, 12, 32, 32)), 4, IMAGENET),
-    "mobilenet_v1": Architecture(MobileNetV1, 5, SYMMETRIC((224, 224, 3))),
-    "inception_v4": Architecture(InceptionV4, 3, SYMMETRIC((299, 299, 3)), first="stem/block0/branch0_0/conv/kernel"),
-    "alexnet": Architecture(AlexNet, 3, IMAGENET),
+    "densenet121": Architecture(partial(DenseNet, layers=(6, 12, 24, 16)), IMAGENET),
+    "densenet169": Architecture(partial(DenseNet, layers=(6, 12, 32, 32)), IMAGENET),
+    "mobilenet_v1": Architecture(MobileNetV1, SYMMETRIC((224, 224, 3))),
+    "inception_v4": Architecture(InceptionV4, SYMMETRIC((299, 299, 3)), first="stem/block0/branch0_0/conv/kernel"),
+    "alexnet": Architecture(AlexNet, IMAGENET),
 }
 
 
@@ -97,6 +89,19 @@ def network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
         raise LinftError(f"{name} cannot be built with the options {options} ({error})") from None
 
 
+def layer_groups(name: str, options: dict[str, Any]) -> Groups:
+    """Layer groups of a row, with options.
+
+    Example:
+      >>> groups = layer_groups("inception_v4", {})
+      >>> len(groups), list(groups)[-3:], groups["stage3.block2"]
+      (23, ['stage3.block2', 'stage3.block3', 'head'], ('stage3/block2',))
+    """
+    any_number_of_classes = 2
+    module: Any = network(name, any_number_of_classes, options)
+    return module.layer_groups
+
+
 def build(
     arch: str,
     /,
@@ -112,7 +117,7 @@ def build(
         network(arch, num_classes, options),
         variables,
         row.head,
-        row.layer_groups,
+        layer_groups(arch, options),
         preprocessing or row.preprocessing,
         architecture={"name": arch, "options": options},
         **{"name": arch, **fields},
@@ -146,8 +151,8 @@ def create(
     Example:
       >>> import jax
       >>> model = create("cifar_resnet8", num_classes=5, key=jax.random.key(0), width=4)
-      >>> list(model.layer_groups)
-      ['stem', 'stage1', 'stage2', 'stage3', 'head']
+      >>> list(model.layer_groups), list(model.stages)[1:-1]
+      (['stem', 'stage1.block0', 'stage2.block0', 'stage3.block0', 'head'], ['stage1', 'stage2', 'stage3'])
     """
     row = architecture(name)
     module = network(name, num_classes, options)

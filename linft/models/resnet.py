@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv = partial(Conv, use_bias=False)
 
@@ -85,6 +87,10 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     block: Callable[..., nn.Module]
     width: int = 64
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(*(numbered("block", blocks) for blocks in self.blocks))
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv = partial(Conv, use_bias=False)
 max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore
@@ -85,6 +87,10 @@ class ResNetV2(nn.Module):
     norm: Callable[[bool, str], nn.Module] = batch_norm
     """(train, name) -> layer."""
     pool: Callable[[Array], Array] = max_pool
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(*(numbered("block", blocks) for blocks in self.blocks), closing="norm")
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from linft.models.convolution import Conv
 from linft.models.norm import Norm
+from linft.models.stages import in_stages, numbered
+from linft.trees import Groups
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
@@ -63,6 +65,10 @@ class WideResNet(nn.Module):
     blocks: int
     factor: int
     width: int = 16
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(*[numbered("block", self.blocks)] * 3, closing="norm")
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:

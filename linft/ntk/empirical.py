@@ -45,7 +45,7 @@ def empirical_ntk(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Kernel:
-    """The empirical neural tangent kernel at the model's weights, one block for each layer group.
+    """The empirical neural tangent kernel at the model's weights, one block for each group.
 
         Θ_g[n, c, m, c'] = ⟨∂f_c(x_n)/∂w_g, ∂f_c'(x_m)/∂w_g⟩
 
@@ -58,8 +58,8 @@ def empirical_ntk(
         pair computed once.
       outputs: full, [n c m c]; trace, [n m], Σ_c of the diagonal; pseudo, [n m], an unbiased estimate
         of trace/C from `draws` random sign vectors over the logits, one backward pass each.
-      groups: names among the model's layer groups, or a partition of its parameters as
-        `trees.split_vectors(model.layer_groups)`; all layer groups by default. The backward pass goes
+      groups: names among the model's stages or layer groups, or a partition of its parameters as
+        `optim.kernel_groups(model.layer_groups, recipe)`; all stages by default. The backward pass goes
         no deeper than they do.
       engine: layerwise (ours), neural-tangents, or auto: layerwise where it covers every layer.
       batch_size: most images whose layer inputs and output gradients are in memory at once.
@@ -158,8 +158,10 @@ def _kernel(work: Work) -> Kernel:
 
 def labels_of(model: Model, groups: Groups | Sequence[str] | None) -> dict[str, str]:
     """The group of every parameter path that is asked for."""
-    partition = groups if isinstance(groups, dict) else dict(model.layer_groups)
+    partition = groups if isinstance(groups, dict) else dict(model.stages)
     wanted = tuple(partition) if groups is None or isinstance(groups, dict) else tuple(groups)
+    if not set(wanted) <= set(partition) and set(wanted) <= set(model.layer_groups):
+        partition = dict(model.layer_groups)
     unknown = [group for group in wanted if group not in partition]
     if unknown or not wanted:
         names = ", ".join(unknown) or "(none given)"

@@ -79,8 +79,8 @@ def feature_tangent(
     """Features, their kernels, Jφ_g w0_g and the head of a model on a task's training and test images.
 
     Args:
-      groups: a partition of the parameters; layer groups by default. Recipes that decay kernels only
-        need `trees.split_vectors(model.layer_groups)`.
+      groups: a partition of the parameters; stages by default. Recipes that tell the layer groups of a
+        stage apart, or decay kernels only, need `optim.kernel_groups(model.layer_groups, recipe)`.
       outputs: full, Θφ [n d m d]; trace, κ ⊗ I with κ [n m] the trace of Θφ over d, by random probes;
         low-rank, UᵀΘφU [n r m r] along the head's columns and the leading directions of the features.
       rank: leading directions of the features in a low-rank kernel, beside the head's.
@@ -108,7 +108,7 @@ def feature_tangent(
     if outputs == "low-rank":
         found = leading(np.asarray(features_train), np.asarray(head["kernel"]), rank)
         directions = jnp.asarray(found, dtype)
-    view, names, head_groups = _viewed(model, groups or model.layer_groups, directions)
+    view, names, head_groups = _viewed(model, groups or model.stages, directions)
     if outputs != "trace":
         _fits(len(x_train), len(x_test), directions.shape[1], len(names), dtype)
     kernels = train_test_ntk(

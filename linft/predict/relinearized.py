@@ -70,7 +70,7 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
         steps = recipe.num_steps(n)
         if not 0 <= after < steps:
             raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")
-        groups = optim.groups_for(recipe, model.layer_groups)
+        groups = optim.kernel_groups(model.layer_groups, recipe)
         settings = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n)
         at = recorded_steps(steps, record_every)
         rows, state = _train(model, task, recipe, groups, settings, after, set(at[at < after].tolist()))
@@ -209,16 +209,16 @@ def _curves(rows: list[Row]) -> dict[str, Any]:
 
 
 def _joined(at: np.ndarray, rows: list[Row], rest: Trajectory, seconds: float, note: str) -> Trajectory:
-    """Real rows, then the predicted trajectory, its lengths by layer group."""
+    """Real rows, then the predicted trajectory, its lengths by stage."""
     ahead = {name: getattr(rest, name) for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
-    ahead |= {name: _by_layer_group(getattr(rest, name)) for name in ("distance", "norm")}
+    ahead |= {name: _by_stage(getattr(rest, name)) for name in ("distance", "norm")}
     whole = jax.tree.map(lambda a, b: np.concatenate([a, b]), _curves(rows), ahead) if rows else ahead
     steps = np.concatenate([at[: len(rows)], rest.steps])
     return Trajectory(steps=steps, **whole, seconds=seconds, diverged_at=rest.diverged_at, note=note)
 
 
-def _by_layer_group(lengths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _by_stage(lengths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     squares: dict[str, Tree] = {}
     for g, length in lengths.items():
-        squares[trees.layer_group(g)] = squares.get(trees.layer_group(g), 0) + length**2
+        squares[trees.stage(g)] = squares.get(trees.stage(g), 0) + length**2
     return {g: np.sqrt(square) for g, square in squares.items()}

@@ -39,8 +39,8 @@ def tangent(
     """Logits, kernels, J_g w0_g and norms of a model on a task's training and test images.
 
     Args:
-      groups: a partition of the parameters; layer groups by default. Recipes that decay kernels only
-        need `trees.split_vectors(model.layer_groups)`.
+      groups: a partition of the parameters; stages by default. Recipes that tell the layer groups of a
+        stage apart, or decay kernels only, need `optim.kernel_groups(model.layer_groups, recipe)`.
       outputs, engine, batch_size, progress: as in `empirical_ntk`.
       draws: random sign vectors of a pseudo kernel.
 
@@ -68,7 +68,7 @@ def tangent(
     few = None
     if outputs == "trace":  # how the logits mix is measured on a few images
         few = empirical_ntk(model, x_train[:MIXING_IMAGES], groups=groups, engine=engine, batch_size=batch_size)
-    labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.layer_groups)
+    labels = trees.labels(model.params, groups if isinstance(groups, dict) else model.stages)
     logits_train, logits_test = (outputs_on(model, x) for x in (x_train, x_test))
     weights_train, weights_test = (pushed(model, x, model.params, labels, names) for x in (x_train, x_test))
     squares = trees.dots_by_group(model.params, model.params, labels, jax.tree.leaves(labels))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linft import trees
 from linft.errors import LinftError
 from linft.models import registry
 from linft.zoo import native
@@ -77,8 +78,8 @@ def opened(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def group_sizes(tensors: Tensors, meta: dict[str, Any]) -> dict[str, int]:
-    """Number of parameters of every layer group."""
-    groups = registry.architecture(meta["architecture"]["name"]).layer_groups
+    """Number of parameters of every stage."""
+    groups = trees.stages(registry.layer_groups(meta["architecture"]["name"], meta["architecture"]["options"]))
     return {
         group: sum(
             math.prod(shape)

@@ -47,7 +47,7 @@ def test_the_kernel_on_disk_is_that_of_the_model_and_the_task(once, model_file):
     model = linft.load_model(model_file).with_head(10, jax.random.key(0), "normal", 0.01)
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     square, rectangle = store.load(once)
-    assert tuple(square.blocks) == tuple(model.layer_groups)
+    assert tuple(square.blocks) == tuple(model.stages)
     for found, expected in (
         (square, linft.empirical_ntk(model, x_train)),
         (rectangle, linft.empirical_ntk(model, x_test, x_train)),

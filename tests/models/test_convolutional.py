@@ -44,7 +44,7 @@ def test_sizes_along_the_way(name):
 
     x = jax.ShapeDtypeStruct((1, *row.preprocessing.input_size), jnp.float32)
     found = jax.eval_shape(outputs, registry.shapes(name, 10), x)
-    shapes = [found[group]["__call__"][0].shape for group in list(row.layer_groups)[:-1]]
+    shapes = [found[group]["__call__"][0].shape for group in list(trees.stages(registry.layer_groups(name, {})))[:-1]]
     assert [(shape[1], *shape[3:]) for shape in shapes] == SIZES[name]
 
 

@@ -56,10 +56,17 @@ def test_option_b_adds_a_convolution_and_a_norm_to_each_narrowing():
 
 @pytest.mark.parametrize("name", deep_apart(ARCHITECTURES))
 def test_layer_groups_are_a_partition(name):
-    row = ARCHITECTURES[name]
-    labels = trees.labels(registry.shapes(name, 10)["params"], row.layer_groups)
-    assert set(jax.tree.leaves(labels)) == set(row.layer_groups)
-    assert list(row.layer_groups)[-1] == row.head
+    params, groups = registry.shapes(name, 10)["params"], registry.layer_groups(name, {})
+    assert set(jax.tree.leaves(trees.labels(params, groups))) == set(groups)
+    stages = trees.stages(groups)
+    assert set(stages) == set(params) and list(stages)[-1] == ARCHITECTURES[name].head
+    assert all(trees.path_of(path).startswith(stage) for stage, path in of_stages(params, stages))
+
+
+def of_stages(params, stages):
+    """Stage and path of every parameter."""
+    labels = jax.tree.leaves(trees.labels(params, stages))
+    return zip(labels, (path for path, _ in jax.tree_util.tree_leaves_with_path(params)), strict=True)
 
 
 # Height and channels after the stem and each stage, and after each convolution of the second stage's first block.
@@ -84,7 +91,7 @@ def test_sizes_along_the_way(name):
 
     x = jax.ShapeDtypeStruct((1, *row.preprocessing.input_size), jnp.float32)
     found = jax.eval_shape(outputs, registry.shapes(name, 10), x)
-    blocks = [found[group]["__call__"][0].shape for group in list(row.layer_groups)[:-1]]
+    blocks = [found[group]["__call__"][0].shape for group in list(trees.stages(registry.layer_groups(name, {})))[:-1]]
     assert [(shape[1], shape[3]) for shape in blocks] == stages
     block = found["stage2"]["block0"]
     assert [block[f"conv{i + 1}"]["__call__"][0].shape[1] for i in range(len(convolutions))] == convolutions

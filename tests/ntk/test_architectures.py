@@ -65,17 +65,16 @@ def network(request, x64) -> tuple[Model, jax.Array]:
 
     params, stats = jax.tree_util.tree_map_with_path(moved, (model.params, model.batch_stats))
     images = jnp.asarray(rng.normal(size=(EXAMPLES, size, size, 3)))
-    groups = {group: prefixes for group, prefixes in model.layer_groups.items() if group in params}
-    return model.replace(params=params, batch_stats=stats, layer_groups=groups), images
+    return model.replace(params=params, batch_stats=stats), images
 
 
 def test_layerwise_is_the_explicit_kernel(network):
     model, x = network
     layers = plan(model, x)
     assert not [layer.path for layer in layers if layer.rule is RULES[-1]], "the rule for any layer is a slow one"
-    labels = trees.labels(model.params, model.layer_groups)
+    labels = trees.labels(model.params, model.stages)
     jacobian = jax.jit(jax.jacrev(lambda params: model.apply(params, x)))(model.params)
-    expected = dict.fromkeys(model.layer_groups, 0.0)
+    expected = dict.fromkeys(model.stages, 0.0)
     for group, j in zip(jax.tree.leaves(labels), jax.tree.leaves(jacobian), strict=True):
         flat = np.reshape(j, (EXAMPLES, CLASSES, -1))
         expected[group] = expected[group] + np.einsum("ncp,mdp->ncmd", flat, flat)

@@ -163,8 +163,8 @@ def assert_close(got: jax.Array, expected: np.ndarray, dtype: str) -> None:
 def assert_explicit(case: Case, dtype: str, outputs: str) -> None:
     model, x, y = case.cast(dtype)
     train, test = train_test_ntk(model, x, y, outputs=outputs, engine="layerwise", batch_size=3)
-    assert list(train.blocks) == list(test.blocks) == list(model.layer_groups)
-    for name, prefixes in model.layer_groups.items():
+    assert list(train.blocks) == list(test.blocks) == list(model.stages)
+    for name, prefixes in model.stages.items():
         j = case.group(prefixes)
         assert_close(train.blocks[name], contract(outputs, j[TRAIN], j[TRAIN]), dtype)
         assert_close(test.blocks[name], contract(outputs, j[TEST], j[TRAIN]), dtype)
@@ -198,10 +198,10 @@ def test_pseudo_is_the_explicit_kernel_of_signed_sums(brief):
         summed = [np.einsum("c,ncp->np", s, brief.group(prefixes)) for s in draws]
         return np.mean([j[rows] @ j[TRAIN].T for j in summed], axis=0)
 
-    everything = tuple(p for prefixes in model.layer_groups.values() for p in prefixes)
+    everything = tuple(p for prefixes in model.stages.values() for p in prefixes)
     candidates = list(itertools.combinations_with_replacement(signs, 3))
     drawn = min(candidates, key=lambda c: np.linalg.norm(expected(c, everything, TRAIN) - train.total()))
-    for name, prefixes in model.layer_groups.items():
+    for name, prefixes in model.stages.items():
         assert_close(train.blocks[name], expected(drawn, prefixes, TRAIN), "float32")
         assert_close(test.blocks[name], expected(drawn, prefixes, TEST), "float32")
 
@@ -209,7 +209,7 @@ def test_pseudo_is_the_explicit_kernel_of_signed_sums(brief):
 def test_neural_tangents_is_the_explicit_kernel(x64, brief):
     """Below the head as one group, since the package differentiates the whole network for each."""
     model, x, y = brief.cast("float64")
-    below = tuple(p for name, prefixes in model.layer_groups.items() if name != model.head for p in prefixes)
+    below = tuple(p for name, prefixes in model.stages.items() if name != model.head for p in prefixes)
     groups = {"below": below, "head": (model.head,)}
     same = x[:3]  # as many as in y: one shape to compile
     symmetric = empirical_ntk(model, same, engine="neural-tangents", groups=groups)
@@ -266,7 +266,7 @@ def test_partitions_add_up(x64, brief):
     layers = empirical_ntk(model, x, batch_size=3)
     whole = empirical_ntk(model, x, groups={"all": tuple(model.params)}, batch_size=3)
     assert_close(layers.total(), np.asarray(whole.blocks["all"]), "float64")
-    split = empirical_ntk(model, x, groups=trees.split_vectors(model.layer_groups), batch_size=3)
+    split = empirical_ntk(model, x, groups=trees.split_vectors(model.stages), batch_size=3)
     for name, block in layers.blocks.items():
         parts = [split.blocks[part] for part in (name, name + trees.VECTORS) if part in split.blocks]
         assert_close(sum(parts), np.asarray(block), "float64")

@@ -110,7 +110,7 @@ def test_groups_restrict_and_weights_weigh(case):
     parts = {path: j @ (j.T @ v) for path, j in case.jacobians.items()}
     some = kernel_operator(case.model, case.train, groups=["norm", "head"])
     assert_close(some @ v, sum(part for path, part in parts.items() if not path.startswith("stem")))
-    split = trees.split_vectors(case.model.layer_groups)
+    split = trees.split_vectors(case.model.stages)
     weights = {"stem": 0.5, "stem/vectors": 0.0, "norm/vectors": 2.0, "head": 3.0, "head/vectors": 0.1}
     weighted = kernel_operator(case.model, case.train, groups=split, weights=weights)
     expected = sum(

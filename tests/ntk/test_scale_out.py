@@ -68,7 +68,7 @@ def compute(path: Path, *options, devices: int, processes: int = 1, kill: tuple[
 def alone() -> dict[str, tuple[linft.Kernel, linft.Kernel]]:
     """By outputs, on one device."""
     model, task = make(Uneven()), linft.load_task("digits").subset(TRAIN, TEST, 0)
-    groups = trees.split_vectors(model.layer_groups)
+    groups = trees.split_vectors(model.stages)
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     return {
         outputs: train_test_ntk(model, x_train, x_test, outputs=outputs, groups=groups) for outputs in ("full", "trace")

@@ -54,7 +54,7 @@ def x(model, digits) -> jax.Array:
 @pytest.fixture(scope="module")
 def whole_kernel(model, x) -> dict[str, np.ndarray]:
     """Of all digits, a block for the kernels and one for the biases of either layer."""
-    groups = trees.split_vectors(model.layer_groups)
+    groups = trees.split_vectors(model.stages)
     return {group: np.asarray(block) for group, block in linft.empirical_ntk(model, x, groups=groups).blocks.items()}
 
 

@@ -134,7 +134,7 @@ def test_what_is_held_leaves_room_for_the_kernel(monkeypatch, model, images):
     """In memory; a kernel that goes to disk tile by tile takes none."""
     monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
     monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: limit or 2**40)
-    how, kernel = How(memory=room(model, 1.0), batch_size=2), len(model.layer_groups) * 4 * (N * CLASSES) ** 2
+    how, kernel = How(memory=room(model, 1.0), batch_size=2), len(model.stages) * 4 * (N * CLASSES) ** 2
     assert len(works(model, images[:N], None, None, how)[0].passes) == 1
     assert len(works(model, images[:N], None, None, how, held=[(N, N)] * 40)[0].passes) > 1
     with pytest.raises(LinftError, match=r"the kernel needs about .*blocks 0"):

@@ -74,7 +74,7 @@ def tangent(model, task) -> linft.Tangent:
 @float64()
 def split_tangent(model, task) -> linft.Tangent:
     """With kernels and vectors apart."""
-    return linft.predict.tangent(model, task, groups=trees.split_vectors(model.layer_groups))
+    return linft.predict.tangent(model, task, groups=trees.split_vectors(model.stages))
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import pytest
 from replayed import CE, CURVES, DECAY, RATES, RECIPES, SE, assert_same, values
 
 import linft
-from linft import predict
+from linft import optim, predict
 from linft.base import Trajectory
+from linft.depth import Depth
 from linft.errors import LinftError
 from linft.recipe import Recipe
 
@@ -185,3 +186,18 @@ def test_refuses(model, task, tangent):
         predict.dual(tangent, record_every=0)(CE)
     with pytest.raises(LinftError, match="the loss is not finite before the first step"):
         predict.dual(tangent.replace(logits_train=tangent.logits_train * np.nan))(CE)
+
+
+def test_half_a_stage_at_another_rate():
+    """One block of a stage low and held, the other not: the kernel's groups are those, and the runs agree."""
+    task = linft.load_task("digits").subset(12, 6)
+    model = linft.models.create("cifar_resnet14", 10, jax.random.key(0), width=2)
+    base = Recipe(learning_rate=1e-3, batch_size=4, steps=5, l2sp=0.1, weight_decay=0.1)
+    recipe = Depth(low_rate=1e-4, low_groups=2, l2sp_lowest=4).apply(base, model.layer_groups)
+    tangent = linft.predict.tangent(model, task, groups=optim.kernel_groups(model.layer_groups, recipe))
+    cut = ("stage1.block0", "stage1.block1", "stage2.block0", "stage2.block1")
+    assert tangent.groups == ("stem", *cut, "stage3", "head")
+    expected, got = linft.finetune(linft.linearize(model), task)(recipe), linft.predict.dual(tangent)(recipe)
+    np.testing.assert_allclose(got.train_loss, expected.train_loss, rtol=1e-4)
+    squares = sum(got.distance[f"stage1.block{i}"] ** 2 for i in range(2))
+    np.testing.assert_allclose(squares**0.5, expected.distance["stage1"], rtol=1e-2)

@@ -26,7 +26,7 @@ def whole(model, task) -> predict.FeatureTangent:
 
 @pytest.fixture(scope="module")
 def split(model, task) -> predict.FeatureTangent:
-    return predict.feature_tangent(model, task, groups=trees.split_vectors(model.layer_groups))
+    return predict.feature_tangent(model, task, groups=trees.split_vectors(model.stages))
 
 
 OFTEN = {

@@ -22,7 +22,7 @@ def jacobians(model, task) -> dict[str, np.ndarray]:
     found = jax.jit(jax.jacobian(lambda p: model.features(p, x)))(model.params)
     return {
         g: np.concatenate([np.reshape(j, (*j.shape[:2], -1)) for j in jax.tree.leaves(found[g])], -1)
-        for g in model.layer_groups
+        for g in model.stages
     }
 
 
@@ -30,7 +30,7 @@ def test_its_kernels_are_those_of_explicit_jacobians(model, task, jacobians):
     whole = predict.feature_tangent(model, task)
     low = predict.feature_tangent(model, task, outputs="low-rank", rank=1)
     assert whole.standard_error == low.standard_error == 0
-    assert whole.groups == tuple(model.layer_groups) and whole.projected.groups == ("conv", "norm", "hidden")
+    assert whole.groups == tuple(model.stages) and whole.projected.groups == ("conv", "norm", "hidden")
     u, n = np.asarray(low.directions), len(task.y_train)
     assert u.shape == (5, 4)
     for g, j in jacobians.items():

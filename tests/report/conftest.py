@@ -30,7 +30,7 @@ def result() -> dict[str, Any]:
     recipe = linft.Recipe(learning_rate=0.05, batch_size=10, steps=6)
     run = linft.finetune(model, task, record_every=1)
     runs = {"finetuned": record(run(recipe)), "dual": record(run(recipe.replace(learning_rate=0.03)))}
-    groups = list(model.layer_groups)
+    groups = list(model.stages)
     real, dual = (np.array(runs[name]["train_loss"]) for name in ("finetuned", "dual"))
     ends = {
         key: runs["dual"][key][-1] - runs["finetuned"][key][-1] for key in ("train_loss", "test_loss", "test_accuracy")

@@ -33,7 +33,7 @@ def test_entries_are_by_name_and_say_what_the_models_are(model, tmp_path):
 def test_parameters_of_each_group(model, tmp_path):
     save_model(model, tmp_path / "a.safetensors")
     sizes = group_sizes(*opened(tmp_path / "a.safetensors"))
-    assert sizes == {group: count(model.params[group]) for group in model.layer_groups}
+    assert sizes == {group: count(model.params[group]) for group in model.stages}
 
 
 def test_broken_files_are_listed_with_the_reason(model, tmp_path):
