@@ -39,11 +39,16 @@ def named(name: str, n: int) -> Named:
 
 
 def li2020(n: int) -> Named:
-    """Li and others 2020, section 3.1; batch-norm statistics of the 32 images of each device (footnote 1)."""
+    """Li and others 2020, section 3.1; batch-norm statistics of the 32 images of each device (footnote 1).
+
+    Momentum and decay are those of their eq. 1 and 2, where decay passes by the velocity: at momentum m it is
+    1 − m of the strength that the same λ has in torch or MXNet, which convention="coupled" gives.
+    """
     del n
     recipe = Recipe(
         learning_rate=0.01,
         weight_decay=1e-4,
+        convention="decoupled",
         batch_size=256,
         bn_batch_size=32,
         epochs=300,

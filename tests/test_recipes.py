@@ -45,6 +45,7 @@ def test_every_recipe_is_in_the_table():
 
 def test_what_a_recipe_alone_does_not_say():
     assert named("li2020", 1).recipe.bn_batch_size == 32
+    assert [name for name in NAMED if named(name, 1).recipe.convention == "decoupled"] == ["li2020", "li2020-scratch"]
     assert named("deshpande2021", 1).rates == (0.01, 0.005, 0.001)
     assert named("plested2021-aircraft", 1).depth == Depth(3, head_rate=0.01, low_rate=0.01, low_groups=8)
     assert named("plested2021-dtd", 1).depth == Depth(2, l2sp_lowest=14)

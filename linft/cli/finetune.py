@@ -115,7 +115,7 @@ class Finetune:
     task: str
     """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
-    """A paper's recipe, whose values other options override: li2020, deshpande2021, bit-hyperrule and others."""
+    """A paper's recipe, whose values other options override: li2020 (decoupled), deshpande2021 and others."""
     config: Path | None = None
     """A YAML file of options, which those given here override."""
     data: Annotated[Data, tyro.conf.OmitArgPrefixes] = Data()

@@ -29,7 +29,7 @@ class Points:
     """What is tried."""
 
     grid: str | None = None
-    """li2020, l2sp or plested2021, with that paper's recipe; or a YAML file of settings and their values."""
+    """li2020 (convention decoupled), l2sp or plested2021, with that paper's recipe; or a YAML file of settings."""
     vary: tuple[str, ...] = ()
     """Settings in place of a grid: learning_rate=0.1,0.01 momentum=0,0.9 weight_decay=log:1e-5:1e-2 …"""
     trials: int | None = None

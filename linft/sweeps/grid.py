@@ -110,7 +110,7 @@ class Grid:
 
 
 def li2020(groups: int) -> tuple[Block, ...]:
-    """Li and others 2020, section 3.1: 6 rates × 5 momenta × 4 decays."""
+    """Li and others 2020, section 3.1: 6 rates × 5 momenta × 4 decays (of its recipe's decoupled convention)."""
     del groups
     return (
         {
