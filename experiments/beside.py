@@ -4,9 +4,11 @@ An experiment is a list of cases: a task, a model to start from, and a grid of s
 constant rate. Every point is run once, for the long budget, and measured on the way, so that its values at the
 short budget are those of the shorter run. Rows are lines of DIRECTORY/BY/TASK-CASE.jsonl, written as they are
 found: any number of processes may run different tasks at once (`--tasks`), and a call that was interrupted goes
-on from there.
+on from there. Where points are chosen on held-out training images, the same runs measured on those are rows of
+DIRECTORY/BY-held-out.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -23,6 +25,7 @@ from linft.advising.rules import safe
 from linft.advising.start import Start
 from linft.base import Model, Tangent, Task
 from linft.depth import Depth
+from linft.optim import kernel_groups
 from linft.predict.tangent import kept
 from linft.reinitialization import reinitialize, with_new_layers
 from linft.runtime import json_lines
@@ -30,8 +33,11 @@ from linft.runtime.claims import claim
 from linft.sweeps import predicted
 from linft.sweeps.grid import Point, Source, at, grid
 from linft.sweeps.result import FINALS, Row, key, rows_in
+from linft.trees import digest
 
 By = Literal["real", "predicted", "features"]
+Part = Literal["test", "held-out"]
+"""Images on which a run is measured: the test part's, or training images on which no run is trained."""
 Do = Literal["real", "predicted", "features", "report"]
 Scale = Literal["smoke", "laptop"]
 
@@ -84,6 +90,8 @@ class Case:
     model: str = SOURCE
     by: tuple[By, ...] = ("real", "predicted")
     """How its points are found."""
+    parts: tuple[Part, ...] = ("test",)
+    """On what they are measured."""
 
     @property
     def file(self) -> str:
@@ -98,14 +106,14 @@ class Case:
 def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, do: Sequence[Do]) -> None:
     """Run what is missing of every case, really or by its kernel."""
     for case in cases:
-        for by in case.by:
+        for by, part in itertools.product(case.by, case.parts):
             if by in do:
-                run(case, by, directory, data, sizes)
+                run(case, by, directory, data, sizes, part)
 
 
-def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
+def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes, part: Part = "test") -> None:
     """Write the rows of a case that are missing."""
-    lines, task = directory / by / case.file, task_of(case.task, data, sizes)
+    lines, task = place(case, by, directory, part), task_of(case.task, data, sizes, part)
     identity = {"model": loaded(case.model).digest, "task": task.digest, "recipe": asdict(case.base)}
     claim(lines.with_suffix(".json"), identity | {"record_every": sizes.record_every}, "rows")
     done = rows_in(lines)
@@ -114,7 +122,12 @@ def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes) -> None:
         of_start = [point for point in missing if point.new_groups == new_groups]
         for rows in ROWS[by](case, task, new_groups, of_start, sizes):
             json_lines.append(lines, rows)
-            print(f"{by} {case.file}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
+            print(f"{by} {case.file} {part}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
+
+
+def place(case: Case, by: By, directory: Path, part: Part = "test") -> Path:
+    """The file of a case's rows."""
+    return directory / (by if part == "test" else f"{by}-{part}") / case.file
 
 
 def really(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
@@ -125,8 +138,8 @@ def really(case: Case, task: Task, new_groups: int, points: Sequence[Point], siz
 
 def foretold(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
     """Rows of predicted runs, each with the effective rate at which its start meets the edge of stability."""
-    tangent = tangent_of(case.model, task, new_groups)
     recipe_of = {key(point.values): predict.nearest(point.recipe)[0] for point in points}
+    tangent = tangent_of(case.model, task, new_groups, recipe_of.values())
     of_start = curvature(tangent, case.base)
     for rows in predicted.rows(predict.dual(tangent, record_every=sizes.record_every), points):
         yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
@@ -157,32 +170,47 @@ def loaded(name: str) -> Model:
 
 
 @cache
-def task_of(name: str, data: Path, sizes: Sizes) -> Task:
-    """Training images in proportion to the classes, test images in equal numbers."""
-    task = linft.load_task("digits" if name == "digits" else f"npz:{data / FILES.get(name, f'{name}_32')}.npz")
-    task = task.subset(sizes.train_images, seed=0)
-    each = min(sizes.test_images // task.num_classes, int(np.bincount(task.y_test).min()))
-    tested = task.replace(x_train=task.x_test, y_train=task.y_test).few_shot(each, seed=0)
-    return task.replace(name=name, x_test=tested.x_train, y_test=tested.y_train)
+def task_of(name: str, data: Path, sizes: Sizes, part: Part = "test") -> Task:
+    """Training images in proportion to the classes; of a part images in equal numbers."""
+    whole = linft.load_task("digits" if name == "digits" else f"npz:{data / FILES.get(name, f'{name}_32')}.npz")
+    numbered = whole.replace(x_train=np.arange(len(whole.y_train))).subset(sizes.train_images, seed=0)
+    drawn: np.ndarray = numbered.x_train
+    rest = np.setdiff1d(np.arange(len(whole.y_train)), drawn)
+    parts = {"test": (whole.x_test, whole.y_test), "held-out": (whole.x_train[rest], whole.y_train[rest])}
+    images, labels = parts[part]
+    each = min(sizes.test_images // whole.num_classes, int(np.bincount(labels).min()))
+    of_part = whole.replace(x_train=images, y_train=labels).few_shot(each, seed=0)
+    return Task(
+        x_train=whole.x_train[drawn],
+        y_train=whole.y_train[drawn],
+        x_test=of_part.x_train,
+        y_test=of_part.y_train,
+        name=name,
+        class_names=whole.class_names,
+    )
 
 
 def start(name: str, task: Task, new_groups: int = 1) -> Model:
-    """The model with new last layers; from random weights with the batch-norm statistics of the task's images."""
+    """The model with new last layers; with the batch-norm statistics of the task's images where a norm is new.
+
+    New norms have means of 0 and variances of 1, and those above them have seen other inputs.
+    """
     model = with_new_layers(loaded(name), task, 0, new_groups)
-    return batch_norm.reestimated(model, task.x_train) if name == SCRATCH else model
+    return batch_norm.reestimated(model, task.x_train) if name == SCRATCH or new_groups > 1 else model
 
 
-def tangent_of(name: str, task: Task, new_groups: int = 1) -> Tangent:
-    """The kernel of a start, kept on disk under the digests of what it is of."""
+def tangent_of(name: str, task: Task, new_groups: int, recipes: Iterable[linft.Recipe]) -> Tangent:
+    """The kernel of a start in as many groups as some recipes need, kept on disk under the digests of what it is of."""
     KERNELS.mkdir(parents=True, exist_ok=True)
     model = start(name, task, new_groups)
-    path = KERNELS / f"{name}-{new_groups}-{task.name}-{model.digest}-{task.digest}.safetensors"
-    return kept(path, lambda: predict.tangent(model, task))
+    groups = kernel_groups(model.layer_groups, *recipes)
+    of = f"{model.digest}-{task.digest}-{digest(tuple(groups))}"
+    return kept(KERNELS / f"{name}-{new_groups}-{of}.safetensors", lambda: predict.tangent(model, task, groups=groups))
 
 
-def rows_of(case: Case, by: By, directory: Path, step: int) -> list[Row]:
+def rows_of(case: Case, by: By, directory: Path, step: int, part: Part = "test") -> list[Row]:
     """The rows of a case as they are after so many steps."""
-    return [after(row, step) for row in rows_in(directory / by / case.file).values()]
+    return [after(row, step) for row in rows_in(place(case, by, directory, part)).values()]
 
 
 def after(row: Row, step: int) -> Row:
@@ -199,10 +227,10 @@ def chosen(cases: Iterable[Case], tasks: Sequence[str]) -> list[Case]:
     return [case for case in cases if not tasks or case.task in tasks]
 
 
-def pairs(case: Case, directory: Path, step: int) -> list[tuple[Row, Row]]:
+def pairs(case: Case, directory: Path, step: int, part: Part = "test") -> list[tuple[Row, Row]]:
     """Predicted and real rows of the points that have both, after so many steps."""
-    real = {key(row["values"]): row for row in rows_of(case, "real", directory, step)}
-    found = [(row, real.get(key(row["values"]))) for row in rows_of(case, "predicted", directory, step)]
+    real = {key(row["values"]): row for row in rows_of(case, "real", directory, step, part)}
+    found = [(row, real.get(key(row["values"]))) for row in rows_of(case, "predicted", directory, step, part)]
     return [(row, of) for row, of in found if of is not None]
 
 
@@ -218,7 +246,7 @@ def cautious(both: Iterable[tuple[Row, Row]], steps: int) -> list[tuple[Row, Row
 
 @dataclass(frozen=True)
 class Best:
-    """The most accurate of some points, and of those with a safe rate the one predicted to be."""
+    """The most accurate of some points, and of those with a safe rate the one predicted to be, as they are measured."""
 
     real: Row
     predicted: Row
@@ -231,22 +259,29 @@ class Best:
         return self.real["test_accuracy"] - (self.taken["test_accuracy"] or 0.0)
 
 
-def best(both: Iterable[tuple[Row, Row]], steps: int) -> Best | None:
+def best(both: Iterable[tuple[Row, Row]], steps: int, held_out: Iterable[tuple[Row, Row]] | None = None) -> Best | None:
     """Of the points that ended; of equals the one of least loss; None where none did in truth or by prediction.
 
     Where no point has a rate that is safe for so many steps, the one of the smallest is taken.
+
+    Args:
+      held_out: the same points on the images on which they are chosen; without, on those where they are measured,
+        which flatters the best of many.
     """
-    both = list(both)
+    measured = {key(pair[0]["values"]): pair for pair in both}
+    both = list(measured.values() if held_out is None else held_out)
 
     def order(row: Row) -> tuple[float, float]:
         return -row["test_accuracy"], row["test_loss"]
 
-    real = [row for _, row in both if row["status"] == "finished"]
+    real = [pair for pair in both if pair[1]["status"] == "finished"]
     foretold = sorted((pair for pair in both if pair[0]["status"] == "finished"), key=lambda p: p[0]["effective_rate"])
     if not real or not foretold:
         return None
-    predicted_best, taken = min(cautious(foretold, steps) or foretold[:1], key=lambda pair: order(pair[0]))
-    return Best(min(real, key=order), predicted_best, taken)
+    chosen = min(real, key=lambda pair: order(pair[1]))
+    predicted_best = min(cautious(foretold, steps) or foretold[:1], key=lambda pair: order(pair[0]))
+    _, of_real = measured[key(chosen[0]["values"])]
+    return Best(of_real, *measured[key(predicted_best[0]["values"])])
 
 
 def settings(row: Row, names: Iterable[str]) -> str:

@@ -189,7 +189,8 @@ def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, s
     for name, pair in zip(("real", "predicted"), taus.T if len(taus) else (), strict=False):
         rows.append([f"τ with the best η', {name}", "", *map(number, pair), "", "", ""])
     heads = ["task", "source", *SIMILARITIES.values(), "best η'", "predicted", "regret"]
-    return markdown("The best η' after the long budget; the prediction chooses among safe rates.", heads, rows)
+    title = "The η' of least test error after the long budget; the prediction chooses among safe rates."
+    return markdown(title, heads, rows)
 
 
 def _logs(found: Best) -> tuple[float, float]:
@@ -224,7 +225,9 @@ def decays(by_task: dict[str, list[tuple[Row, Row]]], steps: int) -> str:
                 share(none.real["test_accuracy"]), share(found.regret),
             ])  # fmt: skip
     heads = ["task", "best λ/η", "predicted", "accuracy", "best without decay", "regret"]
-    title = "Effective weight decay λ/η of the best point after the long budget; predicted among safe rates."
+    title = (
+        "Effective weight decay λ/η of the point of least test error after the long budget; predicted among safe rates."
+    )
     return markdown(title, heads, rows)
 
 

@@ -94,7 +94,10 @@ def table(directory: Path, sizes: Sizes) -> str:
                     share(found.regret), number(tau),
                 ])  # fmt: skip
     heads = ["task", "steps", "method", "error", "rate, λ1", "predicted error", "rate, λ1", "regret", "τ"]
-    title = "Average class error of the best point of each method that was really run; predicted among safe rates."
+    title = (
+        "Average class error of the best point of each method that was really run, chosen on the images where it is "
+        "measured; predicted among safe rates."
+    )
     return markdown(title, heads, rows)
 
 

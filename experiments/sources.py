@@ -100,7 +100,9 @@ def errors(directory: Path, sizes: Sizes, budget: str) -> str:
         "rate, momentum or decay",
         "regret",
     ]
-    title = f"Least test error of every source after {step} steps; the prediction chooses among safe rates."
+    title = (
+        f"Least test error of all points of every source after {step} steps; the prediction chooses among safe rates."
+    )
     return markdown(title, heads, rows)
 
 

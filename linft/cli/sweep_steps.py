@@ -28,6 +28,7 @@ from linft.sweeps.grid import at
 from linft.sweeps.real import Sharing, Watch
 from linft.sweeps.sweeping import sweep
 from linft.task import Task
+from linft.trees import digest
 
 Progress = Callable[[str, int, int], None]
 
