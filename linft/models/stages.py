@@ -22,7 +22,7 @@ def in_stages(*stages: Sequence[str], closing: str | None = None) -> Groups:
       head ('head',)
     """
     names = [f"stage{i}.{block}" for i, blocks in enumerate(stages, 1) for block in blocks]
-    groups = {name: (name.replace(".", "/"),) for name in ("stem", *names, "head")}
+    groups: dict[str, tuple[str, ...]] = {name: (name.replace(".", "/"),) for name in ("stem", *names, "head")}
     if closing is not None:
         groups[names[-1]] += (f"stage{len(stages)}/{closing}",)
     return groups
