@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from linft import trees
 from linft.base import Model
 from linft.errors import LinftError
 from linft.preprocess import Images, Preprocessing
