@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_in_one_line(setting, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("linft.runtime.json_files.Path.write_text", full)
+    monkeypatch.setattr("linft.runtime.json_files.Path.write_bytes", full)
     with pytest.raises(linft.LinftError, match=r"No space left on device.*free some space"):
         compare(*setting, RECIPE, runs=("finetuned", "dual"), output=tmp_path)
 
