@@ -28,15 +28,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from linft import Recipe, Task, load_task, optim
-from linft.base import Model
+from linft import Recipe, Task, load_task
+from linft.core.base import Model
+from linft.core.preprocessing import Preprocessing
 from linft.data import folder
 from linft.data.augment import AUGMENTATIONS
 from linft.data.stream import Batch
-from linft.feeding import feed
 from linft.models import create
-from linft.preprocess import Preprocessing
-from linft.training import Execution, steps_per_call, training
+from linft.training import optimizer
+from linft.training.batches import feed
+from linft.training.step import Execution, steps_per_call, training
 
 ROUNDS = 3
 CALLS = 8  # of the compiled step, a round
@@ -59,10 +60,10 @@ class Row:
 
 def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Row:
     """One row of the table."""
-    n, execution, groups = len(task.y_train), Execution(), optim.groups_for(recipe, model.layer_groups)
+    n, execution, groups = len(task.y_train), Execution(), optimizer.groups_for(recipe, model.layer_groups)
     recipe = recipe.replace(steps=4 * CALLS * steps_per_call())
     begin, advance = training(model, recipe, groups, execution)
-    numbers = optim.settings(recipe, tuple(groups), n)
+    numbers = optimizer.settings(recipe, tuple(groups), n)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, workers)
 
     def train(batches: Iterable[Batch]) -> tuple[float, float, float]:

@@ -64,10 +64,10 @@ def contenders(model: Any, n: int) -> dict[str, Callable[[np.ndarray], np.ndarra
     """Every kernel of JAX's as a function of n images, [n c n c]."""
     import jax
 
-    from linft._compat import neural_tangents
+    from linft.ntk import neural_tangents_compat
     from linft.ntk.empirical import empirical_ntk
 
-    nt = neural_tangents.load()
+    nt = neural_tangents_compat.load()
 
     def of_package(x1: Any, x2: Any, params: Any) -> Any:
         return nt.empirical_ntk_fn(
@@ -121,7 +121,7 @@ def cheap(model: Any, n: int, rounds: int) -> dict[str, float]:
     import jax.numpy as jnp
 
     from linft.ntk.empirical import empirical_ntk
-    from linft.ntk.near_head import near_head
+    from linft.ntk.layerwise.last_convolution import near_head
 
     x = jnp.asarray(images(n, SIDE))
     forward, near = jax.jit(lambda p, x: model.forward(p, model.batch_stats, x)[0]), near_head(model)
@@ -140,7 +140,7 @@ def cheap(model: Any, n: int, rounds: int) -> dict[str, float]:
 
     def of_layers(labels: dict[str, str]) -> None:
         from linft.ntk.engine import How
-        from linft.ntk.tiles import works
+        from linft.ntk.tiled.tiles import works
 
         list(works(model, x, None, labels, How(outputs="trace", batch_size=64))[0].tiles(lambda *_: True))
 
@@ -194,8 +194,8 @@ def _in_torch_order(net: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def save_weights(model: Any, path: str) -> None:
-    from linft import trees
-    from linft.ntk.plan import plan
+    from linft.core import trees
+    from linft.ntk.layerwise.plan import plan
 
     ordered = []
     for layer in plan(model, np.zeros((2, SIDE, SIDE, 3), np.float32)):  # pyright: ignore
@@ -293,11 +293,11 @@ def accelerator(n: int = 256, side: int = 224) -> None:
     import jax
     import jax.numpy as jnp
 
-    from linft import trees
+    from linft.core import trees
+    from linft.core.preprocessing import Preprocessing
     from linft.models import create
     from linft.ntk.empirical import empirical_ntk
-    from linft.ntk.plan import plan
-    from linft.preprocess import Preprocessing
+    from linft.ntk.layerwise.plan import plan
 
     model = create("resnet50", CLASSES, jax.random.key(0), Preprocessing((side, side, 3)))
     x = jnp.asarray(images(n, side))

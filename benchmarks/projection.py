@@ -11,7 +11,7 @@ each stage and the last one, which is 1×1. All kinds keep about as many numbers
                   many independent repeats of it as fit
 
 The error is that of the whole block [n c n c] in Frobenius norm, relative to it, as root mean square over
-seeds; beside it is the one that the standard errors foretell. Seconds are of processor time, all cores
+seeds; beside it is the one that the standard errors predict. Seconds are of processor time, all cores
 together, for n = 16 as measured, and for n = 1000 as they scale: rows with n, products with n².
 """
 
@@ -29,11 +29,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import linft
-from linft import trees
-from linft.base import Model
-from linft.ntk import projection
-from linft.ntk.rules import rule_for
-from linft.preprocess import Preprocessing
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.preprocessing import Preprocessing
+from linft.ntk.layerwise import projection
+from linft.ntk.layerwise.rules import rule_for
 
 LAYERS = (
     "stage1/block1/conv2",
@@ -125,7 +125,7 @@ def product(a: Float[Array, "n c dims"], b: Float[Array, "m c dims"]) -> Float[A
 
 class Result(NamedTuple):
     block: np.ndarray
-    foretold: float
+    predicted: float
     """√Σ of the entries' variances."""
     rows_seconds: float
     product_seconds: float
@@ -144,8 +144,8 @@ def measure(call: Call, rows: Rows, with_variance: bool) -> Result:
     del parts
     both = (lambda a: projection.estimate(a, a, product)) if with_variance else (lambda a: (product(a, a), 0.0))
     (block, variance), product_seconds = timed(partial(jax.jit(both).lower(kept).compile(), kept))
-    foretold = math.sqrt(float(jnp.sum(variance)))
-    return Result(np.asarray(block), foretold, rows_seconds, product_seconds, kept.nbytes / 2**20)
+    predicted = math.sqrt(float(jnp.sum(variance)))
+    return Result(np.asarray(block), predicted, rows_seconds, product_seconds, kept.nbytes / 2**20)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -165,7 +165,7 @@ def main() -> None:
     model = linft.models.create("resnet50", CLASSES, jax.random.key(0), Preprocessing((SIDE, SIDE, 3)))
     x = model.preprocess(linft.load_task(options.data).x_train[:n])
     print(f"resnet50 at {SIDE}×{SIDE}, {n} images, {CLASSES} logits, {k} dimensions, {jax.default_backend()}")
-    columns = ("layer", "size", "kind", "error", "foretold", "rows s", "product s", "n=1000 s", "MiB")
+    columns = ("layer", "size", "kind", "error", "predicted", "rows s", "product s", "n=1000 s", "MiB")
     form = "{:20} {:>8} {:15} {:>7} {:>8} {:>7} {:>9} {:>9} {:>7}"
     print(form.format(*columns))
     for path in LAYERS:
@@ -175,11 +175,11 @@ def main() -> None:
 
         def show(kind: str, results: list[Result], truth: Result = truth, norm: float = norm) -> None:
             error = math.sqrt(np.mean([np.sum((r.block - truth.block) ** 2) for r in results])) / norm
-            foretold = math.sqrt(np.mean([r.foretold**2 for r in results])) / norm
+            predicted = math.sqrt(np.mean([r.predicted**2 for r in results])) / norm
             rows_s, product_s = (min(s) for s in zip(*(r[2:4] for r in results), strict=True))
             at_1000 = rows_s * 1000 / n + product_s * (1000 / n) ** 2
             seconds = (f"{rows_s:.2f}", f"{product_s:.2f}", f"{at_1000:.0f}")
-            errors = (f"{error:.3f}", f"{foretold:.3f}" if foretold else "–")
+            errors = (f"{error:.3f}", f"{predicted:.3f}" if predicted else "–")
             print(form.format(path, size, kind, *errors, *seconds, f"{results[0].mebibytes:.0f}"), flush=True)  # noqa: B023
 
         show("exact", [truth])

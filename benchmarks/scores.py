@@ -24,11 +24,11 @@ import jax
 import numpy as np
 
 import linft
-from linft import recipes
-from linft.base import Model
+from linft.core import paper_recipes
+from linft.core.base import Model
+from linft.core.task import Task
 from linft.scores.evidence import gather
 from linft.scores.table import SCORES, needs
-from linft.task import Task
 from linft.zoo.load import shipped_models
 
 MODEL = "resnet14-cifar10"
@@ -70,7 +70,7 @@ def apart(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, 
 def fine_tuning(model: Model, task: Task, epochs: int) -> float:
     """Seconds of one run of so many epochs, compiling included, from a run that compiles and one that does not."""
     n = len(task.y_train)
-    recipe = recipes.named("deshpande2021", n).recipe
+    recipe = paper_recipes.named("deshpande2021", n).recipe
     fresh = model.with_head(task.num_classes, jax.random.key(0))
     run = linft.finetune(fresh, task.subset(n, 10), record_every=10**6)
     spent = []
@@ -96,7 +96,7 @@ def main() -> None:
         print(json.dumps(zoo(arguments, None if arguments.zoo == ["default"] else arguments.zoo)))
         return
     task = linft.load_task(arguments.task)
-    sample = task.at_most(arguments.per_class)
+    sample = task.max_per_class(arguments.per_class)
     print(f"{arguments.task}: {len(sample.y_train)} of {len(task.y_train)} images, on {jax.devices()[0].device_kind}")
     for name in (MODEL, "densenet22-cifar10"):
         spent = one_model(name, sample, arguments.rounds)

@@ -28,9 +28,10 @@ import numpy as np
 from jaxtyping import Float
 
 import linft
-from linft import predict, recipes
-from linft.depth import Depth
-from linft.sweeps.grid import at, grid
+from linft import predict
+from linft.core import paper_recipes
+from linft.core.layer_settings import LayerSettings
+from linft.workflows.sweep.grid import at, grid
 
 Seconds = Float[np.ndarray, "2"]
 """Of wall and of processor time."""
@@ -86,16 +87,16 @@ def main() -> None:
         else linft.load_model(options.model)
     ).with_head(classes, key)
     n, names = len(task.y_train), tuple(model.layer_groups)
-    base = recipes.named("li2020", n).recipe.replace(epochs=options.epochs)
+    base = paper_recipes.named("li2020", n).recipe.replace(epochs=options.epochs)
 
     def recipe(values: dict[str, float]) -> linft.Recipe:
-        return at(values, base, Depth(), names).recipe
+        return at(values, base, LayerSettings(), names).recipe
 
     points = [recipe(values) for values in grid("li2020").points()]
     finetune = linft.finetune(model, task)
     short = recipe(REAL[0]).replace(steps=2)
     _, compiling = timed(partial(finetune, short))
-    foretold: dict[str, Any] = {}
+    prediction: dict[str, Any] = {}
     seconds: list[Seconds] = []
     for i, values in enumerate(REAL[: options.real]):
         run, took = timed(partial(finetune, recipe(values)))
@@ -103,12 +104,14 @@ def main() -> None:
         seconds.append(took)
         print(f"really, {values}: {told(took)}, test accuracy {run.test_accuracy[-1]:.1%}", flush=True)
         if i == 0:
-            foretold = predicted(model, task, points)
-            print(f"predicted, kernel: {told(foretold['kernel'])}; {len(points)} points: {told(foretold['replay'])}")
+            prediction = predicted(model, task, points)
+            print(
+                f"predicted, kernel: {told(prediction['kernel'])}; {len(points)} points: {told(prediction['replay'])}"
+            )
             if options.real > 1:  # its program went with the caches
                 finetune = linft.finetune(model, task)
                 finetune(short)
-    total, whole = foretold["kernel"] + foretold["replay"], compiling + len(points) * np.mean(seconds, axis=0)
+    total, whole = prediction["kernel"] + prediction["replay"], compiling + len(points) * np.mean(seconds, axis=0)
     print(f"the whole grid: predicted {told(total)}, really {told(whole)}")
     print(f"times as long: {whole[0] / total[0]:.0f} (processor {whole[1] / total[1]:.0f})")
     result = {
@@ -120,7 +123,7 @@ def main() -> None:
         "steps": base.num_steps(n),
         "batch_size": base.batch_size_for(n),
         "points": len(points),
-        "predicted": foretold | {"all": total},
+        "predicted": prediction | {"all": total},
         "real": {"compiling": compiling, "points": seconds, "all": whole},
         "times_as_long": whole / total,
         "seconds": ["wall", "processor"],

@@ -46,20 +46,21 @@ def ours(case: Case, how: str) -> Callable[[], None]:
     import jax
     import numpy as np
 
-    from linft import Recipe, linearize, optim
+    from linft import Recipe, linearize
+    from linft.core.preprocessing import Preprocessing
     from linft.data.stream import Batch
     from linft.models import create
-    from linft.preprocess import Preprocessing
-    from linft.training import Execution, steps_per_call, training
+    from linft.training import optimizer
+    from linft.training.step import Execution, steps_per_call, training
 
     n, k = case.steps * case.batch, steps_per_call()
     model = create(case.network, 10, jax.random.key(0), Preprocessing((case.side, case.side, 3)))
     model = linearize(model) if how == "linearized" else model
     mode = "train" if how == "train" else "frozen"
     recipe = Recipe(learning_rate=1e-3, batch_size=case.batch, epochs=1, batch_norm=mode)
-    groups = optim.groups_for(recipe, model.layer_groups)
+    groups = optimizer.groups_for(recipe, model.layer_groups)
     begin, advance = training(model, recipe, groups, Execution(precision=case.precision))  # pyright: ignore
-    numbers, (images, labels) = optim.settings(recipe, tuple(groups), n), random_images(case)
+    numbers, (images, labels) = optimizer.settings(recipe, tuple(groups), n), random_images(case)
     held, state = jax.device_put(Batch(np.arange(n), images, None, labels)), begin(numbers)
 
     def epoch() -> None:
@@ -84,18 +85,18 @@ def torchs(case: Case, how: str) -> Callable[[], None]:
     images, labels = (torch.from_numpy(x).to(device) for x in random_images(case))
     images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout)
     network = torch_network(case.network).to(device, memory_format=layout)
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
+    sgd = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
     forward = torch.compile(network) if on_gpu else network
 
     def epoch() -> None:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))).to(device)
         for index in order.split(case.batch):
             x = (images[index].float() / 255 - 0.5) / 0.25
-            optimizer.zero_grad()
+            sgd.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
                 loss = cross_entropy(forward(x), labels[index])
             loss.backward()
-            optimizer.step()
+            sgd.step()
         loss.item()
 
     return epoch

@@ -4,14 +4,13 @@
 
 Five tasks × two budgets of steps, 128 training images, resnet14-cifar10. Three recipes are really trained on all
 training images and tested on at most 200 test images, equally many of each class: the advised one; the default one
-(`linft.advising.default`, cosine schedule); and the best of a random search that may cost what the advice cost: random
-points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight decay 0, 0.0001 or 0.01, new groups 1 or
-2) are trained on four fifths of the training images for the same steps and judged on the fifth, as many as begin within
-the seconds that the advice took, three at least. Seconds are wall time of the same process, one CPU with two cores, all
-compilation included in both. Rows are in experiments/advice/SCALE/rows.jsonl, written as they come; writes table.md
-there. Tasks may run at once: `--tasks digits`, then `--tasks none`.
-Expected: better than the default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than
-the search in all.
+(`linft.workflows.advise.default`, cosine schedule); and the best of a random search that may cost what the advice
+cost: random points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight decay 0, 0.0001 or 0.01,
+new groups 1 or 2) are trained on four fifths of the training images for the same steps and judged on the fifth, as
+many as begin within the seconds that the advice took, three at least. Seconds are wall time of the same process, one
+CPU with two cores, all compilation included in both. Rows are in experiments/advice/SCALE/rows.jsonl, written as they
+come; writes table.md there. Tasks may run at once: `--tasks digits`, then `--tasks none`. Expected: better than the
+default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than the search in all.
 """
 
 import time
@@ -24,12 +23,12 @@ import tyro
 from beside import FAR, NEAR, SIZES, SOURCE, Scale, loaded, markdown, settings, share, start, task_of
 
 import linft
-from linft.advising.default import DEFAULT
-from linft.base import Task
-from linft.depth import Depth
+from linft.core.base import Task
+from linft.core.layer_settings import LayerSettings
 from linft.runtime import json_lines
-from linft.sweeps.grid import Point, at, grid
-from linft.sweeps.result import Row, row
+from linft.workflows.advise.default import DEFAULT
+from linft.workflows.sweep.grid import Point, at, grid
+from linft.workflows.sweep.result import Row, row
 
 TASKS = (*NEAR, *FAR, "fashion")
 BUDGETS = {"smoke": (2, 4), "laptop": (40, 120)}
@@ -37,7 +36,7 @@ SPACE = {
     "learning_rate": "log:0.001:0.3",
     "momentum": [0.0, 0.9],
     "weight_decay": [0.0, 1e-4, 1e-2],
-    "new_groups": [1, 2],
+    "reinit_groups": [1, 2],
 }
 FEWEST, MOST = 3, 30
 """Points of the search."""
@@ -76,7 +75,7 @@ def compared(task: Task, budget: int) -> dict[str, Any]:
     searched, tried = search(task, base, seconds)
     searching = time.perf_counter() - begin
     points = {
-        "advised": Point(advice.values, advice.recipe, advice.new_groups),
+        "advised": Point(advice.values, advice.recipe, advice.reinit_groups),
         "default": Point({}, base, 1),
         "searched": searched,
     }
@@ -99,11 +98,11 @@ def search(task: Task, base: linft.Recipe, seconds: float) -> tuple[Point, int]:
     inner = task.holdout(HELD_OUT, seed=0)
     drawn = grid(SPACE, trials=MOST, seed=0).points()
     begin, best, tried = time.perf_counter(), (-1.0, 0.0), 0
-    chosen = at(drawn[0], base, Depth(), tuple(loaded(SOURCE).layer_groups))
+    chosen = at(drawn[0], base, LayerSettings(), tuple(loaded(SOURCE).layer_groups))
     for values in drawn:
         if tried >= FEWEST and time.perf_counter() - begin > seconds:
             break
-        point = at(values, base, Depth(), tuple(loaded(SOURCE).layer_groups))
+        point = at(values, base, LayerSettings(), tuple(loaded(SOURCE).layer_groups))
         found, tried = trained(inner, point), tried + 1
         if found["status"] == "finished":
             order = (found["test_accuracy"], -found["test_loss"])
@@ -115,13 +114,13 @@ def search(task: Task, base: linft.Recipe, seconds: float) -> tuple[Point, int]:
 def trained(task: Task, point: Point) -> Row:
     """A real run."""
     recipe = point.recipe
-    run = linft.finetune(start(SOURCE, task, point.new_groups), task, record_every=recipe.steps)
+    run = linft.finetune(start(SOURCE, task, point.reinit_groups), task, record_every=recipe.steps)
     return row(point, run(recipe))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Test accuracies, and who wins."""
-    shown = ("new_groups", "learning_rate", "momentum", "l2sp", "weight_decay")
+    shown = ("reinit_groups", "learning_rate", "momentum", "l2sp", "weight_decay")
     body = []
     for of in rows:
         ends = [accuracy(of, name) for name in ("advised", "default", "searched")]

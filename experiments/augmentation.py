@@ -20,9 +20,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import linft
+from linft.core.preprocessing import Preprocessing
 from linft.data.augment import AUGMENTATIONS, augment
 from linft.data.crops import ten_crops
-from linft.preprocess import Preprocessing
 
 SHAPE = (64, 64)
 DRAWS = 5

@@ -19,21 +19,22 @@ import jax
 import numpy as np
 
 import linft
-from linft import batch_norm, predict
-from linft.advising.measures import curvature
-from linft.advising.rules import safe
-from linft.advising.start import Start
-from linft.base import Model, Tangent, Task
-from linft.depth import Depth
-from linft.optim import kernel_groups
+from linft import predict
+from linft.core.base import Model, Tangent, Task
+from linft.core.layer_settings import LayerSettings
+from linft.core.trees import digest
+from linft.models import batch_norm
+from linft.models.reinitialize import reinitialize, with_new_layers
 from linft.predict.tangent import kept
-from linft.reinitialization import reinitialize, with_new_layers
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
-from linft.sweeps import predicted
-from linft.sweeps.grid import Point, Source, at, grid
-from linft.sweeps.result import FINALS, Row, key, rows_in
-from linft.trees import digest
+from linft.training.optimizer import kernel_groups
+from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.measures import curvature
+from linft.workflows.advise.rules import safe
+from linft.workflows.sweep import in_process
+from linft.workflows.sweep.grid import Point, Source, at, grid
+from linft.workflows.sweep.result import FINALS, Row, key, rows_in
 
 By = Literal["real", "predicted", "features"]
 Part = Literal["test", "held-out"]
@@ -100,7 +101,10 @@ class Case:
 
     def points(self, layer_groups: Sequence[str]) -> list[Point]:
         """Every point of the grid."""
-        return [at(values, self.base, Depth(), layer_groups) for values in grid(self.grid, len(layer_groups)).points()]
+        return [
+            at(values, self.base, LayerSettings(), layer_groups)
+            for values in grid(self.grid, len(layer_groups)).points()
+        ]
 
 
 def carry_out(cases: Iterable[Case], directory: Path, data: Path, sizes: Sizes, do: Sequence[Do]) -> None:
@@ -118,9 +122,9 @@ def run(case: Case, by: By, directory: Path, data: Path, sizes: Sizes, part: Par
     claim(lines.with_suffix(".json"), identity | {"record_every": sizes.record_every}, "rows")
     done = rows_in(lines)
     missing = [point for point in case.points(tuple(loaded(case.model).layer_groups)) if key(point.values) not in done]
-    for new_groups in dict.fromkeys(point.new_groups for point in missing):
-        of_start = [point for point in missing if point.new_groups == new_groups]
-        for rows in ROWS[by](case, task, new_groups, of_start, sizes):
+    for reinit_groups in dict.fromkeys(point.reinit_groups for point in missing):
+        of_start = [point for point in missing if point.reinit_groups == reinit_groups]
+        for rows in ROWS[by](case, task, reinit_groups, of_start, sizes):
             json_lines.append(lines, rows)
             print(f"{by} {case.file} {part}: {', '.join(map(str, rows[-1]['values'].values()))}", flush=True)
 
@@ -130,33 +134,35 @@ def place(case: Case, by: By, directory: Path, part: Part = "test") -> Path:
     return directory / (by if part == "test" else f"{by}-{part}") / case.file
 
 
-def really(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
+def really(case: Case, task: Task, reinit_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
     """Rows of real runs."""
-    run = linft.finetune(start(case.model, task, new_groups), task, record_every=sizes.record_every)
-    yield from predicted.rows(run, points)
+    run = linft.finetune(start(case.model, task, reinit_groups), task, record_every=sizes.record_every)
+    yield from in_process.rows(run, points)
 
 
-def foretold(case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
+def predicted_rows(
+    case: Case, task: Task, reinit_groups: int, points: Sequence[Point], sizes: Sizes
+) -> Iterator[list[Row]]:
     """Rows of predicted runs, each with the effective rate at which its start meets the edge of stability."""
     recipe_of = {key(point.values): predict.nearest(point.recipe)[0] for point in points}
-    tangent = tangent_of(case.model, task, new_groups, recipe_of.values())
+    tangent = tangent_of(case.model, task, reinit_groups, recipe_of.values())
     of_start = curvature(tangent, case.base)
-    for rows in predicted.rows(predict.dual(tangent, record_every=sizes.record_every), points):
+    for rows in in_process.rows(predict.dual(tangent, record_every=sizes.record_every), points):
         yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
 
 
-def foretold_by_features(
-    case: Case, task: Task, new_groups: int, points: Sequence[Point], sizes: Sizes
+def predicted_by_features(
+    case: Case, task: Task, reinit_groups: int, points: Sequence[Point], sizes: Sizes
 ) -> Iterator[list[Row]]:
     """Rows of runs predicted with the head exact, by the features' kernel along few directions."""
-    tangent = predict.feature_tangent(start(case.model, task, new_groups), task, outputs="low-rank")
-    yield from predicted.rows(predict.feature_dual(tangent, record_every=sizes.record_every), points)
+    tangent = predict.feature_tangent(start(case.model, task, reinit_groups), task, outputs="low-rank")
+    yield from in_process.rows(predict.feature_dual(tangent, record_every=sizes.record_every), points)
 
 
 ROWS: dict[By, Callable[..., Iterator[list[Row]]]] = {
     "real": really,
-    "predicted": foretold,
-    "features": foretold_by_features,
+    "predicted": predicted_rows,
+    "features": predicted_by_features,
 }
 
 
@@ -190,22 +196,24 @@ def task_of(name: str, data: Path, sizes: Sizes, part: Part = "test") -> Task:
     )
 
 
-def start(name: str, task: Task, new_groups: int = 1) -> Model:
+def start(name: str, task: Task, reinit_groups: int = 1) -> Model:
     """The model with new last layers; with the batch-norm statistics of the task's images where a norm is new.
 
     New norms have means of 0 and variances of 1, and those above them have seen other inputs.
     """
-    model = with_new_layers(loaded(name), task, 0, new_groups)
-    return batch_norm.reestimated(model, task.x_train) if name == SCRATCH or new_groups > 1 else model
+    model = with_new_layers(loaded(name), task, 0, reinit_groups)
+    return batch_norm.reestimated(model, task.x_train) if name == SCRATCH or reinit_groups > 1 else model
 
 
-def tangent_of(name: str, task: Task, new_groups: int, recipes: Iterable[linft.Recipe]) -> Tangent:
+def tangent_of(name: str, task: Task, reinit_groups: int, recipes: Iterable[linft.Recipe]) -> Tangent:
     """The kernel of a start in as many groups as some recipes need, kept on disk under the digests of what it is of."""
     KERNELS.mkdir(parents=True, exist_ok=True)
-    model = start(name, task, new_groups)
+    model = start(name, task, reinit_groups)
     groups = kernel_groups(model.layer_groups, *recipes)
     of = f"{model.digest}-{task.digest}-{digest(tuple(groups))}"
-    return kept(KERNELS / f"{name}-{new_groups}-{of}.safetensors", lambda: predict.tangent(model, task, groups=groups))
+    return kept(
+        KERNELS / f"{name}-{reinit_groups}-{of}.safetensors", lambda: predict.tangent(model, task, groups=groups)
+    )
 
 
 def rows_of(case: Case, by: By, directory: Path, step: int, part: Part = "test") -> list[Row]:
@@ -275,11 +283,13 @@ def best(both: Iterable[tuple[Row, Row]], steps: int, held_out: Iterable[tuple[R
         return -row["test_accuracy"], row["test_loss"]
 
     real = [pair for pair in both if pair[1]["status"] == "finished"]
-    foretold = sorted((pair for pair in both if pair[0]["status"] == "finished"), key=lambda p: p[0]["effective_rate"])
-    if not real or not foretold:
+    predicted_pairs = sorted(
+        (pair for pair in both if pair[0]["status"] == "finished"), key=lambda p: p[0]["effective_rate"]
+    )
+    if not real or not predicted_pairs:
         return None
     chosen = min(real, key=lambda pair: order(pair[1]))
-    predicted_best = min(cautious(foretold, steps) or foretold[:1], key=lambda pair: order(pair[0]))
+    predicted_best = min(cautious(predicted_pairs, steps) or predicted_pairs[:1], key=lambda pair: order(pair[0]))
     _, of_real = measured[key(chosen[0]["values"])]
     return Best(of_real, *measured[key(predicted_best[0]["values"])])
 

@@ -45,7 +45,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 import linft
-from linft.sweeps.result import Row
+from linft.workflows.sweep.result import Row
 
 BATCHES = (8, 32)
 NOISY = ("ucmerced16", "digits")

@@ -37,17 +37,17 @@ from beside import (
     share,
 )  # fmt: skip
 
-from linft.sweeps.agreement import agreement
-from linft.sweeps.grid import Values
+from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.grid import Values
 
 RATES = (0.01, 0.005, 0.001)
 GRID = [
-    {"new_groups": (1, 2, 3), "learning_rate": RATES},
-    {"new_groups": (1, 2), "learning_rate": (0.01,), "low_rate": (0.002,), "low_groups": (3, 5)},
-    {"new_groups": (1, 2), "learning_rate": (0.01,), "l2sp": (0.01,), "weight_decay": (0.01,),
+    {"reinit_groups": (1, 2, 3), "learning_rate": RATES},
+    {"reinit_groups": (1, 2), "learning_rate": (0.01,), "low_rate": (0.002,), "low_groups": (3, 5)},
+    {"reinit_groups": (1, 2), "learning_rate": (0.01,), "l2sp": (0.01,), "weight_decay": (0.01,),
      "l2sp_lowest": (None, 3)},
-    {"new_groups": (1,), "learning_rate": (0.01,), "frozen_lowest": (3, 5)},
-    {"new_groups": (1,), "learning_rate": (0.001,), "head_rate": (0.01,)},
+    {"reinit_groups": (1,), "learning_rate": (0.01,), "frozen_lowest": (3, 5)},
+    {"reinit_groups": (1,), "learning_rate": (0.001,), "head_rate": (0.01,)},
 ]  # fmt: skip
 
 
@@ -63,18 +63,18 @@ class Part:
 
 def plain(values: Values) -> bool:
     """Whether one rate holds for all layers, without decay."""
-    return set(values) == {"new_groups", "learning_rate"}
+    return set(values) == {"reinit_groups", "learning_rate"}
 
 
 PARTS = (
     *(
-        Part(f"{k} new, one rate (Table 3)", lambda v, k=k: plain(v) and v["new_groups"] == k, ["learning_rate"])
+        Part(f"{k} new, one rate (Table 3)", lambda v, k=k: plain(v) and v["reinit_groups"] == k, ["learning_rate"])
         for k in (1, 2, 3)
     ),
     *(
         Part(
             f"{k} new, lower rates below (Table 4)",
-            lambda v, k=k: "low_rate" in v and v["new_groups"] == k,
+            lambda v, k=k: "low_rate" in v and v["reinit_groups"] == k,
             ["learning_rate", "low_rate", "low_groups"],
         )
         for k in (1, 2)
@@ -82,13 +82,13 @@ PARTS = (
     *(
         Part(
             f"{k} new, L2-SP (Table 5)",
-            lambda v, k=k: "l2sp" in v and v["new_groups"] == k,
+            lambda v, k=k: "l2sp" in v and v["reinit_groups"] == k,
             ["learning_rate", "l2sp_lowest"],
         )
         for k in (1, 2)
     ),
     Part("frozen below", lambda v: "frozen_lowest" in v, ["learning_rate", "frozen_lowest"]),
-    Part("all", lambda v: True, ["new_groups", "learning_rate", "low_rate", "low_groups", "l2sp_lowest"]),
+    Part("all", lambda v: True, ["reinit_groups", "learning_rate", "low_rate", "low_groups", "l2sp_lowest"]),
 )
 
 

@@ -28,10 +28,10 @@ import tyro
 from matplotlib.figure import Figure
 
 import linft
-from linft.agreement import agreement
-from linft.base import Model, Run, Task
+from linft.core.base import Model, Run, Task
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
+from linft.workflows.compare.agreement import agreement
 
 BATCH_NORM = {"frozen": "frozen", "train": "training mode"}
 HEADS: dict[Literal["normal", "probe"], str] = {"normal": "fresh", "probe": "probe"}

@@ -14,7 +14,7 @@ At laptop scale also linft/predict/measured.json: the errors and costs by which 
 Expected (experiments/prediction_kinds/laptop/table.md): with a fresh head every kind's median error of the loss curve
 is 3 to 7 %, of which the tasks make more than the kinds do; at the smaller rate the features' full and low-rank kernels
 err several times less than the network's, at the larger one more. With a probe head relinearizing errs 9 %, the
-network's and the features' kernels 15 to 16 %, traces 21 to 25 %. None foretells the accuracy on 32 test images within
+network's and the features' kernels 15 to 16 %, traces 21 to 25 %. None predicts the accuracy on 32 test images within
 3 points. The number of steps to a given loss is off by 5 % (relinearized) to 50 % (trace), 16 % with the network's
 kernel, which costs what one real run costs and a 350th of it for every further recipe.
 """
@@ -38,13 +38,14 @@ from jax import monitoring
 from matplotlib.figure import Figure
 
 import linft
-from linft import predict, trees
-from linft.agreement import agreement
-from linft.base import Model, Task, Trajectory
+from linft import predict
+from linft.core import trees
+from linft.core.base import Model, Task, Trajectory
 from linft.predict.choice import FALLS, FIRST, KINDS, MEASURED, Head, fall, first_steps
 from linft.predict.tangent import to_trace
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
+from linft.workflows.compare.agreement import agreement
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = {
@@ -290,7 +291,7 @@ def _cost(row: dict[str, Any], kind: str) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Errors and costs by kind; and how well the steps to reach a loss are foretold."""
+    """Errors and costs by kind; and how well the steps to reach a loss are predicted."""
     lines = [
         "Train-loss curve: mean |difference| / mean real loss. Test accuracy: |difference| at the end, in points. Both",
         "median (largest) over tasks and rates. Processor seconds, without compilation, of kernel and recipe, median;",

@@ -33,9 +33,9 @@ from beside import (
     share,
 )  # fmt: skip
 
-from linft.sweeps.agreement import agreement
-from linft.sweeps.grid import l2sp
-from linft.sweeps.result import Row
+from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.grid import l2sp
+from linft.workflows.sweep.result import Row
 
 RATES = (0.01, 0.005, 0.001)
 """Of the real runs."""

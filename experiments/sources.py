@@ -38,7 +38,7 @@ from beside import (
 )  # fmt: skip
 from scipy.stats import kendalltau
 
-from linft.sweeps.result import Row
+from linft.workflows.sweep.result import Row
 
 SOURCES = (SOURCE, "resnet14-imagenet_coarse", "resnet14-gtsrb", "resnet14-fashion")
 GRID = {"learning_rate": (0.01, 0.005, 0.001), "momentum": (0.9, 0.0)}

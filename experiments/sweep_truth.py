@@ -41,10 +41,10 @@ from beside import (
 )
 from matplotlib.figure import Figure
 
-from linft.advising.rules import safe
-from linft.advising.start import Start
-from linft.sweeps.agreement import agreement
-from linft.sweeps.result import Row, key
+from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.rules import safe
+from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.result import Row, key
 
 RATES = (0.05, 0.01, 0.005, 0.001, 0.0001)
 GRID = [

@@ -24,8 +24,8 @@ from sklearn.metrics import balanced_accuracy_score
 import linft
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
-from linft.preprocess import Preprocessing
-from linft.recipe import Recipe
+from linft.core.preprocessing import Preprocessing
+from linft.core.recipe import Recipe
 
 
 @dataclass(frozen=True)

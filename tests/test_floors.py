@@ -1,6 +1,8 @@
-"""Imports go strictly downwards through the floors of the library."""
+"""The rooms of the library stand one upon another: imports go strictly downwards, and never in a circle."""
 
 import ast
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,43 +11,23 @@ import linft
 
 ROOT = Path(linft.__file__).parent
 
-# A part is a module of the package or a whole subpackage, whose modules may import one another.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "names"),
-    ("trees", "files"),
-    ("recipe", "preprocess", "task", "runtime", "interruption", "workers", "_compat"),
-    ("recipe_fields", "parallel"),
-    ("forward_pass",),
-    ("base", "depth"),
-    ("losses", "optim", "recipes", "models", "data", "linearization", "evaluation", "tracking", "checkpoints"),
-    ("ntk", "delta", "batch_norm", "reinitialization"),
-    ("training",),
-    ("feeding", "measuring"),
-    ("recording",),
-    ("zoo", "finetuning", "multidomain", "predict"),
-    ("agreement", "attribution", "pretraining", "spectrum", "store", "planning", "scores", "standings"),
-    ("training_run", "scoring", "kernel_pictures"),
-    ("protocol",),
-    ("comparison", "sweeps", "ranking"),
-    ("selection", "advising"),
-    ("report",),
-    ("cli",),
-)
-FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+ROOMS = (
+    "core", "runtime", "models", "data", "zoo", "ntk", "training", "predict", "scores", "workflows", "report", "cli",
+)  # fmt: skip
+"""From the ground up. A room may import those before it; its own modules may import one another."""
 
-# module or subpackage -> the only ones that may import it
+WORKFLOWS = ("compare", "rank", "sweep", "advise", "benchmark")
+"""The same within `linft.workflows`."""
+
+# module or package -> the only ones that may import it
 ONLY = {
-    "linft._compat": ("linft.ntk", "linft.predict.flow"),
+    "linft.ntk.neural_tangents_compat": ("linft.ntk", "linft.predict.flow"),
     "linft.ntk": (
-        "linft.predict.tangent",
-        "linft.predict.feature_tangent",
-        "linft.predict.operator",
-        "linft.predict.eigen",
-        "linft.predict.choice",
-        "linft.comparison",
+        "linft.predict",
         "linft.scores.evidence",
+        "linft.workflows.compare.compare",
         "linft.cli.kernel",
-    ),  # to predict; its eigenvalues; whether it fits; to see it change; to score; to keep it
+    ),  # to predict; to score; to see it change; to keep it
     "matplotlib": ("linft.report",),
 }
 
@@ -56,6 +38,7 @@ MODULES = {
 }
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, at the top or inside a function, but not for types only."""
     tree = ast.parse(path.read_text())
@@ -69,27 +52,45 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{path} has a relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return {home(name) for name in found}
 
 
-def part(module: str) -> str:
-    """The part of linft where a module, or a name that linft loads lazily, lives: `linft.ntk.empirical` in `ntk`."""
-    name = module.split(".")[1]
-    return linft._HOME[name].split(".")[1] if name in linft._HOME else name
+def home(name: str) -> str:
+    """The module where a name lives that linft loads lazily: `linft.rank` is of `linft.workflows.rank.rank`."""
+    first = name.split(".")[1] if inside(name, "linft") and name != "linft" else ""
+    return linft._HOME.get(first, name)
+
+
+def module_of(name: str) -> str | None:
+    """The module of linft that an imported name is, or is of."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def inside(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
+def height(module: str) -> tuple[int, int]:
+    """The floor of a module's room and, of a workflow, its own within that room."""
+    _, room, *rest = module.split(".")
+    assert room in ROOMS, f"give {module} a room"
+    return ROOMS.index(room), WORKFLOWS.index(rest[0]) if room == "workflows" and rest else 0
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module):
-    here = part(module)
-    assert here in FLOOR, f"give {module} a floor"
-    for imported in imports(MODULES[module]):
-        if inside(imported, "linft") and imported != "linft" and part(imported) != here:
-            above = part(imported)
-            assert FLOOR.get(above, -1) < FLOOR[here], f"{module} imports {imported}, which is not below it"
+    for imported in filter(None, map(module_of, imports(MODULES[module]))):
+        assert height(imported) <= height(module), f"{module} imports {imported}, which is above it"
+
+
+@pytest.mark.xfail(strict=True, reason="three commands of linft.cli are in two files each")
+def test_no_circles():
+    graph = {
+        module: {of for name in imports(path) if (of := module_of(name))} - {module} for module, path in MODULES.items()
+    }
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("module", MODULES)

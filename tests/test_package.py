@@ -26,7 +26,7 @@ def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", ["import linft", "import linft.recipe", "import linft.cli.main", HELP])
+@pytest.mark.parametrize("code", ["import linft", "import linft.core.recipe", "import linft.cli.main", HELP])
 def test_starts_without_heavy_imports(code):
     done = run(code)
     assert done.returncode == 0, done.stderr

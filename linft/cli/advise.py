@@ -1,4 +1,4 @@
-"""`linft advise`: one recipe for a model and a task, foretold from the kernel, with reasons and doubts."""
+"""`linft advise`: one recipe for a model and a task, predicted from the kernel, with reasons and doubts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 
 import tyro
 
-from linft.advising.default import DEFAULT
 from linft.cli import config
 from linft.cli.prediction_kernel import Kernel
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.workflows.advise.default import DEFAULT
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ import yaml
 from rich.console import Console
 
 import linft
-from linft.advising.advice import FILE, Advice, advise
-from linft.advising.rules import effective_rates, safe
-from linft.advising.start import Start
-from linft.advising.verification import verify
 from linft.cli.advise import Advise
 from linft.cli.progress import bars
 from linft.cli.table import print_lines, print_table
+from linft.core.layer_settings import LayerSettings
+from linft.core.task import Task
 from linft.data.lazy import in_memory
-from linft.depth import Depth
-from linft.files import whole
+from linft.runtime.atomic_files import whole
 from linft.runtime.json_files import write_json
-from linft.task import Task
+from linft.workflows.advise.advise import FILE, Advice, advise
+from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.rules import effective_rates, safe
+from linft.workflows.advise.verification import verify
 
 RECIPE = "recipe.yaml"
 
@@ -78,7 +78,7 @@ def write_options(command: Advise, found: Advice, task: Task) -> None:
         "test_images": len(task.y_test),
         "sample_seed": data.sample_seed,
     }
-    of_depth = {name: value for name, value in found.values.items() if name in asdict(Depth())}
+    of_depth = {name: value for name, value in found.values.items() if name in asdict(LayerSettings())}
     recipe = json.loads(
         json.dumps(asdict(found.default.replace(**{k: v for k, v in found.values.items() if k not in of_depth})))
     )
@@ -102,7 +102,7 @@ def tell(found: Advice) -> None:
 
 def recipe_table(found: Advice) -> tuple[list[str], list[list[str]]]:
     """Every setting that was chosen, beside the default."""
-    shown = {"new_groups": 1, **{name: getattr(found.default, name) for name in SETTINGS}, "low_rate": None,
+    shown = {"reinit_groups": 1, **{name: getattr(found.default, name) for name in SETTINGS}, "low_rate": None,
              "low_groups": 0}  # fmt: skip
     rows = [
         [name.replace("_", " "), _text(found.values.get(name, before)), _text(before)] for name, before in shown.items()
@@ -138,7 +138,7 @@ def reasons(found: Advice) -> Iterator[str]:
         )
     for rule in found.rules:
         yield f"Because {rule.condition}: {rule.consequence} ({rule.source})."
-    of, steps = found.curvatures[found.new_groups], found.recipe.steps or 1
+    of, steps = found.curvatures[found.reinit_groups], found.recipe.steps or 1
     rates = effective_rates(found.space, of, found.recipe, steps, safe(found.start, steps))
     yield (
         f"Kernel: λ1 = {of.largest:.3g}, worst minibatch {of.worst_batch:.3g}, condition {of.condition:.3g}. Half of "

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 if TYPE_CHECKING:
-    from linft.selection.settings import Settings
+    from linft.workflows.benchmark.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class BenchmarkSelection:
         from linft.report.selection import Result, write
         from linft.runtime import json_lines
         from linft.scores.table import DEFAULT, chosen
-        from linft.selection.choices import choices
-        from linft.selection.scored import samples, scored
-        from linft.selection.settings import Settings, Target
-        from linft.selection.truth import cases, truth
-        from linft.selection.zoos import zoos
+        from linft.workflows.benchmark.choices import choices
+        from linft.workflows.benchmark.scored import samples, scored
+        from linft.workflows.benchmark.settings import Settings, Target
+        from linft.workflows.benchmark.truth import cases, truth
+        from linft.workflows.benchmark.zoos import zoos
         from linft.zoo.load import SHIPPED
 
         names = self.names or tuple(linft.load_task(task).name for task in self.tasks)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from linft.recipe import Recipe
+from linft.core.recipe import Recipe
 
 DEFAULT_STEPS = 40
 
@@ -110,7 +110,7 @@ def findings(result: dict[str, Any]) -> list[str]:
         if name in result["agreement"]:
             run, off = result["runs"][name], result["agreement"][name]["train_loss_error"]
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
-            lines.append(f"{text} foretold {run['train_loss'][-1]:.3f} and {run['test_accuracy'][-1]:.1%}{error}.")
+            lines.append(f"{text} predicted {run['train_loss'][-1]:.3f} and {run['test_accuracy'][-1]:.1%}{error}.")
     if term := finding(result):
         lines.append(f"{term}.")
     edge = result["stability"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import tyro
 
 from linft.cli import config
-from linft.depth import Depth
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.layer_settings import LayerSettings
+from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
-    from linft.base import Model
-    from linft.task import Task
-    from linft.training_run import Conduct
+    from linft.core.base import Model
+    from linft.core.task import Task
+    from linft.training.run_directory import RunOptions
 
 SEEDS = 4  # of the final runs, where validation images choose
 
@@ -123,7 +123,7 @@ class Finetune:
     training: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(
         schedule="cosine", weight_decay=1e-4, batch_size=32, epochs=10, batch_norm="train"
     )
-    depth: Annotated[Depth, tyro.conf.OmitArgPrefixes] = Depth()
+    depth: Annotated[LayerSettings, tyro.conf.OmitArgPrefixes] = LayerSettings()
     choices: Annotated[Choices, tyro.conf.OmitArgPrefixes] = Choices()
     machine: Annotated[Machine, tyro.conf.OmitArgPrefixes] = Machine()
     writing: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
@@ -135,7 +135,7 @@ class Finetune:
         name, task = (config.value_of(option, arguments) for option in ("recipe", "task"))
         if name is None or task is None:  # a missing task is refused by name
             return tyro.cli(cls, args=arguments, prog=prog)
-        from linft.recipes import named
+        from linft.core.paper_recipes import named
 
         def parsed(n: int) -> Self:
             found = named(name, n)
@@ -197,23 +197,23 @@ class Finetune:
 
     def started(self, model: "Model", task: "Task", seed: int) -> "Model":
         """The model with its new layers, drawn with a seed."""
-        from linft.reinitialization import with_new_layers
+        from linft.models.reinitialize import with_new_layers
 
-        return with_new_layers(model, task, seed, self.depth.new_groups, self.start.head, self.start.head_scale)
+        return with_new_layers(model, task, seed, self.depth.reinit_groups, self.start.head, self.start.head_scale)
 
-    def conduct(self) -> "Conduct":
+    def conduct(self) -> "RunOptions":
         """Devices and checkpoints."""
         import jax
 
-        from linft import parallel
-        from linft.training import Execution
-        from linft.training_run import Conduct
+        from linft.core import parallel
+        from linft.training.run_directory import RunOptions
+        from linft.training.step import Execution
 
         machine = self.machine
         many = machine.devices is not None or jax.process_count() > 1
         mesh = parallel.mesh(machine.devices) if many else None
         execution = Execution(machine.precision, machine.accumulate, mesh)
-        return Conduct(execution, machine.workers, self.writing.record_every, self.writing.keep)
+        return RunOptions(execution, machine.workers, self.writing.record_every, self.writing.keep)
 
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the final runs."""

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from linft import tracking
-from linft.base import Model
 from linft.cli.finetune import Finetune
 from linft.cli.progress import steps_bar
 from linft.cli.table import print_lines, print_table
-from linft.planning import plan
-from linft.protocol import choose, ensemble, over_seeds
-from linft.recipe import Recipe
-from linft.recording import Track, Tracking
+from linft.core.base import Model
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.runtime import metrics_log
 from linft.runtime.json_files import write_json
 from linft.runtime.versions import versions
-from linft.task import Task
-from linft.training_run import RESULT, begin, run_in
+from linft.training.dry_run import plan
+from linft.training.history import Track, Tracking
+from linft.training.run_directory import RESULT, begin, run_in
+from linft.training.validation import choose, ensemble, over_seeds
 
 
 def carry_out(command: Finetune) -> None:
@@ -115,7 +115,7 @@ def _tracking(command: Finetune, console: Console, path: Path, steps: int) -> Tr
             yield lambda step, values: None
             return
         sinks, config = command.writing.log_to, command.resolved()
-        with tracking.open(path, step, sinks, config) as write, steps_bar(console, path.name, steps) as show:
+        with metrics_log.open(path, step, sinks, config) as write, steps_bar(console, path.name, steps) as show:
 
             def track(step: int, values: dict[str, float]) -> None:
                 write(step, values)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from linft.cli.size import to_bytes
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from rich.console import Console
 
-    from linft.base import Model
-    from linft.task import Task
+    from linft.core.base import Model
+    from linft.core.task import Task
 
 LINES = 20  # of a kernel, where there is no terminal
 
@@ -101,7 +101,7 @@ class Kernel:
     """Compute a tangent kernel of any size on disk, so that a call that was ended goes on where it was.
 
     Writes a zarr v3 group with the arrays train/GROUP, Θ(train, train), and test/GROUP, Θ(test, train):
-    [n c m c] for full kernels, [n m] for others. `linft.ntk.store.load` or any reader of zarr reads them.
+    [n c m c] for full kernels, [n m] for others. `linft.ntk.tiled.store.load` or any reader of zarr reads them.
     """
 
     task: str
@@ -116,20 +116,20 @@ class Kernel:
         """Compute what is missing, and say what there is."""
         if not self.machine.distributed:
             return self.compute()
-        from linft.ntk import hosts
+        from linft.runtime import multihost
 
-        hosts.join()
+        multihost.join()
         try:
             return self.compute()
         except LinftError as error:
-            hosts.leave(str(error))
+            multihost.leave(str(error))
 
     def compute(self) -> None:
         """What is missing."""
         path = self.writing.output
         resumes = (path / "zarr.json").exists()
         if self.machine.distributed:  # before any of them makes it
-            from linft import parallel
+            from linft.core import parallel
 
             resumes = parallel.any_host(resumes)
         if resumes and not self.writing.resume:
@@ -139,9 +139,11 @@ class Kernel:
         from rich.console import Console
         from rich.filesize import decimal
 
-        from linft import trees
-        from linft.ntk import empirical, hosts, manifest, store
+        from linft.core import trees
+        from linft.ntk import empirical
         from linft.ntk.engine import How
+        from linft.ntk.tiled import manifest, store
+        from linft.runtime import multihost
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
         first = jax.process_index() == 0
@@ -178,7 +180,7 @@ class Kernel:
             for name, work in (("train", train), ("test", test)):
                 if work is not None:
                     store.fill(path, name, work, partial(tell, f"tiles of {name}"), share)
-        hosts.meet(mesh)
+        multihost.meet(mesh)
         found = manifest.read(path)
         shapes = " and ".join(f"{name} {found[f'{name} shape']}" for name in ("train", "test")[: 1 + self.data.test])
         size = decimal(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
@@ -189,7 +191,7 @@ class Kernel:
         """The devices, of all hosts; None where there is one."""
         import jax
 
-        from linft import parallel
+        from linft.core import parallel
 
         devices = self.machine.devices
         if jax.process_count() > 1 and devices is not None:

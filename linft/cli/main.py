@@ -24,7 +24,7 @@ from linft.cli.zoo_add import ZooAdd
 from linft.cli.zoo_import import ZooImport
 from linft.cli.zoo_list import ZooList
 from linft.cli.zoo_show import ZooShow
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 COMMANDS = {
     "advise": Advise,
@@ -73,7 +73,7 @@ def _command(arguments: list[str]) -> Callable[[], None]:
     if parse := getattr(COMMANDS.get("".join(arguments[:1])), "parse", None):  # its defaults depend on its arguments
         return parse(arguments[1:], f"linft {arguments[0]}")
     return _application().cli(
-        args=arguments, prog="linft", description="Foretell how a pretrained network fine-tunes, then check it."
+        args=arguments, prog="linft", description="Predict how a pretrained network fine-tunes, then check it."
     )
 
 

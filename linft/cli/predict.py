@@ -1,4 +1,4 @@
-"""`linft predict`: foretell a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
+"""`linft predict`: predict a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from linft.recipe import Recipe
+from linft.core.recipe import Recipe
 
 DEFAULT_STEPS = 40
 
@@ -56,15 +56,17 @@ class Predict:
         from rich.console import Console
 
         import linft
-        from linft import optim, predict
+        from linft import predict
         from linft.cli.progress import bars
+        from linft.core.trajectory_json import trajectory_as_json
         from linft.data.lazy import in_memory
-        from linft.files import whole
         from linft.predict.choice import FIRST, KINDS, auto
         from linft.report import trajectories
+        from linft.runtime.atomic_files import whole
         from linft.runtime.json_files import write_json
         from linft.runtime.versions import versions
-        from linft.store import Store
+        from linft.training import optimizer
+        from linft.workflows.compare.store import Store
 
         console = Console()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
@@ -78,7 +80,7 @@ class Predict:
         model = linft.load_model(self.model)
         key = jax.random.key(self.sample_seed)
         model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
-        groups = optim.kernel_groups(model.layer_groups, recipe)
+        groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(self.output, "predict", model, task, recipe, {"record_every": self.record_every})
         runs: dict[str, linft.Trajectory] = {}
         with bars(console) as progress:
@@ -106,7 +108,7 @@ class Predict:
             "how": kind,
             "error": self.error,
             "choice": None if chosen is None else asdict(chosen),
-            "runs": {name: Store.as_json(trajectory) for name, trajectory in runs.items()},
+            "runs": {name: trajectory_as_json(trajectory) for name, trajectory in runs.items()},
             "versions": versions(),
         }  # fmt: skip
         write_json(self.output / "prediction.json", result)

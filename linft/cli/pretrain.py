@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Pretrain:
 
         import linft
         from linft.cli.progress import bars
-        from linft.pretraining import pretrain, start
+        from linft.training.pretrain import pretrain, start
         from linft.zoo.directory import unused
 
         if (self.model is None) == (self.init is None):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class PretrainDomains:
 
         import linft
         from linft.cli.progress import bars
-        from linft.multidomain import train_domains
-        from linft.pretraining import measured, settings, start
+        from linft.training.multidomain import train_domains
+        from linft.training.pretrain import measured, settings, start
         from linft.zoo.directory import unused
 
         if (self.model is None) == (self.init is None):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from linft.kernel_pictures import Picture
-    from linft.ranking import Ranking
-    from linft.task import Task
+    from linft.core.task import Task
+    from linft.workflows.rank.kernel_pictures import Picture
+    from linft.workflows.rank.rank import Ranking
 
 SHOWN = 5  # columns of scores beside the consensus, so that the table fits a terminal
 
@@ -88,7 +88,7 @@ class Rank:
                 progress=progress,
             )
             ranking.write(self.output)
-            pictures, epochs = self.kernels(ranking, models, task.at_most(self.shots, self.seed), progress)
+            pictures, epochs = self.kernels(ranking, models, task.max_per_class(self.shots, self.seed), progress)
         path = page.write(ranking.as_json(), self.output, pictures, epochs)
         print_table(*table(ranking))
         print_lines(notes(ranking))
@@ -110,9 +110,9 @@ class Rank:
         progress: Callable[[str, int, int], None],
     ) -> "tuple[list[Picture], list[Picture]]":
         """Pictures of the first and last models, and of the first as it is fine-tuned."""
-        from linft import recipes
-        from linft.kernel_pictures import over_epochs, picture
-        from linft.ranking import named
+        from linft.core import paper_recipes
+        from linft.workflows.rank.kernel_pictures import over_epochs, picture
+        from linft.workflows.rank.rank import named
         from linft.zoo.load import load_model
 
         order, where = ranking.order(), named(models)
@@ -124,7 +124,7 @@ class Rank:
             progress("kernels", done, len(shown))
         if self.epochs < 1 or not order:
             return pictures, []
-        recipe = recipes.named("deshpande2021", len(sample.y_train)).recipe.replace(epochs=self.epochs)
+        recipe = paper_recipes.named("deshpande2021", len(sample.y_train)).recipe.replace(epochs=self.epochs)
         model = load_model(str(where[order[0]]))
         told = over_epochs(model, sample, recipe, self.seed, lambda step, of, loss: progress("fine-tuning", step, of))
         return pictures, told

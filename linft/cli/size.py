@@ -2,7 +2,7 @@
 
 import re
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -9,10 +9,10 @@ import tyro
 
 from linft.cli import config
 from linft.cli.prediction_kernel import Kernel
-from linft.depth import Depth
-from linft.errors import LinftError
-from linft.recipe import Recipe
-from linft.sweeps import grid as grids
+from linft.core.errors import LinftError
+from linft.core.layer_settings import LayerSettings
+from linft.core.recipe import Recipe
+from linft.workflows.sweep import grid as grids
 
 FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
     "features": "full",
@@ -118,14 +118,14 @@ class Sweep:
     start: Annotated[Start, tyro.conf.OmitArgPrefixes] = Start()
     kernel: Annotated[Kernel, tyro.conf.OmitArgPrefixes] = Kernel()
     training: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.001, steps=40)
-    depth: Annotated[Depth, tyro.conf.OmitArgPrefixes] = Depth()
+    depth: Annotated[LayerSettings, tyro.conf.OmitArgPrefixes] = LayerSettings()
     workers: Annotated[Workers, tyro.conf.OmitArgPrefixes] = Workers()
     writing: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prog: str) -> Self:
         """The command, with defaults from --grid or --recipe, and then --config."""
-        from linft.recipes import named
+        from linft.core.paper_recipes import named
 
         arguments = config.last_of(config.expand(arguments), "steps", "epochs")
         of_grid = grids.RECIPES.get(config.value_of("grid", arguments) or "")

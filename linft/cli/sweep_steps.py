@@ -10,25 +10,26 @@ import jax
 from rich.console import Console
 
 import linft
-from linft import predict, recipe_fields
-from linft.base import Model, Run, Tangent
+from linft import predict
 from linft.cli.kernel import told
 from linft.cli.sweep import FEATURES, PREDICTED, SHOWN, Sweep
 from linft.cli.table import print_lines, print_table
+from linft.core import recipe_fields
+from linft.core.base import Model, Run, Tangent
+from linft.core.task import Task
+from linft.core.trees import digest
 from linft.data.lazy import in_memory
-from linft.finetuning import finetune
-from linft.linearization import linearize
-from linft.optim import kernel_groups
+from linft.models.linearize import linearize
+from linft.models.reinitialize import with_new_layers
 from linft.predict.tangent import kept
-from linft.reinitialization import with_new_layers
 from linft.report.sweep import write
 from linft.runtime.json_files import read_json
-from linft.sweeps import predicted, result
-from linft.sweeps.grid import at
-from linft.sweeps.real import Sharing, Watch
-from linft.sweeps.sweeping import sweep
-from linft.task import Task
-from linft.trees import digest
+from linft.training.finetune import finetune
+from linft.training.optimizer import kernel_groups
+from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep.grid import at
+from linft.workflows.sweep.shared import Sharing, Watch
+from linft.workflows.sweep.sweep import sweep
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,11 +56,11 @@ def carry_out(command: Sweep) -> None:
         **dict.fromkeys(("dual", *FEATURES), predict.nearest),
         "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
         "linearized": partial(recipe_fields.nearest, by="linearized"),
-        "finetune": predicted.as_it_is,
+        "finetune": in_process.as_it_is,
     }[command.by]
     with told(console) as progress:
         swept = sweep(
-            lambda new_groups: make(command, model, task, new_groups, watch, progress),
+            lambda reinit_groups: make(command, model, task, reinit_groups, watch, progress),
             chosen,
             command.training,
             layer_groups=groups,
@@ -108,38 +109,38 @@ def sharing(command: Sweep, watch: Watch | None) -> Sharing | None:
     return Sharing(storage, workers.search, watch, workers.beat, workers.grace)
 
 
-def make(command: Sweep, model: Model, task: Task, new_groups: int, watch: Watch | None, progress: Progress) -> Run:
+def make(command: Sweep, model: Model, task: Task, reinit_groups: int, watch: Watch | None, progress: Progress) -> Run:
     """The run that starts with so many new layer groups."""
     every, start = command.writing.record_every, command.start
-    started = with_new_layers(model, task, command.data.sample_seed, new_groups, start.head, start.head_scale)
+    started = with_new_layers(model, task, command.data.sample_seed, reinit_groups, start.head, start.head_scale)
     if command.by in FEATURES:
         of_features = predict.feature_tangent(
-            started, task, outputs=FEATURES[command.by], **options(command, model, new_groups, progress)
+            started, task, outputs=FEATURES[command.by], **options(command, model, reinit_groups, progress)
         )
         return predict.feature_dual(of_features, record_every=every)
     if command.by in PREDICTED:
-        found = tangent(command, started, task, new_groups, progress)
+        found = tangent(command, started, task, reinit_groups, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
     network = linearize(started) if command.by == "linearized" else started
     return finetune(network, task, record_every=every, tracking=watch)
 
 
-def tangent(command: Sweep, model: Model, task: Task, new_groups: int, progress: Progress) -> Tangent:
+def tangent(command: Sweep, model: Model, task: Task, reinit_groups: int, progress: Progress) -> Tangent:
     """The kernel of a start, on disk once it has been computed."""
-    given, outputs = options(command, model, new_groups, progress), command.kernel.kernel
+    given, outputs = options(command, model, reinit_groups, progress), command.kernel.kernel
     finer = "" if given["groups"] == model.stages else f"-{digest(tuple(given['groups']))[:8]}"
-    kind = f"{outputs}{finer}-{new_groups}"
+    kind = f"{outputs}{finer}-{reinit_groups}"
     return kept(
         command.writing.output / f"tangent-{kind}.safetensors",
         lambda: predict.tangent(model, task, outputs=outputs, **given),
     )
 
 
-def options(command: Sweep, model: Model, new_groups: int, progress: Progress) -> dict[str, Any]:
+def options(command: Sweep, model: Model, reinit_groups: int, progress: Progress) -> dict[str, Any]:
     """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
     names = tuple(model.layer_groups)
     recipes = [at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
-    what = "kernel" if new_groups == 1 else f"kernel {new_groups}"
+    what = "kernel" if reinit_groups == 1 else f"kernel {reinit_groups}"
     return {
         "groups": kernel_groups(model.layer_groups, *recipes),
         "engine": command.kernel.engine,

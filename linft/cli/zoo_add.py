@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from linft.base import Model
-    from linft.task import Task
+    from linft.core.base import Model
+    from linft.core.task import Task
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ZooAdd:
 
 def on_task(model: "Model", task: "Task", data: str | None) -> "Model":
     """The model with its accuracy and class means on the task; an older source is kept as its pretraining."""
-    from linft.pretraining import measured
+    from linft.training.pretrain import measured
 
     model.check_classes(task)
     found = measured(model, task)

@@ -43,7 +43,7 @@ def row(entry: "Entry") -> list[str]:
 
 def architectures() -> list[list[str]]:
     """The cells of every architecture of the registry."""
-    from linft import trees
+    from linft.core import trees
     from linft.models import registry
 
     return [

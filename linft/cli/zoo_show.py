@@ -29,7 +29,7 @@ class ZooShow:
 def facts(path: Path) -> Iterator[str]:
     """What the file says, one fact a line, those that belong to another indented under it."""
     from linft.zoo.directory import group_sizes, opened
-    from linft.zoo.native import SOURCE
+    from linft.zoo.importers.native import SOURCE
 
     tensors, meta = opened(path)
     groups = group_sizes(tensors, meta)

@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key, UInt8
 
+from linft.core.errors import LinftError
 from linft.data.crops import centre_crop, cut
-from linft.errors import LinftError
 
 AREAS = (0.08, 1.0)
 RATIOS = (3 / 4, 4 / 3)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from linft.base import Model
-from linft.errors import LinftError
-from linft.forward_pass import forward_pass
-from linft.preprocess import Images
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.forward_pass import forward_pass
+from linft.core.preprocessing import Images
 
 
 def cut(

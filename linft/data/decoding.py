@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def decode(data: bytes, name: str, mode: Literal["RGB", "L"] = "RGB") -> UInt8[np.ndarray, "h w c"]:

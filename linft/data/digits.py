@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from linft.errors import LinftError
-from linft.task import Task
+from linft.core.errors import LinftError
+from linft.core.task import Task
 
 
 def load(rest: str) -> Task:

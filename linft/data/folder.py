@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from linft.core.errors import LinftError
+from linft.core.task import Task
 from linft.data import image_folder
 from linft.data.image_folder import Listing
 from linft.data.lazy import Encoded, LazyImages, held
-from linft.errors import LinftError
-from linft.task import Task
 
 
 def load(path: str) -> Task:

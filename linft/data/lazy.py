@@ -12,8 +12,8 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from linft.core.task import Task
 from linft.data.decoding import decode, decoded_bytes
-from linft.task import Task
 
 IN_MEMORY = 2**29  # bytes of the decoded images of both parts of a task, up to which they are read at once and kept
 HASHED = 256  # images that a thread hashes at once

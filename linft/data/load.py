@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 
+from linft.core.errors import LinftError
+from linft.core.task import Task
 from linft.data import digits, folder, npz, tfds
 from linft.data.catalogue import prepared
-from linft.errors import LinftError
-from linft.task import Task
 
 SOURCES: dict[str, Callable[[str], Task]] = {
     "digits": digits.load,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from linft.errors import LinftError
-from linft.task import Task
+from linft.core.errors import LinftError
+from linft.core.task import Task
 
 NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 """What images and labels of a part are called; the first of which a file has the training images."""

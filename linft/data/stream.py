@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 from linft.data.lazy import LazyImages
-from linft.errors import LinftError
-from linft.recipe import Recipe
 
 Prepared = tuple[UInt8[np.ndarray, "side side c"], tuple[int, int]]  # an image, and the height and width it fills
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from linft.core.errors import LinftError
+from linft.core.task import Task
 from linft.data.lazy import Encoded, LazyImages, held
-from linft.errors import LinftError
-from linft.task import Task
 
 PREPARED = "dataset_info.json"  # the file that makes a folder a prepared data set
 

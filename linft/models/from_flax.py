@@ -11,13 +11,13 @@ import numpy as np
 from flax import errors, nnx
 from flax.core import unfreeze
 
-from linft import trees
-from linft.base import Model, dense
-from linft.errors import LinftError
-from linft.forward_pass import Forward
+from linft.core import trees
+from linft.core.base import Model, dense
+from linft.core.errors import LinftError
+from linft.core.forward_pass import Forward
+from linft.core.preprocessing import Preprocessing
+from linft.core.trees import Groups, Tree
 from linft.models.modes import Mode, Settings, modes
-from linft.preprocess import Preprocessing
-from linft.trees import Groups, Tree
 
 
 def from_flax(

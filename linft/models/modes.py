@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 # The names under which linen modules take their mode, with the value for evaluation.
 EVALUATION = {

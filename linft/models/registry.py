@@ -9,22 +9,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from linft.base import NEW_HEAD, Model
-from linft.errors import LinftError
-from linft.models.alexnet import AlexNet
-from linft.models.bit import bit
-from linft.models.cifar_densenet import CifarDenseNet
-from linft.models.cifar_resnet import CifarResNet
-from linft.models.densenet import DenseNet
+from linft.core.base import NEW_HEAD, Model
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
+from linft.core.trees import Groups
+from linft.models.architectures.alexnet import AlexNet
+from linft.models.architectures.bit import bit
+from linft.models.architectures.cifar_densenet import CifarDenseNet
+from linft.models.architectures.cifar_resnet import CifarResNet
+from linft.models.architectures.densenet import DenseNet
+from linft.models.architectures.inception import InceptionV4
+from linft.models.architectures.mobilenet import MobileNetV1
+from linft.models.architectures.resnet import BasicBlock, Bottleneck, ResNet
+from linft.models.architectures.resnet_v2 import ResNetV2
+from linft.models.architectures.wide_resnet import WideResNet
 from linft.models.from_flax import functions, wrap
-from linft.models.inception import InceptionV4
-from linft.models.mobilenet import MobileNetV1
 from linft.models.modes import modes
-from linft.models.resnet import BasicBlock, Bottleneck, ResNet
-from linft.models.resnet_v2 import ResNetV2
-from linft.models.wide_resnet import WideResNet
-from linft.preprocess import Preprocessing
-from linft.trees import Groups
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from linft.trees import Groups
+from linft.core.trees import Groups
 
 
 def in_stages(*stages: Sequence[str], closing: str | None = None) -> Groups:

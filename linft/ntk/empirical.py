@@ -9,15 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from linft import trees
-from linft.base import Kernel, Model, Outputs
-from linft.errors import LinftError
-from linft.ntk import tiles
-from linft.ntk.assemble import assemble
+from linft.core import trees
+from linft.core.base import Kernel, Model, Outputs
+from linft.core.errors import LinftError
+from linft.core.trees import Groups
 from linft.ntk.engine import Choice as Engine
 from linft.ntk.engine import How, Precision
-from linft.ntk.tiles import Progress, Work
-from linft.trees import Groups
+from linft.ntk.tiled import tiles
+from linft.ntk.tiled.assemble import assemble
+from linft.ntk.tiled.tiles import Progress, Work
 
 CHOICES = {
     "outputs": ("full", "trace", "pseudo"),

@@ -13,11 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from linft._compat import neural_tangents
-from linft.base import Model, Outputs
-from linft.errors import LinftError
-from linft.ntk import batching, divided, gram, hosts, layerwise, package, plan
-from linft.ntk.check import check
+from linft.core.base import Model, Outputs
+from linft.core.errors import LinftError
+from linft.ntk import neural_tangents as package
+from linft.ntk import neural_tangents_compat
+from linft.ntk.layerwise import gram, jacobians, plan, sharded
+from linft.ntk.layerwise.self_check import check
+from linft.ntk.tiled import batching
+from linft.runtime import multihost
 
 log = logging.getLogger("linft")
 
@@ -64,14 +67,14 @@ class Engine:
 def choose(engine: Choice, model: Model, x: Array) -> tuple[Name, tuple[plan.Layer, ...] | None]:
     """The engine's name, and the plan of the layers where it is layerwise."""
     if engine == "neural-tangents":
-        neural_tangents.load()  # says how to get it before anything is computed
+        neural_tangents_compat.load()  # says how to get it before anything is computed
         return engine, None
     try:
         layers = plan.plan(model, x)
     except plan.Uncovered as reason:
         if engine == "layerwise":
             raise LinftError(f'{reason}; pass engine="neural-tangents" or "auto"') from None
-        if missing := neural_tangents.why_not():
+        if missing := neural_tangents_compat.why_not():
             raise LinftError(f"{reason}, and {missing}") from None
         log.info("kernel engine: neural-tangents, because %s", reason)
         return "neural-tangents", None
@@ -103,23 +106,23 @@ def of_layers(
     """
     dtype = np.dtype(how.sums or cotangents.dtype)
     pairs = np.asarray(cotangents @ cotangents.T)
-    multiply = gram.product if how.mesh is None else divided.product(how.mesh)
+    multiply = gram.product if how.mesh is None else sharded.product(how.mesh)
 
-    def join(batches: Iterable[tuple[layerwise.Rows, int]], n: int) -> layerwise.Rows:
+    def join(batches: Iterable[tuple[jacobians.Rows, int]], n: int) -> jacobians.Rows:
         if how.precision != "bfloat16":
-            return layerwise.gather(batches, n)
+            return jacobians.gather(batches, n)
         half = ((jax.tree.map(lambda a: a.astype(jnp.bfloat16), rows), real) for rows, real in batches)
-        return layerwise.gather(half, n)
+        return jacobians.gather(half, n)
 
-    def between(a: layerwise.Rows, b: layerwise.Rows) -> dict[str, np.ndarray]:
+    def between(a: jacobians.Rows, b: jacobians.Rows) -> dict[str, np.ndarray]:
         blocks = gram.tile(a, b, pairs, how.outputs, dtype, multiply)
-        return hosts.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
+        return multihost.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
 
-    rows_of = layerwise.rows if how.mesh is None else partial(divided.rows, how.mesh)
+    rows_of = jacobians.rows if how.mesh is None else partial(sharded.rows, how.mesh)
     return Engine(
-        _at(how.precision, hosts.translated(rows_of(model, layers, labels, cotangents, how.outputs, how.sketch))),
+        _at(how.precision, multihost.translated(rows_of(model, layers, labels, cotangents, how.outputs, how.sketch))),
         join,
-        _at(how.precision, hosts.translated(between)),
+        _at(how.precision, multihost.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(
             model, blocks, how.outputs, labels, cotangents, x1, x2, how.precision, differentiated
         )),

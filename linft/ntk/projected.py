@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from linft.base import Kernel, Model, Outputs
-from linft.errors import LinftError
-from linft.ntk import batching, engine, gram, layerwise, plan, projection
+from linft.core.base import Kernel, Model, Outputs
+from linft.core.errors import LinftError
+from linft.core.trees import Groups
+from linft.ntk import engine
 from linft.ntk.empirical import checked, how_of, labels_of
-from linft.ntk.tiles import Progress, counter, refuse_not_finite
-from linft.trees import Groups
+from linft.ntk.layerwise import gram, jacobians, plan, projection
+from linft.ntk.tiled import batching
+from linft.ntk.tiled.tiles import Progress, counter, refuse_not_finite
 
 
 class Projected(NamedTuple):
@@ -72,7 +74,7 @@ def projected_ntk(
     ours = engine.of_layers(model, layers, labels, cotangents, how)
     tell = counter(progress, len(x1) + (0 if x2 is None else len(x2)))
 
-    def held(x: Array) -> layerwise.Rows:
+    def held(x: Array) -> jacobians.Rows:
         return engine.held(ours, x, batching.size_for(len(x), batch_size), tell)
 
     left = held(x1)

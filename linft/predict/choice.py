@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from linft import trees
-from linft.base import Model, Trajectory
-from linft.errors import LinftError
-from linft.ntk import memory
+from linft.core import trees
+from linft.core.base import Model, Trajectory
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.ntk.tiled import memory
 from linft.predict.dual import dual
 from linft.predict.feature_dual import feature_dual
 from linft.predict.relinearized import relinearized
-from linft.recipe import Recipe
-from linft.task import Task
 
 Head = Literal["fresh", "probe"]
 

@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from linft import optim, recipe_fields
-from linft.base import Model, Tangent, Trajectory
-from linft.errors import LinftError
-from linft.optim import Settings
+from linft.core import recipe_fields
+from linft.core.base import Model, Tangent, Trajectory
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
 from linft.predict import replay
 from linft.predict.operator import apply, apply_rows, operator
 from linft.predict.replay import Network
 from linft.predict.tangent import tangent as tangent_of
-from linft.recipe import Recipe
-from linft.task import Task
+from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 
 class Coordinates(NamedTuple):
@@ -104,7 +105,7 @@ class Dual:
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
-        bundles, stacked = bundle([optim.settings(recipe, t.groups, n) for recipe in recipes])
+        bundles, stacked = bundle([optimizer.settings(recipe, t.groups, n) for recipe in recipes])
         return replay.replay(_network, named(bundles), t, stacked, recipes, n, self.record_every)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 
-from linft.errors import LinftError
-from linft.ntk import memory
-from linft.ntk.krylov import spectral_measure, top_eigenvalues
+from linft.core.errors import LinftError
+from linft.ntk.matrix_free.krylov import spectral_measure, top_eigenvalues
+from linft.ntk.tiled import memory
 from linft.predict.operator import Operator, apply
 
 TOLERANCE = 1e-6

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from linft import optim
-from linft.base import Model, Trajectory, dense
-from linft.errors import LinftError
-from linft.optim import Settings
+from linft.core.base import Model, Trajectory, dense
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.core.trees import Tree
 from linft.predict import replay
 from linft.predict.dual import Named, bundle, named, predictable, span
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
 from linft.predict.replay import Network
-from linft.recipe import Recipe
-from linft.task import Task
-from linft.trees import Tree
+from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 
 def feature_dual(
@@ -76,7 +76,7 @@ class FeatureDual:
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
-        settings = [optim.settings(recipe, t.groups, n) for recipe in recipes]
+        settings = [optimizer.settings(recipe, t.groups, n) for recipe in recipes]
         bundles, stacked = bundle([_of(s, {g: g for g in t.projected.groups}) for s in settings])
         of_head = [_of(s, {_member(name): g for name, g in t.head_groups}) for s in settings]
         whole = stacked.replace(

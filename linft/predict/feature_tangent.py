@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from linft import trees
-from linft.base import Kernel, Model, Tangent
-from linft.errors import LinftError
-from linft.ntk import memory
+from linft.core import trees
+from linft.core.base import Kernel, Model, Tangent
+from linft.core.errors import LinftError
+from linft.core.task import Task
+from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
+from linft.ntk.tiled import memory
 from linft.predict.tangent import outputs_on, pushed
-from linft.task import Task
-from linft.trees import Groups, Tree
 
 log = logging.getLogger("linft")
 

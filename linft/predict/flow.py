@@ -10,20 +10,21 @@ import numpy as np
 from jax.experimental.ode import odeint
 from jaxtyping import Array
 
-from linft import losses, optim, recipe_fields
-from linft._compat import neural_tangents
-from linft.base import Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
-from linft.errors import LinftError
+from linft.core import losses, recipe_fields
+from linft.core.base import Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.ntk import neural_tangents_compat
 from linft.predict.dual import as_tangent
 from linft.predict.operator import apply, operator
 from linft.predict.replay import trajectory
-from linft.recipe import Recipe
-from linft.task import Task
+from linft.training import optimizer
 
 
 def why_not(recipe: Recipe, outputs: Outputs = "full") -> str | None:
     """Why gradient flow does not predict this recipe from a kernel of such outputs here; None where it does."""
-    return recipe_fields.why_not(recipe, "flow") or (neural_tangents.why_not() if outputs == "full" else None)
+    return recipe_fields.why_not(recipe, "flow") or (neural_tangents_compat.why_not() if outputs == "full" else None)
 
 
 def gradient_flow(
@@ -55,7 +56,7 @@ def gradient_flow(
     """
     outputs = model.kernel_train.outputs if isinstance(model, Tangent) else kernel.get("outputs", "full")
     if outputs == "full":
-        neural_tangents.load()  # says how to get it before a kernel is computed
+        neural_tangents_compat.load()  # says how to get it before a kernel is computed
     tangent = as_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
 
@@ -63,7 +64,7 @@ def gradient_flow(
         begin = time.perf_counter()
         if reason := why_not(recipe, outputs):
             raise LinftError(f"gradient flow does not predict this recipe: {reason}; use predict.dual")
-        weights = {g: float(m) for g, m in optim.settings(recipe, tangent.groups, n).multipliers.items()}
+        weights = {g: float(m) for g, m in optimizer.settings(recipe, tangent.groups, n).multipliers.items()}
         at = recorded_steps(recipe.num_steps(n), record_every)
         times = np.concatenate([[0.0], np.cumsum(recipe.rates(n))])[at] / (1 - recipe.momentum)
         of_full = _closed_form if recipe.loss == "squared_error" else _ode
@@ -93,7 +94,7 @@ def _targets(tangent: Tangent) -> Array:
 
 def _closed_form(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Array) -> tuple[Array, Array]:
     train, test = _kernels(tangent, weights)
-    nt = neural_tangents.load()
+    nt = neural_tangents_compat.load()
     predict = nt.predict.gradient_descent_mse(train, _targets(tangent), trace_axes=())
     # The package's loss is a mean over examples and classes, ours over examples: its time runs c times slower.
     return predict(times * tangent.logits_train.shape[1], tangent.logits_train, tangent.logits_test, test)
@@ -101,7 +102,7 @@ def _closed_form(tangent: Tangent, weights: dict[str, float], recipe: Recipe, ti
 
 def _ode(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Array) -> tuple[Array, Array]:
     train, test = _kernels(tangent, weights)
-    nt = neural_tangents.load()
+    nt = neural_tangents_compat.load()
     labels = tangent.labels_train
 
     def loss(logits: Array, targets: Array) -> Array:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from linft.base import Kernel, Tangent
-from linft.ntk import memory
+from linft.core.base import Kernel, Tangent
+from linft.ntk.tiled import memory
 
 Numbers = Array | np.ndarray
 Operator = list[tuple[Numbers, Numbers | None]]

@@ -18,21 +18,22 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from linft import losses, optim, trees
-from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
-from linft.errors import LinftError
-from linft.feeding import feed
-from linft.measuring import Row, measuring, parts
-from linft.optim import Settings
+from linft.core import losses, trees
+from linft.core.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.core.trees import Groups, Tree
 from linft.predict import replay
 from linft.predict.dual import Coordinates, predictable
 from linft.predict.operator import apply, apply_rows, operator
 from linft.predict.replay import Network
 from linft.predict.tangent import pushed, tangent
-from linft.recipe import Recipe
-from linft.task import Task
-from linft.training import Execution, State, training
-from linft.trees import Groups, Tree
+from linft.training import optimizer
+from linft.training.batches import feed
+from linft.training.evaluate import Row, measuring, parts
+from linft.training.optimizer import Settings
+from linft.training.step import Execution, State, training
 
 HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
 """γ of w_t, of v_t and of w0."""
@@ -70,8 +71,10 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
         steps = recipe.num_steps(n)
         if not 0 <= after < steps:
             raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")
-        groups = optim.kernel_groups(model.layer_groups, recipe)
-        settings = optim.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n)
+        groups = optimizer.kernel_groups(model.layer_groups, recipe)
+        settings = optimizer.settings(
+            recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n
+        )
         at = recorded_steps(steps, record_every)
         rows, state = _train(model, task, recipe, groups, settings, after, set(at[at < after].tolist()))
         if rows and losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):

@@ -15,13 +15,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from linft import losses, optim
-from linft.base import Trajectory, recorded_steps
-from linft.errors import LinftError
-from linft.optim import Settings
-from linft.recipe import Recipe
-from linft.recipe_fields import structure
-from linft.trees import Tree
+from linft.core import losses
+from linft.core.base import Trajectory, recorded_steps
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.recipe_fields import structure
+from linft.core.trees import Tree
+from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 
 class Network(NamedTuple):
@@ -113,7 +114,7 @@ def _replay(
 ) -> dict[str, Any]:
     """Values at every step, 0 where it is not recorded; the last is after all steps."""
     network = build(names, arrays)
-    optimizer = optim.transform(settings, network.groups, network.origin)
+    chain = optimizer.transform(settings, network.groups, network.origin)
     loss_name = settings.structure.loss
     first = losses.mean_loss(loss_name, network.logits(network.here)[0], network.labels_train)
 
@@ -136,7 +137,7 @@ def _replay(
         on_batch, pull = network.of_batch(at, batch)
         y = network.labels_train[batch]
         gradient = pull(losses.gradient(loss_name, on_batch, y))
-        updates, new_state = optimizer.update(gradient, opt_state, at)
+        updates, new_state = chain.update(gradient, opt_state, at)
         alive &= ~losses.has_diverged(losses.mean_loss(loss_name, on_batch, y), first)
         moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
         at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
@@ -144,7 +145,7 @@ def _replay(
 
     if len(batches) == 0:  # a step cannot be traced without a rate
         return jax.tree.map(lambda v: v[None], measure(network.here, jnp.asarray(True)))
-    begin = (network.here, network.resume(optimizer.init(network.here)), jnp.asarray(True))
+    begin = (network.here, network.resume(chain.init(network.here)), jnp.asarray(True))
     (at, _, alive), values = jax.lax.scan(step, begin, (batches, recorded))
     last = measure(at, alive)
     return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last)

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from linft import losses, optim, recipe_fields
-from linft.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
-from linft.errors import LinftError
+from linft.core import losses, recipe_fields
+from linft.core.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
 from linft.predict import eigen
 from linft.predict.dual import Coordinates, as_tangent, lengths
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
-from linft.recipe import Recipe
-from linft.task import Task
+from linft.training import optimizer
 
 
 def why_not(recipe: Recipe, n: int) -> str | None:
@@ -78,7 +79,7 @@ def spectral(
 
 def _weights(tangent: Tangent, recipe: Recipe, n: int) -> tuple[dict[str, float], tuple[float, float]]:
     """Multipliers of the groups that train; their common decay, and what it pulls them towards."""
-    numbers = optim.settings(recipe, tangent.groups, n)
+    numbers = optimizer.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     kinds = {(weights[g], float(numbers.decays[g]), float(numbers.pulls[g])) for g in weights if weights[g] > 0}
     if any(decay > 0 for _, decay, _ in kinds) and len(kinds) > 1:

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from linft import optim
-from linft.base import Tangent
+from linft.core.base import Tangent
+from linft.core.recipe import Recipe
 from linft.predict.eigen import largest
 from linft.predict.operator import among, on_host, operator
-from linft.recipe import Recipe
+from linft.training import optimizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
       1.3571428571428572
     """
     n = len(tangent.labels_train)
-    numbers = optim.settings(recipe, tangent.groups, n)
+    numbers = optimizer.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     theta = on_host(operator(tangent.kernel_train, tangent, weights))
     root = _hessian_root(tangent, recipe)

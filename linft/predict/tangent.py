@@ -12,15 +12,15 @@ from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from linft import trees
-from linft.base import Kernel, Model, Outputs, Tangent
-from linft.errors import LinftError
-from linft.files import whole
-from linft.forward_pass import Forward, forward_pass
-from linft.ntk import batching
+from linft.core import trees
+from linft.core.base import Kernel, Model, Outputs, Tangent
+from linft.core.errors import LinftError
+from linft.core.forward_pass import Forward, forward_pass
+from linft.core.task import Task
+from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
-from linft.task import Task
-from linft.trees import Groups, Tree
+from linft.ntk.tiled import batching
+from linft.runtime.atomic_files import whole
 
 MIXING_IMAGES = 8
 

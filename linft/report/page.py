@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.report import reading, runs, style, templates, trajectories, verdict, words
 from linft.report.figures import FIGURES
 from linft.report.reading import Result

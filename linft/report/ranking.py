@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from linft.errors import LinftError
-from linft.files import whole
-from linft.kernel_pictures import Picture
+from linft.core.errors import LinftError
 from linft.report import style, templates
 from linft.report.figures import kernels, scores
 from linft.report.page import Shown
+from linft.runtime.atomic_files import whole
 from linft.scores.table import SCORES
-from linft.standings import LEVEL
+from linft.workflows.rank.kernel_pictures import Picture
+from linft.workflows.rank.uncertainty import LEVEL
 
 SCHEMA = "linft-rank-1"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.report.runs import CURVES, PREDICTIONS
 
 SCHEMA = "linft-compare-1"

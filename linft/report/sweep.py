@@ -5,13 +5,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from linft.errors import LinftError
-from linft.files import whole
+from linft.core.errors import LinftError
 from linft.report import style, templates, words
 from linft.report.figures import sweeps
 from linft.report.page import Shown
-from linft.sweeps.agreement import agreement
-from linft.sweeps.result import SCHEMA, STATUSES, Row
+from linft.runtime.atomic_files import whole
+from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.result import SCHEMA, STATUSES, Row
 
 FIGURES = {
     "heat_maps": sweeps.heat_maps,

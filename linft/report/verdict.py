@@ -33,18 +33,18 @@ def _headline(result: Result) -> str | None:
     runs = reading.curves(result)
     end = {name: percent(reading.last(runs[name], "test_accuracy")) for name in (real, predicted) if name}
     if real is None:
-        return f"Foretold only, not trained: a final test accuracy of {end[predicted]}." if predicted else None
+        return f"Predicted only, not trained: a final test accuracy of {end[predicted]}." if predicted else None
     if predicted is None:
-        return f"Trained only, not foretold: a final test accuracy of {end[real]}."
+        return f"Trained only, not predicted: a final test accuracy of {end[real]}."
     what = "The linearized features" if predicted == "feature_linearized" else "The tangent kernel"
     broke = {name: runs[name].get("diverged_at") for name in (real, predicted)}
     if broke[real] is not None and broke[predicted] is not None:
-        return f"{what} foretold that this run diverges: at update {broke[predicted]}, really at {broke[real]}."
+        return f"{what} predicted that this run diverges: at update {broke[predicted]}, really at {broke[real]}."
     if broke[real] is not None:
-        return f"{what} did not foretell that this run diverges: it did so at update {broke[real]}."
+        return f"{what} did not predict that this run diverges: it did so at update {broke[real]}."
     if broke[predicted] is not None:
         return (
-            f"{what} foretold that this run diverges, at update {broke[predicted]}; it did not, "
+            f"{what} predicted that this run diverges, at update {broke[predicted]}; it did not, "
             f"and reached a final test accuracy of {end[real]}."
         )
     error = reading.agreement(result, predicted).get("train_loss_error")
@@ -52,7 +52,7 @@ def _headline(result: Result) -> str | None:
     if not known(error):
         return f"{what} predicted {ends}."
     grade = next(word for bound, word in GRADES if error <= bound)
-    return f"{what} foretold this run {grade}: its train loss is {percent(error)} off on average, with {ends}."
+    return f"{what} predicted this run {grade}: its train loss is {percent(error)} off on average, with {ends}."
 
 
 def _divergence(result: Result) -> str | None:

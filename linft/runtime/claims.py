@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.runtime.json_files import plain, read_json, write_json
 
 SHORT = 40  # characters of a value that an error shows

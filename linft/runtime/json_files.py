@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linft.errors import LinftError
-from linft.files import whole
+from linft.core.errors import LinftError
+from linft.runtime.atomic_files import whole
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.runtime.json_files import encoded
 
 

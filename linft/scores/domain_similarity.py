@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.inputs import finite
 from linft.scores.undefined import Undefined
 

@@ -12,20 +12,20 @@ from jaxtyping import Array, Float, Int
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from linft import trees
-from linft.base import NEW_HEAD, ClassMeans, Kernel, Model, Tangent
-from linft.errors import LinftError
-from linft.forward_pass import forward_pass
-from linft.ntk import batching
+from linft.core import trees
+from linft.core.base import NEW_HEAD, ClassMeans, Kernel, Model, Tangent
+from linft.core.errors import LinftError
+from linft.core.forward_pass import forward_pass
+from linft.core.task import Task
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.near_head import last_convolution, near_head
+from linft.ntk.layerwise.last_convolution import last_convolution, near_head
 from linft.ntk.projected import projected_ntk
+from linft.ntk.tiled import batching
 from linft.scores import compiling
 from linft.scores.last_layer import last_layer
 from linft.scores.predicted_accuracy import part
 from linft.scores.small_network import SmallNetwork
 from linft.scores.undefined import Undefined
-from linft.task import Task
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def gather(
 
     Args:
       model: with its source's head, where LEEP and NCE are to be defined.
-      task: its training images are the sample, at most some of each class; see `Task.at_most`.
+      task: its training images are the sample, at most some of each class; see `Task.max_per_class`.
       needs: names of what is wanted, of `Evidence`; `table.needs` tells them for scores.
       small: the network that was trained on the same images, for RSA and the probe gap.
       gradients: which layers' kernel.
@@ -163,7 +163,7 @@ def gather(
 
     Example:
       >>> import linft
-      >>> task = linft.load_task("digits").at_most(2)
+      >>> task = linft.load_task("digits").max_per_class(2)
       >>> evidence = gather(linft.load_model("resnet14-mnist"), task)
       >>> evidence.features.shape, evidence.kernel.shape, evidence.probabilities.shape
       ((20, 64), (20, 20), (20, 10))

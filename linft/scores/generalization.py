@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.training_speed import normalized
 from linft.scores.undefined import Undefined
 

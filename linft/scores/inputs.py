@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Integer
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.undefined import Undefined
 
 CONSTANT = 1e-12  # a spread below this part of the largest value is round-off

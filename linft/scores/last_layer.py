@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from linft.base import Model
-from linft.errors import LinftError
-from linft.trees import Tree
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.trees import Tree
 
 
 def last_layer(

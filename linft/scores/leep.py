@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.inputs import class_numbers, finite, one_hot
 from linft.scores.undefined import Undefined
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.inputs import labelled
 from linft.scores.leep import leep
 from linft.scores.principal import principal

@@ -1,4 +1,4 @@
-"""Fine-tuned accuracy, foretold from the tangent kernel by cross-validation on the training images alone."""
+"""Fine-tuned accuracy, predicted from the tangent kernel by cross-validation on the training images alone."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Integer
 from sklearn.model_selection import StratifiedKFold
 
-from linft.base import Kernel, Tangent
+from linft.core.base import Kernel, Tangent
+from linft.core.recipe import Recipe
 from linft.predict.dual import dual
-from linft.recipe import Recipe
 from linft.scores.inputs import class_numbers
 from linft.scores.undefined import Undefined
 
@@ -44,7 +44,7 @@ def predicted_accuracy(
 
     Example:
       >>> import jax, linft
-      >>> task = linft.load_task("digits").at_most(4)
+      >>> task = linft.load_task("digits").max_per_class(4)
       >>> model = linft.load_model("resnet14-mnist").with_head(10, jax.random.key(0))
       >>> tangent = linft.predict.tangent(model, task.subset(40, 1), groups=["head"])
       >>> predicted_accuracy(tangent, tangent.labels_train) > 0.3

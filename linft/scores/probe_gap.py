@@ -1,6 +1,6 @@
 """What pretrained features give without training over what training from scratch gives."""
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def probe_gap(probe_accuracy: float, scratch_accuracy: float) -> float:

@@ -2,7 +2,7 @@
 
 from jaxtyping import ArrayLike, Float
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.dissimilarity import dissimilarities
 from linft.scores.rank_correlation import rank_correlation
 

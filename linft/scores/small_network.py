@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from linft.errors import LinftError
-from linft.finetuning import finetune
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
 from linft.models import registry
-from linft.recipe import Recipe
-from linft.task import Task
+from linft.training.finetune import finetune
 
 ARCHITECTURE, HELD_OUT = "cifar_resnet8", 0.2
 RECIPE = Recipe(learning_rate=0.05, schedule="cosine", weight_decay=5e-4, batch_size=32, epochs=30, batch_norm="train")
@@ -41,7 +41,7 @@ def small_network(task: Task, seed: int = 0) -> SmallNetwork:
 
     Example:
       >>> import linft
-      >>> small = small_network(linft.load_task("digits").at_most(5))
+      >>> small = small_network(linft.load_task("digits").max_per_class(5))
       >>> small.features.shape, 0 <= small.accuracy <= 1
       ((50, 64), True)
     """

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.evidence import Evidence
 from linft.scores.predicted_accuracy import predicted_accuracy
 
@@ -59,7 +59,7 @@ SCORES: dict[str, Score] = {
     "predicted_accuracy": Score(
         predicted_accuracy,
         ("tangent", "labels", "seed"),
-        "accuracy of a fine-tuned new head and last convolution, foretold from their kernel, cross-validated",
+        "accuracy of a fine-tuned new head and last convolution, predicted from their kernel, cross-validated",
         resampled=False,
     ),
     "leep": Score(scores.leep, ("probabilities", "labels"), "log likelihood of labels from the source's classes"),

@@ -1,6 +1,6 @@
 """The one exception that means: this score does not exist for this input, and here is why."""
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 class Undefined(LinftError):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from linft.base import ClassMeans, Model
-from linft.task import Task
+from linft.core.base import ClassMeans, Model
+from linft.core.task import Task
 
 
 def class_means(model: Model, task: Task, batch: int = 250) -> ClassMeans:

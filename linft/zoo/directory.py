@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linft import trees
-from linft.errors import LinftError
+from linft.core import trees
+from linft.core.errors import LinftError
 from linft.models import registry
-from linft.zoo import native
-from linft.zoo.safetensors_file import safetensors_file
-from linft.zoo.tensors import Tensors
+from linft.zoo.formats.safetensors_file import safetensors_file
+from linft.zoo.formats.tensors import Tensors
+from linft.zoo.importers import native
 
 SUFFIX = ".safetensors"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

@@ -5,21 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from linft.base import Model
-from linft.errors import LinftError
-from linft.names import printable
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.names import printable
 from linft.zoo import hub
-from linft.zoo.akamaster import AKAMASTER
-from linft.zoo.bit_npz import BIT_NPZ
-from linft.zoo.formats import open_tensors
-from linft.zoo.native import NATIVE
+from linft.zoo.formats.formats import open_tensors
+from linft.zoo.importers.akamaster import AKAMASTER
+from linft.zoo.importers.bit_npz import BIT_NPZ
+from linft.zoo.importers.native import NATIVE
+from linft.zoo.importers.timm_inception import TIMM_INCEPTION
+from linft.zoo.importers.timm_mobilenet import TIMM_MOBILENET
+from linft.zoo.importers.timm_resnetv2 import TIMM_RESNETV2
+from linft.zoo.importers.torch_densenet import TORCH_DENSENET
+from linft.zoo.importers.torch_resnet import TORCH_RESNET
+from linft.zoo.importers.torchvision_alexnet import TORCHVISION_ALEXNET
 from linft.zoo.reading import read
-from linft.zoo.timm_inception import TIMM_INCEPTION
-from linft.zoo.timm_mobilenet import TIMM_MOBILENET
-from linft.zoo.timm_resnetv2 import TIMM_RESNETV2
-from linft.zoo.torch_densenet import TORCH_DENSENET
-from linft.zoo.torch_resnet import TORCH_RESNET
-from linft.zoo.torchvision_alexnet import TORCHVISION_ALEXNET
 from linft.zoo.wrapping import find
 
 SHIPPED = Path(__file__).parent / "weights"

@@ -7,10 +7,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from linft import trees
-from linft.base import Model
-from linft.errors import LinftError
-from linft.files import whole
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.runtime.atomic_files import whole
 
 
 def save_tensors(model: Model, path: str | Path) -> None:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from linft import trees
-from linft.base import Model
-from linft.errors import LinftError
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.models import registry
-from linft.preprocess import Preprocessing
-from linft.zoo.importer import Importer
-from linft.zoo.tensors import Tensors
+from linft.zoo.formats.tensors import Tensors
+from linft.zoo.importers.importer import Importer
 from linft.zoo.wrapping import Place, some
 
 

@@ -37,7 +37,7 @@ def test_compare_writes_everything_and_says_what_it_found(model_file, tmp_path, 
     assert json.loads((output / "result.json").read_text())["task"]["train_images"] == 12
     text = capsys.readouterr().out
     assert "Real train loss fell from" in text
-    assert "The kernel foretold" in text
+    assert "The kernel predicted" in text
     assert text.rstrip().endswith("report.html")
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import linft
-from linft import evaluation
 from linft.cli.main import main
+from linft.training import metrics as evaluation
 
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 SMALL = ("--batch-size", "10", "--steps", "4", "--train-images", "40", "--test-images", "20", "--record-every", "2")
@@ -163,7 +163,7 @@ BAD = {
     "unknown architecture": (["--scratch", "resnet9000"], "no architecture 'resnet9000'"),
     "no validation": (["--choose-epoch"], "--choose-epoch needs images to choose on"),
     "seed twice": (["--seeds", "1", "1"], "give every seed once"),
-    "too many groups": (["--new-groups", "9"], "new_groups is 9; the model has 5"),
+    "too many groups": (["--reinit-groups", "9"], "reinit_groups is 9; the model has 5"),
     "devices": (["--devices", "3"], "3 devices were asked for; there are 1"),
     "parts": (["--accumulate", "3"], "a batch of 10 cannot be divided into 3 equal parts"),
     "batch norm": (["--bn-batch-size", "4"], "a batch of 10 images is not a multiple of batch norm's 4"),

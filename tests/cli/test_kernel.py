@@ -10,7 +10,7 @@ import pytest
 
 import linft
 from linft.cli.main import main
-from linft.ntk import store
+from linft.ntk.tiled import store
 
 SMALL = ("--task", "digits", "--train-images", "12", "--test-images", "5", "--tile", "5", "--head", "normal")
 

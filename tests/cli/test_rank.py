@@ -83,7 +83,7 @@ BAD = {
         "none of 1 models could be scored",
     ),
     "labels with gaps": (("--zoo", "{zoo}", "--task", "npz:{tmp}/gaps.npz"), "no training image has label 1"),
-    "no shots": (("--zoo", "{zoo}", "--task", "digits", "--shots", "0"), "at_most(0)"),
+    "no shots": (("--zoo", "{zoo}", "--task", "digits", "--shots", "0"), "max_per_class(0)"),
 }
 
 

@@ -14,7 +14,7 @@ import linft
 from linft import predict
 from linft.cli.main import main
 from linft.cli.sweep import Sweep
-from linft.sweeps.claims import opened
+from linft.workflows.sweep.trial_queue import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
 VARY = ("--vary", "learning_rate=0.02,0.01,0.001", "momentum=0,0.9")
@@ -103,7 +103,7 @@ def test_a_finished_sweep_is_told_again_without_running_anything(call, output, c
 
 @pytest.mark.slow
 def test_new_groups_from_a_yaml_file_by_the_closed_form(call, tmp_path, capsys):
-    (tmp_path / "grid.yaml").write_text("new_groups: [1, 2]\nlearning_rate: [0.01, 0.001]\n")
+    (tmp_path / "grid.yaml").write_text("reinit_groups: [1, 2]\nlearning_rate: [0.01, 0.001]\n")
     arguments = (*SMALL, "--by", "spectral", "--kernel", "trace", "--grid", tmp_path / "grid.yaml")
     call(*arguments, "--output", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == {

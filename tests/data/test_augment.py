@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.data import augment as module
 from linft.data.augment import AUGMENTATIONS, adjust_colours, augment, random_window, resample
-from linft.errors import LinftError
-from linft.preprocess import Preprocessing
 
 N, SHAPE = 240, (8, 8)  # the same everywhere, so that every row is compiled once
 

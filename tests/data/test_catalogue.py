@@ -24,11 +24,11 @@ from archives import (
     text,
 )
 
+from linft.core.errors import LinftError
 from linft.data import lazy
 from linft.data.catalogue import layouts, prepared
 from linft.data.catalogue.layouts import Listing, drawn, first, stratified
 from linft.data.catalogue.table import CATALOGUE
-from linft.errors import LinftError
 
 OFFICIAL = {  # layouts that say themselves what is train and what test
     "aircraft": aircraft, "birds": birds, "dogs": dogs, "cars": cars, "indoor67": indoor67, "logo2k": logo2k,

@@ -8,10 +8,10 @@ import tensorflow_datasets as tfds
 from archives import CLASSES, birds
 from sklearn.datasets import load_digits
 
+from linft.core.errors import LinftError
 from linft.data import lazy
 from linft.data.catalogue import prepared
 from linft.data.catalogue.table import CATALOGUE, Tfds
-from linft.errors import LinftError
 
 
 class SmallFlowers(tfds.core.GeneratorBasedBuilder):

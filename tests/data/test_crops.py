@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linft.base import Model
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.data.crops import centre_crop, ten_crop_probabilities, ten_crops
-from linft.errors import LinftError
-from linft.preprocess import Preprocessing
 
 SIZES = ((40, 40), (40, 45), (52, 40), (41, 40))
 

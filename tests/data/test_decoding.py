@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from linft.core.errors import LinftError
 from linft.data.decoding import decode, decoded_bytes
-from linft.errors import LinftError
 
 
 @pytest.fixture(scope="module")

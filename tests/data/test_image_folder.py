@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from linft.core.errors import LinftError
 from linft.data.image_folder import find
 from linft.data.load import load_task
-from linft.errors import LinftError
 
 
 def make(root, *files):

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from linft.core.trees import digest
 from linft.data import lazy
 from linft.data.lazy import LazyImages, in_memory
 from linft.data.load import load_task
-from linft.trees import digest
 
 SCANS = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 

@@ -14,11 +14,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from linft.core.errors import LinftError
 from linft.data import lazy
 from linft.data import tfds as tfds_source
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
-from linft.errors import LinftError
 
 SCANS = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 TARGETS = load_digits().target

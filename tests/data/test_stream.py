@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from linft import Recipe
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.data import folder, lazy
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
 from linft.data.stream import Order, stream
-from linft.errors import LinftError
-from linft.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing((28, 28, 3))
 SIDE = PREPROCESSING.canvas_side

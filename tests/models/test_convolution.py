@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from linft.models import convolution as module
-from linft.models.convolution import LAYOUT, Conv, convolution
+from linft.models.architectures import convolution as module
+from linft.models.architectures.convolution import LAYOUT, Conv, convolution
 
 NAMES = "height, width, channels, features, size, strides, padding"
 CASES = {

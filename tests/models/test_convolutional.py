@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linft import trees
+from linft.core import trees
+from linft.core.preprocessing import Preprocessing
 from linft.models import ARCHITECTURES, create, registry
-from linft.models.alexnet import adaptive_pool
-from linft.preprocess import Preprocessing
+from linft.models.architectures.alexnet import adaptive_pool
 
 # Parameters as torchvision and timm count them, with 1000 classes.
 COUNTS = {

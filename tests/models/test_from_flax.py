@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linft import trees
-from linft.errors import LinftError
+from linft.core import trees
+from linft.core.errors import LinftError
+from linft.core.task import Task
 from linft.models import from_flax
-from linft.task import Task
 
 SIZE = (6, 6, 3)
 

@@ -14,7 +14,7 @@ from flax.training.train_state import TrainState
 
 import linft
 from linft import predict
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.models import from_flax, modes
 
 SIZE = (8, 8, 3)
@@ -298,7 +298,7 @@ def test_a_collection_that_only_training_changes_is_named(plain):
     with pytest.raises(LinftError, match=r"changes a collection other than batch_stats, which is not kept: .*ema"):
         model.forward_train(model.params, {}, X, KEY)
     with pytest.raises(LinftError, match="has no training mode, which batch statistics come from"):
-        linft.batch_norm.reestimated(from_flax(Plain(), plain, "head", SIZE), np.zeros((2, *SIZE), np.uint8))
+        linft.models.batch_norm.reestimated(from_flax(Plain(), plain, "head", SIZE), np.zeros((2, *SIZE), np.uint8))
 
 
 class Nnx(nnx.Module):
@@ -321,10 +321,10 @@ def test_the_way_named_for_nnx_modules_is_one(digits):
         filled = jax.tree.map(lambda leaf: leaf, state)
         nnx.replace_by_pure_dict(filled, {**params, "head": nnx.to_pure_dict(state)["head"]})
         features = nnx.merge(graph, filled).features(x)
-        return linft.base.dense(params["head"], features), features
+        return linft.core.base.dense(params["head"], features), features
 
     groups = {"conv": ("conv",), "head": ("head",)}
-    model = linft.Model("nnx", params, {}, forward, None, "head", groups, linft.preprocess.Preprocessing(SIZE))
+    model = linft.Model("nnx", params, {}, forward, None, "head", groups, linft.core.preprocessing.Preprocessing(SIZE))
     np.testing.assert_allclose(model.apply(model.params, X), network(X), rtol=1e-5)
     recipe = linft.Recipe(steps=2, batch_size=12)
     ten = model.with_head(10, KEY)

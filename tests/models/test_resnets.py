@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linft import trees
-from linft.errors import LinftError
+from linft.core import trees
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.models import ARCHITECTURES, create, registry
-from linft.preprocess import Preprocessing
 
 # Parameters as torchvision and timm count them (1000 classes), and as He and others 2016 for option A and Zagoruyko
 # and Komodakis 2016, who round to 36.5 M and 8.9 M (10 classes).

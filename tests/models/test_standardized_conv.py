@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from linft.core.preprocessing import Preprocessing
 from linft.models import create
-from linft.models.standardized_conv import StandardizedConv, standardized
-from linft.preprocess import Preprocessing
+from linft.models.architectures.standardized_conv import StandardizedConv, standardized
 
 
 def test_every_output_channel_is_standardized():

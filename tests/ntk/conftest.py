@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import linft
-from linft.base import Model
-from linft.preprocess import Preprocessing
+from linft.core.base import Model
+from linft.core.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linft import trees
-from linft.base import Model
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.preprocessing import Preprocessing
 from linft.models import create
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.plan import plan
-from linft.ntk.rules import RULES
-from linft.preprocess import Preprocessing
+from linft.ntk.layerwise.plan import plan
+from linft.ntk.layerwise.rules import RULES
 
 CLASSES, EXAMPLES = 2, 3
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import linft
-from linft import trees
-from linft.base import Model
-from linft.errors import LinftError
-from linft.ntk import plan, rules
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
+from linft.ntk.layerwise import plan, rules
 
 SIZE = (4, 4, 3)
 
@@ -245,7 +245,7 @@ def test_names_the_image_whose_kernel_is_not_finite():
 
 @pytest.mark.parametrize("engine", ["layerwise", "neural-tangents"])
 def test_refuses_what_does_not_fit_in_memory(monkeypatch, engine):
-    monkeypatch.setattr("linft.ntk.memory.free_bytes", lambda: 2**32)
+    monkeypatch.setattr("linft.ntk.tiled.memory.free_bytes", lambda: 2**32)
     advice = 'use fewer images, fewer groups or outputs="trace"'
     with pytest.raises(LinftError, match=rf"needs about 13.4 GiB \(blocks 13.4\) and 3.2 GiB may be used; {advice}"):
         empirical_ntk(user(Plain()), jnp.zeros((20000, *SIZE)), engine=engine)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import linft
-from linft import trees
-from linft.base import Kernel, Model
+from linft.core import trees
+from linft.core.base import Kernel, Model
+from linft.core.preprocessing import Preprocessing
 from linft.ntk.empirical import empirical_ntk, train_test_ntk
-from linft.preprocess import Preprocessing
 
 CLASSES, SIZE = 3, (8, 8, 3)
 TRAIN, TEST = slice(0, 6), slice(6, 9)  # in batches of 3 all have one shape; uneven ones have a law of their own

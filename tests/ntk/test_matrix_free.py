@@ -10,14 +10,14 @@ import pytest
 from drawn import make
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from linft import trees
-from linft.base import Model
-from linft.errors import LinftError
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.hutchinson import trace
-from linft.ntk.krylov import solve, spectral_measure, time_constants, top_eigenvalues
-from linft.ntk.matrix_free import kernel_operator
-from linft.ntk.nystrom import nystrom
+from linft.ntk.matrix_free.hutchinson import trace
+from linft.ntk.matrix_free.krylov import solve, spectral_measure, time_constants, top_eigenvalues
+from linft.ntk.matrix_free.nystrom import nystrom
+from linft.ntk.matrix_free.operator import kernel_operator
 
 CLASSES = 10
 RIDGE = 1.0

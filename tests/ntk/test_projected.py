@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import linft
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.projected import projected_ntk
 

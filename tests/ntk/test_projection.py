@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import linft
-from linft.errors import LinftError
-from linft.ntk import projection
+from linft.core.errors import LinftError
+from linft.ntk.layerwise import projection
 
 SIZE, K = 120, 48
 

@@ -15,13 +15,14 @@ from drawn import make
 from sharing import Uneven
 
 import linft
-from linft import parallel, trees
 from linft.cli.kernel import Kernel, Machine
-from linft.errors import LinftError
-from linft.ntk import hosts, store
+from linft.core import parallel, trees
+from linft.core.errors import LinftError
 from linft.ntk.empirical import train_test_ntk
+from linft.ntk.tiled import store
+from linft.runtime import multihost
 
-SHARING = Path(__file__).parents[1] / "sharing.py"
+SHARING = Path(__file__).parents[1] / "support" / "sharing.py"
 TRAIN, TEST, TILE = 13, 5, 8
 BLOCKS = 3  # two of training images and one of test images
 PARAMETERS = ("--task", "digits", "--train-images", TRAIN, "--test-images", TEST, "--tile", TILE, "--split-vectors")
@@ -154,7 +155,7 @@ def test_no_cluster_is_one_line(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fails)
     with pytest.raises(LinftError, match=r"cannot join the other hosts \(coordinator_address should be defined.\)"):
-        hosts.join()
+        multihost.join()
 
 
 def test_hosts_share_all_of_their_devices(monkeypatch):
@@ -168,7 +169,7 @@ def test_an_error_of_one_host_alone_is_left_as_it_is():
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        hosts.translated(fails)()
+        multihost.translated(fails)()
 
 
 PRODUCTS = """

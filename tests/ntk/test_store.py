@@ -18,12 +18,12 @@ from filling import cut
 from flax import linen as nn
 
 import linft
-from linft import trees
-from linft.errors import LinftError
-from linft.ntk import manifest, memory, store
-from linft.ntk.tiles import Work
+from linft.core import trees
+from linft.core.errors import LinftError
+from linft.ntk.tiled import manifest, memory, store
+from linft.ntk.tiled.tiles import Work
 
-FILLING = Path(__file__).parents[1] / "filling.py"
+FILLING = Path(__file__).parents[1] / "support" / "filling.py"
 TRAIN = 24  # of the images
 SIZE = 5  # images of a tile: the last one has fewer
 COUNTS = (1 + np.random.default_rng(0).permutation(100)[:5]).tolist()

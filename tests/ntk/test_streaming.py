@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import linft
-from linft.base import Model
-from linft.errors import LinftError
-from linft.ntk import gram, passes
+from linft.core.base import Model
+from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk, labels_of, train_test_ntk, works
 from linft.ntk.engine import How
+from linft.ntk.layerwise import gram
+from linft.ntk.tiled import schedule
 
 CLASSES, N = 3, 7
 
@@ -32,8 +33,8 @@ BUDGETS = [(0.6, None), *(pytest.param(*more, marks=pytest.mark.slow) for more i
 @pytest.mark.parametrize(("share", "tile"), BUDGETS)
 def test_a_small_budget_changes_nothing(monkeypatch, model, images, whole, share, tile):
     """Layers in passes, and where one layer is too large its blocks computed again."""
-    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
-    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: room(model, share) if limit else 2**40)
+    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: room(model, share) if limit else 2**40)
     train, _ = works(model, images[:N], images[N : N + 5], None, How(memory=1, tile=tile, batch_size=2))
     assert max(train.parts.values()) > 1 or share > 0.5
     streamed = train_test_ntk(model, images[:N], images[N : N + 5], memory=1, tile=tile, batch_size=2)
@@ -62,13 +63,13 @@ def test_tiles_are_computed_where_they_are_wanted_only(model, images, whole):
 def test_every_image_is_differentiated_once(monkeypatch, model, images):
     """Also where the test images are held against the training ones."""
     seen = []
-    original = linft.ntk.layerwise.rows
+    original = linft.ntk.layerwise.jacobians.rows
 
     def counted(*args):
         rows = original(*args)
         return lambda x: seen.append(len(x)) or rows(x)
 
-    monkeypatch.setattr("linft.ntk.layerwise.rows", counted)
+    monkeypatch.setattr("linft.ntk.layerwise.jacobians.rows", counted)
     train_test_ntk(model, images[:6], images[6:10], tile=2, batch_size=2)
     assert sum(seen) == 10
 
@@ -102,18 +103,18 @@ def test_passes_hold_every_parameter_once_and_fit():
     units = [{f"layer{i}/kernel": f"g{i // 3}", f"layer{i}/bias": f"g{i // 3}"} for i in range(12)]
     size = {path: int(rng.integers(1, 100)) for unit in units for path in unit}
     for budget in (2000, 5000, 20000):
-        divided = passes.divide(units, size, images=20, least=10, budget=budget)
+        divided = schedule.divide(units, size, images=20, least=10, budget=budget)
         assert sorted(p for chosen in divided for p in chosen.labels) == sorted(size)
         for chosen in divided:
             held = sum(size[p] for p in chosen.labels) * (20 if chosen.keeps else 10)
             assert held <= budget
-    assert len(passes.divide(units, size, images=20, least=10, budget=10**6)) == 1
+    assert len(schedule.divide(units, size, images=20, least=10, budget=10**6)) == 1
 
 
 def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, images):
     """To the same digits with more memory, block by block with less, and refused where a block does not fit."""
-    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
-    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: limit or 2**40)
+    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: limit or 2**40)
 
     def tiles(how: How) -> tuple[tuple, list[np.ndarray]]:
         work = works(model, images[:N], None, None, how)[0]
@@ -132,8 +133,8 @@ def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, imag
 
 def test_what_is_held_leaves_room_for_the_kernel(monkeypatch, model, images):
     """In memory; a kernel that goes to disk tile by tile takes none."""
-    monkeypatch.setattr("linft.ntk.tiles.batch_bytes", lambda *_: 0)
-    monkeypatch.setattr("linft.ntk.memory.budget", lambda limit: limit or 2**40)
+    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: limit or 2**40)
     how, kernel = How(memory=room(model, 1.0), batch_size=2), len(model.stages) * 4 * (N * CLASSES) ** 2
     assert len(works(model, images[:N], None, None, how)[0].passes) == 1
     assert len(works(model, images[:N], None, None, how, held=[(N, N)] * 40)[0].passes) > 1
@@ -143,7 +144,7 @@ def test_what_is_held_leaves_room_for_the_kernel(monkeypatch, model, images):
 
 def test_refuses_a_layer_of_which_not_even_a_few_images_fit():
     with pytest.raises(LinftError, match=r"Jacobians of stem/conv for 10 images, .* are 9.3 GiB and 0.9 GiB"):
-        passes.divide([{"stem/conv/kernel": "stem"}], {"stem/conv/kernel": 10**9}, images=20, least=10, budget=10**9)
+        schedule.divide([{"stem/conv/kernel": "stem"}], {"stem/conv/kernel": 10**9}, images=20, least=10, budget=10**9)
 
 
 def test_groups_say_which_parameters(model):

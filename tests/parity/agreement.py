@@ -15,8 +15,8 @@ import torch
 from peers import Peer
 from safetensors.numpy import save_file
 
-from linft import trees
-from linft.base import Model
+from linft.core import trees
+from linft.core.base import Model
 
 BATCH = 4
 BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm

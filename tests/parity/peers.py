@@ -9,7 +9,7 @@ import torch
 import wide_resnet
 
 import linft
-from linft.base import Model
+from linft.core.base import Model
 
 # torchvision's Python part asks for two operators of its compiled part, which not every build of torch can load.
 OPERATORS = torch.library.Library("torchvision", "DEF")

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from linft.base import Model
-from linft.zoo.formats import open_tensors
-from linft.zoo.importer import Importer, torch_layout, torch_path
+from linft.core.base import Model
+from linft.zoo.formats.formats import open_tensors
+from linft.zoo.importers.importer import Importer, torch_layout, torch_path
 from linft.zoo.reading import read
 from linft.zoo.wrapping import Place
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import linft
-from linft import trees
+from linft.core import trees
 
 
 @contextlib.contextmanager

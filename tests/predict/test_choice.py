@@ -11,8 +11,8 @@ import pytest
 
 import linft
 from linft import predict
-from linft.base import Trajectory
-from linft.errors import LinftError
+from linft.core.base import Trajectory
+from linft.core.errors import LinftError
 from linft.predict import choice
 from linft.predict.choice import EXACT, FALLS, KINDS, MEASURED, RUNS, Kind, affordable, auto, choose, fall, unmeasured
 

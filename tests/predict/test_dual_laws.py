@@ -8,11 +8,12 @@ import pytest
 from replayed import CE, CURVES, DECAY, RATES, RECIPES, SE, assert_same, values
 
 import linft
-from linft import optim, predict
-from linft.base import Trajectory
-from linft.depth import Depth
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft import predict
+from linft.core.base import Trajectory
+from linft.core.errors import LinftError
+from linft.core.layer_settings import LayerSettings
+from linft.core.recipe import Recipe
+from linft.training import optimizer
 
 
 def sgd(explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
@@ -193,8 +194,8 @@ def test_half_a_stage_at_another_rate():
     task = linft.load_task("digits").subset(12, 6)
     model = linft.models.create("cifar_resnet14", 10, jax.random.key(0), width=2)
     base = Recipe(learning_rate=1e-3, batch_size=4, steps=5, l2sp=0.1, weight_decay=0.1)
-    recipe = Depth(low_rate=1e-4, low_groups=2, l2sp_lowest=4).apply(base, model.layer_groups)
-    tangent = linft.predict.tangent(model, task, groups=optim.kernel_groups(model.layer_groups, recipe))
+    recipe = LayerSettings(low_rate=1e-4, low_groups=2, l2sp_lowest=4).apply(base, model.layer_groups)
+    tangent = linft.predict.tangent(model, task, groups=optimizer.kernel_groups(model.layer_groups, recipe))
     cut = ("stage1.block0", "stage1.block1", "stage2.block0", "stage2.block1")
     assert tangent.groups == ("stem", *cut, "stage3", "head")
     expected, got = linft.finetune(linft.linearize(model), task)(recipe), linft.predict.dual(tangent)(recipe)

@@ -9,12 +9,12 @@ import pytest
 
 import linft
 from linft import predict
-from linft.base import Kernel, Tangent
-from linft.errors import LinftError
-from linft.ntk import memory
+from linft.core.base import Kernel, Tangent
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.ntk.tiled import memory
+from linft.predict.spectrum import half_learnt, spectrum
 from linft.predict.tangent import to_trace
-from linft.recipe import Recipe
-from linft.spectrum import half_learnt, spectrum
 
 RECIPE = Recipe(learning_rate=0.02, loss="squared_error", batch_size=None, steps=30, momentum=0.9)
 GROUPS = {"all groups": {}, "the head alone": {"frozen_groups": ("conv", "norm", "hidden")}}

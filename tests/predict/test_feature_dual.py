@@ -8,9 +8,10 @@ import pytest
 from replayed import CE, DECAY, RATES, RECIPES, SE, assert_same, values
 
 import linft
-from linft import predict, trees
-from linft.base import Kernel
-from linft.errors import LinftError
+from linft import predict
+from linft.core import trees
+from linft.core.base import Kernel
+from linft.core.errors import LinftError
 
 
 @pytest.fixture(scope="module")

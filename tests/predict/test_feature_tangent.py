@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import linft
-from linft import predict, trees
-from linft.errors import LinftError
-from linft.ntk import memory
+from linft import predict
+from linft.core import trees
+from linft.core.errors import LinftError
+from linft.ntk.tiled import memory
 from linft.predict.feature_tangent import leading, probing_error
 
 

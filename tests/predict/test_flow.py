@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from linft import predict
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 
 TIME = 2.0  # learning rate × steps / (1 − momentum)
 FULL = Recipe(momentum=0.0, nesterov=False, batch_size=None, learning_rate=TIME / 100, steps=100)

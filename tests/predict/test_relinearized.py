@@ -6,7 +6,7 @@ from replayed import CE, CURVES, DECAY, RATES, RECIPES, SE, assert_same, values
 
 import linft
 from linft import predict
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 LAWS = {
     "Nesterov, cosine": RECIPES["Nesterov, cosine"],

@@ -9,8 +9,8 @@ import pytest
 
 import linft
 from linft import predict
+from linft.core.recipe import Recipe
 from linft.predict.tangent import to_trace
-from linft.recipe import Recipe
 
 RECIPE = Recipe(learning_rate=0.01, loss="squared_error", batch_size=None, steps=50)
 RUNS = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from linft import predict
-from linft.errors import LinftError
-from linft.recipe import Recipe
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 
 N = 10
 PLAIN = Recipe(

@@ -5,7 +5,7 @@ import pytest
 
 import linft
 from linft import predict
-from linft.recipe import Recipe
+from linft.core.recipe import Recipe
 
 FULL = Recipe(loss="squared_error", batch_size=None, steps=400)
 RULES = {

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from linft import predict, trees
-from linft.errors import LinftError
+from linft import predict
+from linft.core import trees
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 from linft.predict.tangent import load, save, to_trace
-from linft.recipe import Recipe
 
 RECIPE = Recipe(learning_rate=0.05, batch_size=4, steps=20)
 DECAYED = RECIPE.replace(weight_decay=0.1, nesterov=False, rate_multipliers=(("conv", 0.3),))

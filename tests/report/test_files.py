@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from linft import report
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.report.figures import FIGURES
 from linft.report.page import figure_files, render
 

@@ -98,12 +98,12 @@ def test_divergence_is_told(changed: dict[str, Any]):
     changed["agreement"]["dual"]["train_loss_error"] = None
     page = render(changed)
     assert "at update 5" in page
-    assert "foretold that this run diverges, at update 5; it did not" in page
+    assert "predicted that this run diverges, at update 5; it did not" in page
     assert "A cross ends a run that diverged" in page
     changed["runs"]["finetuned"]["diverged_at"] = 6
-    assert "foretold that this run diverges: at update 5, really at 6." in verdict(changed)[0]
+    assert "predicted that this run diverges: at update 5, really at 6." in verdict(changed)[0]
     dual["diverged_at"] = None
-    assert "did not foretell that this run diverges: it did so at update 6." in verdict(changed)[0]
+    assert "did not predict that this run diverges: it did so at update 6." in verdict(changed)[0]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_a_missing_part_is_left_out(page: str, result: dict[str, Any], missing: 
 def test_runs_that_were_not_chosen(changed: dict[str, Any]):
     del changed["runs"]["finetuned"]
     page = render(changed)
-    assert "Foretold only, not trained" in page
+    assert "Predicted only, not trained" in page
     assert not re.search(r'<figure id="(hero|distance)"', page)
     changed["runs"] = {"finetuned": changed["runs"].pop("dual")}
-    assert verdict(changed)[0].startswith("Trained only, not foretold")
+    assert verdict(changed)[0].startswith("Trained only, not predicted")
 
 
 def test_a_bare_result_still_has_a_page():

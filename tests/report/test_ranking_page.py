@@ -8,9 +8,9 @@ import pytest
 from pages import Reader
 
 import linft
-from linft.errors import LinftError
-from linft.kernel_pictures import Picture, picture
+from linft.core.errors import LinftError
 from linft.report import ranking as page
+from linft.workflows.rank.kernel_pictures import Picture, picture
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def ranking():
     task = linft.load_task("digits")
     scores = ("lfc", "leep", "knn", "random")
     ranking = linft.rank([*models, "nowhere"], task, scores, per_class=3, resamples=4)
-    return ranking.as_json(), [picture(model, task.at_most(3)) for model in models[:2]]
+    return ranking.as_json(), [picture(model, task.max_per_class(3)) for model in models[:2]]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_another_dictionary_is_refused(tmp_path):
 
 
 def test_pictures_are_sorted_standardized_and_small():
-    task = linft.load_task("digits").at_most(30)
+    task = linft.load_task("digits").max_per_class(30)
     shuffled = np.random.default_rng(0).permutation(len(task.y_train))
     mixed = task.replace(x_train=task.x_train[shuffled], y_train=task.y_train[shuffled])
     shown = picture(linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2), mixed)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from linft.report.selection import Result, tables, write
-from linft.selection.choices import Choice
-from linft.selection.zoos import Zoo
+from linft.workflows.benchmark.choices import Choice
+from linft.workflows.benchmark.zoos import Zoo
 
 MODELS = ("reference", "a", "b", "c")
 ACCURACIES = np.array([0.5, 0.6, 0.7, 0.8])

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from drawn import make
-from report.test_page import Reader
-from sweeps.conftest import Net
+from pages import Reader
+from swept import Net
 
 import linft
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.report import sweep as page
 from linft.runtime.json_files import read_json
-from linft.sweeps.sweeping import sweep
+from linft.workflows.sweep.sweep import sweep
 
 GRID = {"learning_rate": [0.05, 0.01, 0.001], "momentum": [0.0, 0.9], "weight_decay": [0.0, 0.01]}
 

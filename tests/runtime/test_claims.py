@@ -2,7 +2,7 @@
 
 import pytest
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.runtime.claims import claim
 from linft.runtime.json_files import read_json
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.runtime.json_files import finite, plain, read_json, write_json
 
 

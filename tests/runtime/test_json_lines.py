@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.runtime import json_lines
 from linft.runtime.json_files import read_json, write_json
 

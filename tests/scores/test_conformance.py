@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def probabilities(x):

@@ -8,7 +8,7 @@ import pytest
 
 import linft
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores import inputs
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import expm
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import linft
-from linft import trees
-from linft.base import ClassMeans
-from linft.errors import LinftError
-from linft.forward_pass import forward_pass
+from linft.core import trees
+from linft.core.base import ClassMeans
+from linft.core.errors import LinftError
+from linft.core.forward_pass import forward_pass
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.near_head import last_convolution
+from linft.ntk.layerwise.last_convolution import last_convolution
 from linft.scores.evidence import Gradients, gather
 from linft.scores.last_layer import last_layer
 from linft.scores.small_network import SmallNetwork
@@ -178,7 +178,7 @@ def test_weights_that_are_not_finite_are_refused(model, digits):
 
 @pytest.fixture(scope="module")
 def everything(model):
-    task = linft.load_task("digits").at_most(6)
+    task = linft.load_task("digits").max_per_class(6)
     small = SmallNetwork(np.random.default_rng(0).normal(size=(60, 5)), 0.5)
     return gather(model, task, needs(SCORES), small=small)
 

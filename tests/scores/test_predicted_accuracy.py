@@ -20,7 +20,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def task():
-    digits = linft.load_task("digits").at_most(4)
+    digits = linft.load_task("digits").max_per_class(4)
     return digits.replace(x_test=digits.x_train[:2], y_test=digits.y_train[:2])
 
 

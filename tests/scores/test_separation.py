@@ -8,7 +8,7 @@ from sklearn.model_selection import LeaveOneOut, PredefinedSplit, cross_val_pred
 from sklearn.neighbors import KNeighborsClassifier
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 INNER = [8 * row + column for row in range(2, 6) for column in range(2, 6)]  # pixels that vary within classes
 

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.stats import spearmanr, wasserstein_distance
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.scores.feature_metrics import lifetime_sparsity, population_sparsity
 
 

@@ -14,7 +14,7 @@ def short(monkeypatch):
 
 
 def test_its_accuracy_is_on_images_it_has_not_seen(short, monkeypatch):
-    task = linft.load_task("digits").at_most(5)
+    task = linft.load_task("digits").max_per_class(5)
     seen = []
     real = module.finetune
     monkeypatch.setattr(
@@ -30,5 +30,5 @@ def test_its_accuracy_is_on_images_it_has_not_seen(short, monkeypatch):
 
 
 def test_too_few_images_to_hold_any_out(short):
-    small = small_network(linft.load_task("digits").at_most(2))
+    small = small_network(linft.load_task("digits").max_per_class(2))
     assert small.features.shape == (20, 64) and small.accuracy is None

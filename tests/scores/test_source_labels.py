@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 
 from linft import scores
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def written_out(p, y):

@@ -1,4 +1,4 @@
-"""Write torch_sgd.npz: weights after each of 30 steps of torch's optimizers, for tests/test_optim.py.
+"""Write torch_sgd.npz: weights after each of 30 steps of torch's optimizers, for tests/training/test_optimizer.py.
 
 Softmax regression on the first 60 scanned digits 0, 1 and 2 (means of 2×2 pixels), full batch, float64,
 the rate divided by ten half way. Written with torch 2.13.0:

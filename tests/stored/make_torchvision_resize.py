@@ -1,4 +1,4 @@
-"""Write torchvision_resize.npz: torchvision's Resize and CenterCrop, for tests/test_preprocess.py.
+"""Write torchvision_resize.npz: torchvision's Resize and CenterCrop, for tests/core/test_preprocessing.py.
 
 The picture is a sheet of 8×8 scanned digits, cut to several sizes. Written with torchvision 0.28.0 on
 torch 2.13.0 (whose compiled part needs the two operators below to be defined before the import):

@@ -6,9 +6,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from linft import save_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
+from linft.core.trees import count
 from linft.models import create
-from linft.trees import count
 from linft.zoo.directory import entries, existing, group_sizes, opened, path_of, unused
 
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from linft import load_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 from linft.models import registry
-from linft.zoo.formats import open_tensors
+from linft.zoo.formats.formats import open_tensors
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.numpy import save
 
 from linft import load_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {

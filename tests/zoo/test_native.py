@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from linft import load_model, save_model
-from linft.base import ClassMeans
-from linft.errors import LinftError
+from linft.core.base import ClassMeans
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.models import create
-from linft.preprocess import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linft import load_model, load_task
-from linft.pretraining import measured
+from linft.training.pretrain import measured
 from linft.zoo.directory import entries
 from linft.zoo.load import SHIPPED
 

@@ -6,10 +6,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from linft import load_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.models import registry
-from linft.preprocess import Preprocessing
-from linft.zoo.timm_config import model_args
+from linft.zoo.importers.timm_config import model_args
 
 CONFIG = {
     "architecture": "resnet18",

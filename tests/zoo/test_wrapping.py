@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from linft import load_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
 
 
 def under(prefix, state):

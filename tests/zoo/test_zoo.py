@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from linft import load_model, load_task, save_model
-from linft.errors import LinftError
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.models import create, from_flax
-from linft.preprocess import Preprocessing
 
 PUBLIC = [("resnet20", 81.10), pytest.param("resnet32", 82.80, marks=pytest.mark.slow)]
 

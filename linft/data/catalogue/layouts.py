@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from linft.core.errors import LinftError
 from linft.data.image_folder import Examples, Listing, find
-from linft.errors import LinftError
 
 Split = Callable[[Sequence[int]], dict[str, Sequence[int]]]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linft.core.errors import LinftError
+from linft.core.task import Task
 from linft.data import folder, tfds
 from linft.data.catalogue.table import CATALOGUE, DataSet, Tfds
 from linft.data.image_folder import Listing
 from linft.data.lazy import held
-from linft.errors import LinftError
-from linft.files import whole
-from linft.task import Task
+from linft.runtime.atomic_files import whole
 
 INDEX = "linft-data.json"
 SHOWN = 3  # examples of what is wrong

@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from linft.kernel_pictures import Picture
 from linft.report.style import LIGHT, NARROW, WIDE, Drawing
 from linft.report.words import elided, fixed
+from linft.workflows.rank.kernel_pictures import Picture
 
 MOST = 3.0  # standard deviations at which the colour is full
 

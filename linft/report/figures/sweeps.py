@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from linft.report.figures.scales import log_scale, percent_scale
 from linft.report.style import GROUND, LIGHT, Drawing, panels
 from linft.report.words import fixed, percent, plain, points, signed
-from linft.sweeps.result import Row, key
+from linft.workflows.sweep.result import Row, key
 
 Rows = Sequence[Row]
 

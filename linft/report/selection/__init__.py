@@ -6,11 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from linft.files import whole
 from linft.report import style
 from linft.report.selection import figures, tables
-from linft.selection.choices import Choice
-from linft.selection.zoos import Zoo
+from linft.runtime.atomic_files import whole
+from linft.workflows.benchmark.choices import Choice
+from linft.workflows.benchmark.zoos import Zoo
 
 
 @dataclass(frozen=True)

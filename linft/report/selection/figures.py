@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from linft.report.selection.tables import images, ranked
 from linft.report.style import LIGHT, WIDE
-from linft.selection.choices import Choice
-from linft.selection.summary import CHANCE, ORACLE, Estimate, summary, values_of
+from linft.workflows.benchmark.choices import Choice
+from linft.workflows.benchmark.summary import CHANCE, ORACLE, Estimate, summary, values_of
 
 COLOURS = ("blue", "vermilion", "green", "purple", "amber", "ink")
 

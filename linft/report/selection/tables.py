@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from linft.selection.choices import Choice
-from linft.selection.measures import MEASURES, SMALLER_IS_BETTER
-from linft.selection.summary import CHANCE, ORACLE, Estimate, summary
+from linft.workflows.benchmark.choices import Choice
+from linft.workflows.benchmark.measures import MEASURES, SMALLER_IS_BETTER
+from linft.workflows.benchmark.summary import CHANCE, ORACLE, Estimate, summary
 
 TOP = 3  # models that are fine-tuned after a choice
 POINTS = ("gain of top 1", "gain of top 3", "regret of top 1", "regret of top 3")  # of accuracy

@@ -1,1 +1,0 @@
-"""What keeps archived dependencies working on current JAX."""

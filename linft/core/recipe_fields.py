@@ -1,0 +1,154 @@
+"""What each field of a recipe is to a run, and which of its values can be predicted: one table, read by all who ask."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from linft.core.recipe import Recipe
+
+Place = Literal["number", "structure", "order"]
+"""Where a field goes: into the numbers that recipes of one program may differ in; into what a program is compiled
+for; or into how many steps there are, of which images."""
+
+By = Literal["kernel", "flow", "closed form", "linearized"]
+"""What predicts: the kernel's replay; gradient flow; powers of one step; or training the linearized network."""
+
+UNDER: Mapping[By, tuple[By, ...]] = {
+    "kernel": ("kernel",),
+    "flow": ("kernel", "flow"),
+    "closed form": ("kernel", "closed form"),
+    "linearized": ("linearized",),
+}
+"""Of whose limits those of each consist."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The one value that a field may have, and why no other."""
+
+    value: Any
+    reason: str | Mapping[Any, str]
+    """Why not, or by value why not; with {n}, the number of training images."""
+    harmless: Callable[[Recipe, int], bool] = lambda recipe, n: False
+    """Whether another value makes no difference to n training images."""
+
+    def broken(self, recipe: Recipe, field: str, n: int) -> bool:
+        return getattr(recipe, field) != self.value and not self.harmless(recipe, n)
+
+    def why(self, value: Any, n: int) -> str:
+        reason = self.reason if isinstance(self.reason, str) else self.reason[value]
+        return reason.format(n=n)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A row of the table."""
+
+    place: Place
+    limits: Mapping[By, Limit]
+    """By what predicts; where there is none, every value is predicted."""
+
+
+def _row(place: Place, limits: Mapping[By, Limit] | None = None) -> Field:
+    return Field(place, limits or {})
+
+
+def _undecayed(recipe: Recipe, n: int) -> bool:
+    return not recipe.decays
+
+
+def _whole(recipe: Recipe, n: int) -> bool:
+    return recipe.batch_size_for(n) == n
+
+
+NO_FLOW = Limit(0.0, "weight decay has no closed flow here")
+CONSTANT = "the learning rate is not constant"
+DELTA = "DELTA's penalty is not linear in the features"
+
+FIELDS: Mapping[str, Field] = {
+    "learning_rate": _row("number"),
+    "momentum": _row("number"),
+    "nesterov": _row("structure"),
+    "optimizer": _row("structure", {"kernel": Limit("sgd", "Adam is not linear in the gradient")}),
+    "clip_norm": _row("structure", {"kernel": Limit(None, "clipping is not linear in the gradient")}),
+    "schedule": _row("number", {"closed form": Limit("constant", CONSTANT)}),
+    "drop_at": _row("number"),
+    "drop_factor": _row("number"),
+    "warmup_steps": _row("number", {"closed form": Limit(0, CONSTANT)}),
+    "convention": _row("structure", {"closed form": Limit("coupled", "decay is decoupled", _undecayed)}),
+    "weight_decay": _row("number", {"flow": NO_FLOW}),
+    "decay_groups": _row("number"),
+    "l2sp": _row("number", {"flow": NO_FLOW}),
+    "l2sp_groups": _row("number"),
+    "decay_vectors": _row("number"),
+    "rate_multipliers": _row("number"),
+    "frozen_groups": _row("number"),
+    "batch_size": _row("order", {"closed form": Limit(None, "the batch is not all {n} images", _whole)}),
+    "steps": _row("order"),
+    "epochs": _row("order"),
+    "loss": _row("structure", {"closed form": Limit("squared_error", "the loss is not squared error")}),
+    "batch_norm": _row(
+        "structure",
+        {
+            "kernel": Limit(
+                "frozen",
+                {
+                    "train": "batch norm in training mode changes the network as it trains",
+                    "reestimated": "re-estimated batch norm is not the kernel's",
+                },
+            ),
+            "linearized": Limit("frozen", "a linearized network's batch norm is frozen"),
+        },
+    ),
+    "bn_batch_size": _row("structure"),
+    "augmentation": _row("structure", {"kernel": Limit("none", "augmented images are not the images of the kernel")}),
+    "mixup": _row("structure", {"kernel": Limit(0.0, "mixed images are not the images of the kernel")}),
+    "delta": _row("structure", {"kernel": Limit(0.0, DELTA), "linearized": Limit(0.0, DELTA)}),
+    "shuffle": _row("order"),
+    "seed": _row("order"),
+}
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe)}
+
+
+def structure(recipe: Recipe) -> Recipe:
+    """The recipe without its numbers, steps and order: what a function compiled for it depends on.
+
+    Recipes of one structure (and as many steps) share one compiled program.
+
+    Example:
+      >>> structure(Recipe(learning_rate=1.0, steps=3, nesterov=False)) == Recipe(nesterov=False)
+      True
+    """
+    return recipe.replace(**{name: _DEFAULTS[name] for name, field in FIELDS.items() if field.place != "structure"})
+
+
+def why_not(recipe: Recipe, by: By, n: int = 0) -> str | None:
+    """Why something does not predict this recipe, on n training images; None where it does.
+
+    Example:
+      >>> why_not(Recipe(steps=1, weight_decay=0.1), "flow")
+      'weight decay has no closed flow here'
+    """
+    reasons = [limit.why(getattr(recipe, name), n) for name, limit in _broken(recipe, by, n)]
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def nearest(recipe: Recipe, by: By, n: int = 0) -> tuple[Recipe, str]:
+    """The nearest recipe that something predicts, of as many steps on n images, and what was dropped ("" if nothing).
+
+    Example:
+      >>> nearest(Recipe(steps=1, batch_norm="train", augmentation="flip"), "linearized")[1]
+      'dropped: batch_norm=train'
+    """
+    broken = _broken(recipe, by, n)
+    changes = {name: limit.value for name, limit in broken}
+    if "batch_size" in changes:
+        changes["steps"] = recipe.num_steps(n)
+    dropped = ", ".join(f"{name}={getattr(recipe, name)}" for name, _ in broken)
+    return recipe.replace(**changes), f"dropped: {dropped}" if dropped else ""
+
+
+def _broken(recipe: Recipe, by: By, n: int) -> list[tuple[str, Limit]]:
+    limits = [(name, field.limits[of]) for name, field in FIELDS.items() for of in UNDER[by] if of in field.limits]
+    return [(name, limit) for name, limit in limits if limit.broken(recipe, name, n)]

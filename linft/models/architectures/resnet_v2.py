@@ -1,0 +1,102 @@
+"""The pre-activation ResNets of He and others 2016 (V2) for 224×224 images, the stride on the 3×3 convolution."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from linft.core.trees import Groups
+from linft.models.architectures.convolution import Conv
+from linft.models.architectures.norm import Norm
+from linft.models.stages import in_stages, numbered
+
+conv = partial(Conv, use_bias=False)
+max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore
+
+
+def batch_norm(train: bool, name: str) -> nn.Module:
+    """The norm of the paper."""
+    return Norm(not train, name=name)
+
+
+class Stem(nn.Module):
+    """Without norm and activation, which the first block begins with."""
+
+    width: int
+    conv: Callable[..., nn.Module]
+    pool: Callable[[Array], Array]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h4 w4 d"]:
+        return self.pool(self.conv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), name="conv")(x))
+
+
+class Bottleneck(nn.Module):
+    """Norm and ReLU before each convolution, and before the shortcut's where the shape changes."""
+
+    width: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[[bool, str], nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
+        strides, valid = (self.stride, self.stride), ((0, 0), (0, 0))
+        active = nn.relu(self.norm(train, "norm1")(x))
+        y = self.conv(self.width, (1, 1), padding=valid, name="conv1")(active)
+        y = nn.relu(self.norm(train, "norm2")(y))
+        y = self.conv(self.width, (3, 3), strides, padding=((1, 1), (1, 1)), name="conv2")(y)
+        y = nn.relu(self.norm(train, "norm3")(y))
+        y = self.conv(4 * self.width, (1, 1), padding=valid, name="conv3")(y)
+        if x.shape != y.shape:
+            x = self.conv(4 * self.width, (1, 1), strides, padding=valid, name="shortcut_conv")(active)
+        return x + y
+
+
+class Stage(nn.Module):
+    blocks: int
+    width: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[[bool, str], nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
+        for i in range(self.blocks):
+            stride = self.stride if i == 0 else 1
+            x = Bottleneck(self.width, stride, self.conv, self.norm, name=f"block{i}")(x, train)
+        return x
+
+
+class LastStage(Stage):
+    """Its norm and ReLU come after the sum of the last block."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
+        return nn.relu(self.norm(train, "norm")(super().__call__(x, train)))
+
+
+class ResNetV2(nn.Module):
+    """Stages of pre-activation bottlenecks, of any convolution and norm."""
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    width: int = 64
+    conv: Callable[..., nn.Module] = conv
+    norm: Callable[[bool, str], nn.Module] = batch_norm
+    """(train, name) -> layer."""
+    pool: Callable[[Array], Array] = max_pool
+
+    @property
+    def layer_groups(self) -> Groups:
+        return in_stages(*(numbered("block", blocks) for blocks in self.blocks), closing="norm")
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
+        x = Stem(self.width, self.conv, self.pool, name="stem")(x)
+        for i, blocks in enumerate(self.blocks):
+            kind = LastStage if i == len(self.blocks) - 1 else Stage
+            stride = 1 if i == 0 else 2
+            x = kind(blocks, self.width * 2**i, stride, self.conv, self.norm, name=f"stage{i + 1}")(x, train)
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))

@@ -1,0 +1,270 @@
+"""Our engine: Jacobians of all examples layer by layer, from one forward and one vmapped backward pass.
+
+An interceptor catches every layer's input and adds a zero perturbation to its output; the gradient
+with respect to the perturbations, vmapped over output directions, is every layer's output gradient,
+no deeper than the layers that are asked for. Rules turn these into per-example parameter gradients.
+The head is in closed form: for output directions E [k c] and features φ its kernel is
+(φφ'ᵀ + 1) ⊗ EEᵀ. Layers whose channels each feed one feature take one backward pass for all outputs
+(`aligned`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from linft.core import trees
+from linft.core.base import Model, Outputs
+from linft.core.trees import Tree
+from linft.ntk.layerwise import conv_norm, factored, projection
+from linft.ntk.layerwise.plan import Layer, interceptor, own
+
+SMALL = 1024
+"""Parameters of fewer numbers are put together, group by group: one matrix product for all of them."""
+
+
+@trees.pytree
+@dataclass(frozen=True)
+class Rows:
+    """What the Gram needs of some examples: arrays by group, of which the kernel is the sum of products."""
+
+    dense: dict[str, list[Any]]
+    """Per-example gradients of the outputs, [b k size]; k is 1 where one gradient stands for all of them."""
+    aligned: dict[str, list[tuple[Any, Any]]]
+    """(H [b o size], V [k o]): the gradient of output k with respect to channel o's parameters is V_ko H_o."""
+    sketched: dict[str, list[Any]]
+    """Random projections of per-example gradients, [b k length]."""
+    head: dict[str, list[Any]]
+    """Inputs of the head, [b d]: φ for its kernel, 1 for its bias."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which layers' gradients are computed, and how: what one compiled program is for."""
+
+    layers: tuple[Layer, ...]
+    labels: tuple[tuple[str, str], ...]
+    """(parameter path, group), of the parameters wanted."""
+    head: str
+    outputs: Outputs
+    alike: frozenset[int] = frozenset()
+    """Layers whose channels each feed one feature."""
+    sketch: tuple[int, int] | None = None
+    """Dimensions and seed of the random projection of parameters with more numbers."""
+
+    def ask(self, i: int) -> bool:
+        """Whether a layer has parameters that are wanted."""
+        return any(path.startswith(self.layers[i].path + "/") for path, _ in self.labels)
+
+    def joined(self, i: int) -> int | None:
+        """The layer that is differentiated together with this norm, if it is."""
+        source = self.layers[i].normalizes
+        return source if source is not None and self.ask(source) else None
+
+    def perturbed(self) -> tuple[int, ...]:
+        """The layers at whose outputs the gradient is taken."""
+        norms = {self.joined(i): i for i in range(len(self.layers))}
+        return tuple(dict.fromkeys(norms.get(i, i) for i in range(len(self.layers)) if self.ask(i)))
+
+
+@lru_cache(maxsize=32)
+def program(forward: Callable, wanted: Wanted) -> Callable:
+    """(params, batch_stats, x [b …], E [k c], offsets) -> (Rows, what `aligned` measured), jitted.
+
+    `offsets` says for each aligned layer which feature its first channel feeds.
+    """
+    perturbed = wanted.perturbed()
+
+    def passes(params: Tree, batch_stats: Tree, x: Array, zeros: dict[int, Array]) -> tuple:
+        kept: dict[int, Any] = {}
+        calls = iter(range(len(wanted.layers)))
+
+        def visit(module: nn.Module, path: str, args: tuple, kwargs: dict, output: Array) -> Array:
+            i = next(calls)
+            source = wanted.joined(i)
+            if wanted.ask(i) and source is None:
+                kept[i] = wanted.layers[i].rule.record(module, args, kwargs)
+            if source is not None:
+                kept[i] = conv_norm.record(module, args[0])
+            return output + zeros[i] if i in zeros else output
+
+        with nn.intercept_methods(interceptor(params, wanted.head, visit)):
+            logits, features = forward(params, batch_stats, x)
+        return (logits, features), (kept, features)
+
+    def gradients(params: Tree, kept: dict[int, Any], i: int, delta: Array) -> dict[str, Array]:
+        """By parameter path, [b k size], of a layer and of what is differentiated together with it."""
+        layer, source = wanted.layers[i], wanted.joined(i)
+        if source is None:
+            found = layer.rule.gradients(layer.module, own(params, layer.path), kept[i], delta)
+            return {f"{layer.path}/{name}": g for name, g in found.items()}
+        below, norm = wanted.layers[source], own(params, layer.path)
+        of_layer, of_norm = conv_norm.gradients(
+            below.rule, below.module, own(params, below.path), norm.get("scale"), kept[source], kept[i], delta
+        )
+        found = {f"{below.path}/{name}": g for name, g in of_layer.items()}
+        return found | {f"{layer.path}/{name}": of_norm[name] for name in norm}
+
+    @jax.jit
+    def rows(params: Tree, batch_stats: Tree, x: Array, cotangents: Array, offsets: Array) -> tuple[Rows, Any]:
+        zeros = {i: jnp.zeros((len(x), *wanted.layers[i].output.shape[1:]), x.dtype) for i in perturbed}
+        (logits, features), pull, (kept, _) = jax.vjp(lambda z: passes(params, batch_stats, x, z), zeros, has_aux=True)
+        groups = dict(wanted.labels)
+        found = Rows({}, {}, {}, {})
+        every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
+        deltas = jax.vmap(lambda e: pull((e, jnp.zeros_like(features)))[0])(every)
+        summed: dict[str, Array] = {}
+        for i in perturbed:
+            if i not in wanted.alike:
+                for path, gradient in gradients(params, kept, i, deltas[i]).items():
+                    if path in groups:  # a layer called twice adds up
+                        summed[path] = summed[path] + gradient if path in summed else gradient
+        measured = []
+        if wanted.alike:
+            directions = jnp.stack([jnp.ones(features.shape[1:]), factored.weights(features.shape[1])]).astype(x.dtype)
+            of_features = jax.vmap(lambda w: pull((jnp.zeros_like(logits), jnp.broadcast_to(w, features.shape)))[0])(
+                directions
+            )
+            towards = cotangents @ trees.get(params, wanted.head)["kernel"].T
+            for offset, i in zip(offsets, sorted(wanted.alike), strict=True):
+                one, weighed = of_features[i]
+                measured.append(factored.ratios(one, weighed))
+                along = jax.lax.dynamic_slice_in_dim(towards, offset, one.shape[-1], 1)
+                for path, gradient in gradients(params, kept, i, one[None]).items():
+                    if path in groups and wanted.outputs == "full":
+                        h = gradient.reshape(len(gradient), along.shape[1], -1)
+                        found.aligned.setdefault(groups[path], []).append((h, along))
+                    elif path in groups:
+                        summed[path] = factored.traced(gradient, along)
+        small: dict[tuple[str, int], list[Array]] = {}
+        for path, gradient in summed.items():
+            group, size = groups[path], gradient.shape[-1]
+            if wanted.sketch and size > wanted.sketch[0]:
+                found.sketched.setdefault(group, []).append(projection.sketch(gradient, path, *wanted.sketch))
+            elif size < SMALL:
+                small.setdefault((group, gradient.shape[1]), []).append(gradient)
+            else:
+                found.dense.setdefault(group, []).append(gradient)
+        for (group, _), parts in small.items():
+            found.dense.setdefault(group, []).append(jnp.concatenate(parts, -1) if len(parts) > 1 else parts[0])
+        for path, group in wanted.labels:
+            if path.startswith(wanted.head + "/"):
+                bias = path == f"{wanted.head}/bias"
+                found.head.setdefault(group, []).append(jnp.ones_like(features[:, :1]) if bias else features)
+        return found, measured
+
+    return rows
+
+
+def rows(
+    model: Model,
+    layers: tuple[Layer, ...],
+    labels: Mapping[str, str],
+    cotangents: Float[Array, "k c"],
+    outputs: Outputs,
+    sketch: tuple[int, int] | None = None,
+) -> Callable[[Float[Array, "b ..."]], Rows]:
+    """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
+    settled = settling(model, layers, labels, cotangents, outputs, sketch)
+
+    def of_batch(x: Array) -> Rows:
+        chosen, offsets, found = settled(x)
+        if found is not None:
+            return found
+        return program(model.forward, chosen)(model.params, model.batch_stats, x, cotangents, offsets)[0]
+
+    return of_batch
+
+
+def settling(
+    model: Model,
+    layers: tuple[Layer, ...],
+    labels: Mapping[str, str],
+    cotangents: Float[Array, "k c"],
+    outputs: Outputs,
+    sketch: tuple[int, int] | None = None,
+) -> Callable[[Float[Array, "b ..."]], tuple[Wanted, np.ndarray, Rows | None]]:
+    """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
+    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
+    width = trees.get(model.params, model.head)["kernel"].shape[0]
+    settled: list[tuple[Wanted, np.ndarray]] = []
+
+    def of_batch(x: Array) -> tuple[Wanted, np.ndarray, Rows | None]:
+        found = None
+        if not settled:
+            chosen, offsets, found = settle(model, asked, width, x, cotangents)
+            settled.append((chosen, offsets))
+        return *settled[0], found
+
+    return of_batch
+
+
+def every_last(wanted: Wanted) -> Wanted:
+    """With all layers taken for aligned that could be, by where their outputs go."""
+    return replace(wanted, alike=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
+
+
+def settle(
+    model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array
+) -> tuple[Wanted, np.ndarray, Rows | None]:
+    """Which layers are aligned, and with which features, as the gradients of a batch show.
+
+    With them the rows of the batch, where it was differentiated in just that way to find out.
+    """
+    alike = sorted(wanted.alike)
+    offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
+    if not alike or offsets.min() < 0:  # outputs make no difference then, and share a program
+        return replace(wanted, alike=frozenset(), outputs="full"), offsets[:0], None
+    rows, measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)
+    found = [factored.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
+    fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
+    if found == offsets.tolist():
+        return wanted, offsets, rows
+    return replace(wanted, alike=fitting), np.array([o for o in found if o is not None], np.int32), None
+
+
+def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
+    """The rows of n examples from those of batches, each without what was padded.
+
+    They are put in place as they come, so that no more than one batch is there twice.
+    """
+    on_host = jax.default_backend() == "cpu"
+    empty, put, convert = (np.empty, _put_on_host, np.asarray) if on_host else (jnp.zeros, _put, jnp.asarray)
+    whole, along, done = None, {}, 0
+    for rows, real in batches:
+        by_example, along = _apart(rows)
+        if whole is None:
+            whole = jax.tree.map(lambda a: empty((n, *a.shape[1:]), a.dtype), by_example)
+        whole = put(whole, by_example, done, real)
+        done += real
+    return _together(whole, jax.tree.map(convert, along))
+
+
+def _put_on_host(whole: Tree, part: Tree, start: int, real: int) -> Tree:
+    for place, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        place[start : start + real] = np.asarray(values)[:real]
+    return whole
+
+
+@partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _put(whole: Tree, part: Tree, start: Any, real: int) -> Tree:
+    return jax.tree.map(
+        lambda place, values: jax.lax.dynamic_update_slice_in_dim(place, values[:real], start, 0), whole, part
+    )
+
+
+def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:
+    """What there is of every example, and the V that all have in common."""
+    h = {group: [h for h, _ in pairs] for group, pairs in rows.aligned.items()}
+    return (rows.dense, h, rows.sketched, rows.head), {g: [v for _, v in pairs] for g, pairs in rows.aligned.items()}
+
+
+def _together(by_example: Any, along: dict[str, list[Any]]) -> Rows:
+    dense, h, sketched, head = by_example
+    return Rows(dense, {g: list(zip(h[g], along[g], strict=True)) for g in h}, sketched, head)

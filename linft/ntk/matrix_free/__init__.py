@@ -1,0 +1,1 @@
+"""Kernels too large to hold: products, eigenvalues, solutions, traces."""

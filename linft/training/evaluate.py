@@ -1,0 +1,98 @@
+"""What is recorded of a training state: losses and accuracies of both parts, and how far the weights are."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from linft.core import losses, parallel, trees
+from linft.core.base import Model
+from linft.core.forward_pass import forward_pass
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.core.trees import Tree
+from linft.data.lazy import LazyImages
+from linft.training.step import Execution, State
+
+BATCH = 256  # divisible among most numbers of devices
+STREAMED_TRAIN = 10_000  # training images of a streamed task that its train curve is over
+
+Row = dict[str, Any]
+"""Values at one recorded step: numbers, and by group the distance moved and the norm of the weights."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of the input size on the device, or to be read; and their labels."""
+
+    images: Any
+    labels: Int[np.ndarray, "n"]
+
+
+def parts(model: Model, task: Task, execution: Execution, held: Array | None) -> tuple[Part, Part]:
+    """The training part, whose images the device may hold already, and the test part.
+
+    Of a training part that is streamed, as many images as `STREAMED_TRAIN`, drawn with seed 0.
+    """
+    x_train, y_train = task.x_train, task.y_train
+    if isinstance(x_train, LazyImages) and len(x_train) > STREAMED_TRAIN:
+        keep = np.sort(np.random.default_rng(0).permutation(len(x_train))[:STREAMED_TRAIN])
+        x_train, y_train = x_train.take(keep), y_train[keep]
+
+    def images(of_part: Any) -> Any:
+        if isinstance(of_part, LazyImages):
+            return of_part
+        return parallel.replicate(execution.mesh, model.preprocessing.resize(of_part))
+
+    train = images(x_train) if held is None else held
+    return Part(train, y_train), Part(images(task.x_test), task.y_test)
+
+
+def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
+    """A function (recipe, state) -> row, in evaluation mode."""
+    groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
+    logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
+    lengths = _lengths(groups, execution.mesh)
+
+    def batches(images: Any) -> Iterator[Array]:
+        for i in range(0, len(images), BATCH):
+            rows = images[i : i + BATCH]
+            lazy = isinstance(rows, LazyImages)
+            yield parallel.replicate(execution.mesh, model.preprocessing.resize(rows)) if lazy else rows
+
+    def logits_on(state: State, part: Part) -> Float[np.ndarray, "n c"]:
+        computed = [logits_of(state.params, state.batch_stats, images) for images in batches(part.images)]
+        return np.concatenate([np.asarray(logits) for logits in computed])
+
+    def measure(recipe: Recipe, state: State) -> Row:
+        row: Row = {}
+        for name, part in (("train", train), ("test", test)):
+            logits, labels = jnp.asarray(logits_on(state, part)), jnp.asarray(part.labels)
+            row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
+            row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
+        by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
+        return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}
+
+    return measure
+
+
+@lru_cache(maxsize=8)
+def _lengths(groups: tuple[tuple[str, tuple[str, ...]], ...], mesh: Mesh | None) -> Callable:
+    """By group the distance between two params and the norm of the first."""
+
+    @jax.jit
+    def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
+        moved, labels = trees.subtract(params, start), trees.labels(params, dict(groups))
+        squares = {
+            "distance": trees.dots_by_group(moved, moved, labels, dict(groups)),
+            "norm": trees.dots_by_group(params, params, labels, dict(groups)),
+        }
+        return jax.tree.map(lambda x: parallel.everywhere(mesh, jnp.sqrt(x)), squares)
+
+    return lengths

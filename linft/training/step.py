@@ -1,0 +1,177 @@
+"""Training by a recipe: the state, and the compiled step that takes it on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from linft.core import losses, parallel, trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
+from linft.core.recipe import Recipe
+from linft.core.trees import Groups, Tree
+from linft.data.augment import augment
+from linft.data.stream import Batch
+from linft.models import batch_norm
+from linft.training import optimizer
+from linft.training.optimizer import Settings
+
+Penalty = Callable[[Tree, Tree, Array], Float[Array, ""]]
+"""(params, batch_stats, x) -> what is added to the loss."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps are computed: nothing here changes what is computed, but for rounding.
+
+    With batch norm in training mode, statistics are of one part of an accumulated batch.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; parameters, their gradients and the loss stay in float32."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after another, where it does not fit at once."""
+    mesh: Mesh | None = None
+    """Devices that share the rows of a batch, from `parallel.mesh`; None: one device."""
+
+    def check(self, batch: int) -> None:
+        """Refuse a batch that cannot be divided."""
+        parts = self.accumulate * (1 if self.mesh is None else self.mesh.size)
+        if self.accumulate < 1 or batch % parts:
+            raise LinftError(
+                f"a batch of {batch} cannot be divided into {parts} equal parts "
+                "(accumulation times devices); choose a multiple"
+            )
+
+
+def steps_per_call() -> int:
+    """Several on an accelerator; one on CPU, where XLA runs convolutions inside a scan 20 to 40 times slower."""
+    return 1 if jax.default_backend() == "cpu" else 16
+
+
+class State(NamedTuple):
+    """What a training step takes and gives."""
+
+    params: Tree
+    batch_stats: Tree
+    opt_state: Any
+    step: Array
+
+
+Advance = Callable[..., tuple[State, Float[Array, "k"]]]
+"""(state, batches, settings, start, seed, held) -> (state after k steps, the batches' losses)."""
+
+
+def training(
+    model: Model,
+    recipe: Recipe,
+    groups: Groups,
+    execution: Execution = Execution(),
+    penalty: Penalty | None = None,
+) -> tuple[Callable[[Settings], State], Advance]:
+    """The first state, and a jitted, buffer-donating function that takes a state k steps on.
+
+    A batch names its images by their index among `held`, all training images on the device, or holds
+    them itself (held None). Randomness is drawn from seed, step and image index, so that it depends
+    neither on how a batch is divided nor on where a run was resumed. Recipes of one structure share
+    what is compiled.
+    """
+    train_mode = recipe.batch_norm == "train"
+    forward_train = batch_norm.over_parts(model, recipe.bn_batch_size).forward_train if train_mode else None
+    tree_labels = trees.labels(model.params, groups)
+
+    def begin(settings: Settings) -> State:
+        params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
+        chain = optimizer.transform(settings, tree_labels, model.params)
+        state = State(params, batch_stats, chain.init(params), jnp.zeros((), jnp.int32))
+        return parallel.replicate(execution.mesh, state)
+
+    named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
+    return begin, _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
+
+
+# Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
+@lru_cache(maxsize=8)
+def _advance(
+    forward: Callable,
+    forward_train: Callable | None,
+    preprocessing: Preprocessing,
+    groups: tuple[tuple[str, tuple[str, ...]], ...],
+    execution: Execution,
+    penalty: Penalty | None,
+) -> Advance:
+    """A step depends on a model by its functions only."""
+    height, width, _ = preprocessing.input_size
+    dtype = jnp.dtype(execution.precision)
+
+    def loss_of(
+        params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any, structure: Recipe
+    ) -> tuple[Array, Tree]:
+        """Mean loss over a batch, or a part of one."""
+        augment_key, rest = jax.random.split(key)
+        mix_key, dropout_key = jax.random.split(jax.random.fold_in(rest, part))
+        keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch.index)
+        images = augment(structure.augmentation, keys, batch.images, batch.sizes, (height, width))
+        x = preprocessing.normalize(images, trees.precision(params))
+        weight = None
+        if structure.mixup > 0:  # partners are the batch in reverse, whose order is random anyhow
+            weight = jax.random.beta(mix_key, structure.mixup, structure.mixup, dtype=x.dtype)
+            x = weight * x + (1 - weight) * x[::-1]
+        compute, inputs = (params, x) if dtype == jnp.float32 else _cast((params, x), dtype)
+        if forward_train is not None:
+            logits, batch_stats = forward_train(compute, batch_stats, inputs, dropout_key)
+        else:
+            logits = forward(compute, batch_stats, inputs)[0]
+        logits = logits.astype(x.dtype)
+        loss = losses.mean_loss(structure.loss, logits, batch.labels)
+        if weight is not None:
+            loss = weight * loss + (1 - weight) * losses.mean_loss(structure.loss, logits, batch.labels[::-1])
+        if penalty is not None:
+            loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
+        return loss, batch_stats
+
+    def one_step(state: State, batch: Batch, settings: Settings, start: Tree, seed: Any, held: Batch | None) -> tuple:
+        if held is not None:
+            rows = batch.index
+            batch = jax.tree.map(lambda of_all: of_all[rows], held)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient_of = jax.value_and_grad(partial(loss_of, structure=settings.structure), has_aux=True)
+
+        def of_part(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, None]:
+            total, gradients, batch_stats = carry
+            (loss, batch_stats), gradient = gradient_of(state.params, batch_stats, part[0], key, part[1])
+            return (total + loss, jax.tree.map(jnp.add, gradients, gradient), batch_stats), None
+
+        k = execution.accumulate
+        if k == 1:
+            (loss, batch_stats), gradients = gradient_of(state.params, state.batch_stats, batch, key, 0)
+        else:
+            # Every k-th image, so that a part is divided among the devices as the whole is.
+            parts = jax.tree.map(lambda rows: jnp.swapaxes(rows.reshape(-1, k, *rows.shape[1:]), 0, 1), batch)
+            blank = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+            unroll = jax.default_backend() == "cpu"
+            (loss, gradients, batch_stats), _ = jax.lax.scan(of_part, blank, (parts, jnp.arange(k)), unroll=unroll)
+            loss, gradients = jax.tree.map(lambda x: x / k, (loss, gradients))
+        chain = optimizer.transform(settings, trees.labels(start, dict(groups)), start)
+        updates, opt_state = chain.update(gradients, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
+
+    def advance(state: State, batches: Batch, *rest: Any) -> tuple[State, Array]:
+        if len(batches.index) == 1:
+            state, loss = one_step(state, jax.tree.map(lambda x: x[0], batches), *rest)
+            return state, loss[None]
+        return jax.lax.scan(lambda s, b: one_step(s, b, *rest), state, batches)
+
+    return jax.jit(advance, donate_argnums=0)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, np.floating) else x, tree)

@@ -1,0 +1,1 @@
+"""What people come for: compare, rank, sweep, advise, benchmark."""

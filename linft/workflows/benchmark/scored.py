@@ -1,0 +1,120 @@
+"""Scores of a zoo's models on the very images that they are fine-tuned on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from linft.core.task import Task
+from linft.runtime import json_lines
+from linft.scores.table import SCORES
+from linft.workflows.benchmark.settings import Settings, Shots, Target
+from linft.workflows.benchmark.truth import Row, candidates, digest_of, sample
+from linft.workflows.rank.rank import rank
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sample of a target's images, on which a zoo's models are scored."""
+
+    target: Target
+    shots: Shots
+    seed: int
+    per_class: int
+    """At most so many of the drawn images of each class are scored on."""
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """All that determines the scores of a model, but for its weights."""
+        images = f"{self.shots} shots" if self.shots != "full" else f"{self.settings.train_images} images"
+        drawn = self.task.digest
+        return f"{self.target.name}, {images}, seed {self.seed}, {self.per_class} a class, {drawn}"
+
+    @property
+    def task(self) -> Task:
+        return sample(self.target, self.shots, self.seed, self.settings)
+
+
+def samples(
+    settings: Settings, targets: Sequence[Target], per_class: int, shots: Sequence[Shots] | None = None
+) -> list[Sampled]:
+    """The samples that models are fine-tuned on: everything once, then with other seeds.
+
+    Args:
+      shots: some of the settings'; all by default.
+    """
+    return [
+        Sampled(target, of, seed, per_class, settings)
+        for seed in settings.seeds
+        for of in settings.shots
+        if (shots is None or of in shots) and (of != "full" or seed == settings.seeds[0])
+        for target in targets
+    ]
+
+
+def scored(
+    planned: Sequence[Sampled],
+    zoo: Path,
+    scores: Sequence[str],
+    file: Path,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Score the models on the samples that the file does not have; the rows of all, one a model and sample.
+
+    Args:
+      scores: names of `scores.table.SCORES`.
+      file: of JSON lines, to which every sample's are added when all models are scored on it.
+      jobs: processes that score models at once.
+      progress: called with (samples that are done, all).
+    """
+    keys = {sampled.key: sampled for sampled in planned}
+    rows = [
+        row
+        for row in json_lines.read(file)
+        if row["sample"] in keys and set(scores) <= {*row["scores"], *row["undefined"]}
+    ]
+    models = {target: candidates(zoo, target) for target in {sampled.target.name for sampled in planned}}
+    weights = {path.stem: digest_of(path) for paths in models.values() for path in paths}
+    of_now = {(row["sample"], row["model"]) for row in rows if row["weights"] == weights.get(row["model"])}
+    of_others = {(row["sample"], row["model"]) for row in rows if row["model"] in weights} - of_now
+    done = {sample for sample, _ in of_now} - {sample for sample, _ in of_others}
+    for number, (key, sampled) in enumerate(keys.items(), 1):
+        if key not in done:
+            found = _rows(sampled, models[sampled.target.name], scores, jobs)
+            json_lines.append(file, found)
+            rows += found
+        if progress is not None:
+            progress(number, len(keys))
+    return rows
+
+
+def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs: int) -> list[Row]:
+    ranking = rank(models, sampled.task, scores, per_class=sampled.per_class, seed=sampled.seed, resamples=0, jobs=jobs)
+    weights = {path.stem: path for path in models}
+    return [
+        {
+            "sample": sampled.key,
+            "target": sampled.target.name,
+            "shots": sampled.shots,
+            "seed": sampled.seed,
+            "per_class": sampled.per_class,
+            "images": ranking.about["images"],
+            "model": one.model,
+            "weights": digest_of(weights[one.model]),
+            "scores": one.scores,
+            "undefined": one.undefined,
+            "seconds": {name: round(_cost(name, one.seconds), 4) for name in one.scores},
+            "compiling": round(one.seconds["compile"], 4),
+            "device": jax.devices()[0].device_kind,
+        }
+        for one in ranking.measured
+    ]
+
+
+def _cost(name: str, seconds: Mapping[str, float]) -> float:
+    """Seconds of a score alone: its own, and those of the evidence that it takes, without compiling."""
+    parts = [part for part in ("kernel", "tangent") if part in SCORES[name].takes and part in seconds]
+    return sum(seconds[part] for part in ("pass", *parts, name))

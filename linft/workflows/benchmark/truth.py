@@ -1,0 +1,165 @@
+"""Real fine-tuning of every model of a zoo on every target: the truth that scores are held against."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.data.load import load_task
+from linft.runtime import json_lines
+from linft.runtime.processes import unordered
+from linft.training.finetune import finetune
+from linft.workflows.benchmark.settings import Settings, Shots, Target
+from linft.zoo import directory
+from linft.zoo.load import load_model
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    target: Target
+    model: Path
+    shots: Shots
+    rate: float
+    seed: int
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """All that determines the run, so that changed settings, weights or images make other runs."""
+        recipe, of = self.recipe, self.settings
+        images = f"{self.shots} shots" if self.shots != "full" else f"{of.train_images} images"
+        how = f"{recipe.steps}x{recipe.batch_size}, rate {self.rate:g}, seed {self.seed}, {of.test_images} tested"
+        drawn = sample(self.target, self.shots, self.seed, of).digest
+        return f"{self.target.name}, {self.model.stem}, {images}, {how}, {digest_of(self.model)}, {drawn}"
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.settings.recipe(self.shots, self.rate, self.seed)
+
+
+@cache
+def digest_of(file: Path) -> str:
+    """A short hash of a file of weights."""
+    return sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def candidates(zoo: Path, target: str) -> list[Path]:
+    """The models of a zoo that did not see the target's data, by name.
+
+    A model saw what it was trained on, with other domains at once or not, and what the model that it
+    started from saw. Files that cannot be read are left out; `linft zoo list` names them.
+
+    Example:
+      >>> from linft.zoo.load import SHIPPED
+      >>> len(candidates(SHIPPED, "digits")), len(candidates(SHIPPED, "mnist"))
+      (34, 25)
+    """
+    entries = [entry for entry in directory.entries(zoo) if not entry.broken]
+    sources = {entry.name: directory.opened(entry.path)[1]["source"] for entry in entries}
+    return [entry.path for entry in entries if target not in _seen(entry.name, sources)]
+
+
+def _seen(model: str, sources: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    source, others = sources.get(model, {}), {name: of for name, of in sources.items() if name != model}
+    start = source.get("init")
+    return {str(source.get("data")), *(source.get("domains") or ()), *(_seen(start, others) if start else ())}
+
+
+def cases(settings: Settings, targets: Sequence[Target], zoo: Path) -> list[Case]:
+    """All runs, in an order in which the first ones are worth most: everything once, then at other rates and seeds.
+
+    Within these, one architecture after another, the most frequent first: it is a zoo of its own, complete early.
+    """
+    models = {target: candidates(zoo, target.name) for target in targets}
+    for target, found in models.items():
+        if len(found) < 2:
+            raise LinftError(f"{zoo} has {len(found)} models that did not see {target.name}; a choice needs two")
+    networks = {path: _network(path) for path in sorted(set().union(*models.values()))}
+    most_frequent_first = [network for network, _ in Counter(networks.values()).most_common()]
+    return [
+        Case(target, model, shots, rate, seed, settings)
+        for seed in settings.seeds
+        for rate in settings.rates
+        for network in most_frequent_first
+        for shots in settings.shots
+        if shots != "full" or (rate, seed) == (settings.rates[0], settings.seeds[0])
+        for target in targets
+        for model in models[target]
+        if networks[model] == network
+    ]
+
+
+def _network(path: Path) -> str:
+    return json.dumps(directory.opened(path)[1]["architecture"])
+
+
+@cache
+def sample(target: Target, shots: Shots, seed: int, settings: Settings) -> Task:
+    """The target's training images of a run, and its test images."""
+    task = load_task(target.task)
+    task = task.subset(len(task.y_train), min(settings.test_images, len(task.y_test)))
+    if shots == "full":
+        return task.subset(min(settings.train_images, len(task.y_train)), seed=seed)
+    return task.few_shot(shots, seed)
+
+
+def run(case: Case) -> Row:
+    """Fine-tune one model and measure it at the end, on test images that nothing was chosen on."""
+    task = sample(case.target, case.shots, case.seed, case.settings)
+    model = load_model(case.model).with_head(task.num_classes, jax.random.key(case.seed))
+    steps = case.recipe.num_steps(len(task.y_train))
+    result = finetune(model, task, record_every=max(steps, 1))(case.recipe)
+    return {
+        "key": case.key,
+        "target": case.target.name,
+        "shots": case.shots,
+        "rate": case.rate,
+        "seed": case.seed,
+        "model": case.model.stem,
+        "train_images": len(task.y_train),
+        "test_images": len(task.y_test),
+        "steps": steps,
+        "batch_size": case.recipe.batch_size_for(len(task.y_train)),
+        "test_accuracy": round(float(result.test_accuracy[-1]), 6),
+        "test_loss": round(float(result.test_loss[-1]), 6),
+        "train_accuracy": round(float(result.train_accuracy[-1]), 6),
+        "train_loss": round(float(result.train_loss[-1]), 6),
+        "diverged_at": result.diverged_at,
+        "seconds": round(result.seconds, 3),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def truth(
+    planned: Sequence[Case],
+    file: Path,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Do the runs that the file does not have, adding each to it as it ends; the rows of all that were planned.
+
+    Args:
+      jobs: processes that run at once; this one writes.
+      progress: called with (runs that are done, all).
+    """
+    done = {row["key"]: row for row in json_lines.read(file)}
+    missing = [case for case in planned if case.key not in done]
+    for row in unordered(run, ((case,) for case in missing), jobs):
+        done[row["key"]] = row
+        json_lines.append(file, [row])
+        if progress is not None:
+            progress(sum(case.key in done for case in planned), len(planned))
+    return [done[case.key] for case in planned]

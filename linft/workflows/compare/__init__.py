@@ -1,0 +1,1 @@
+"""Prediction and reality side by side."""

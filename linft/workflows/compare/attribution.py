@@ -1,0 +1,67 @@
+"""Where the gap between reality and theory comes from: a chain of runs, each one simplification from the next.
+
+The terms telescope: they add up to the difference between the last run and the first.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+from linft.core.base import Trajectory
+
+CAUSES = {
+    "finetuned_train_bn": "",
+    "finetuned": "batch norm frozen",
+    "feature_linearized": "features to first order",
+    "linearized": "network to first order",
+    "dual": "function space instead of weights",
+    "dual_trace": "trace of the kernel alone",
+    "dual_full_batch": "full batch instead of minibatches",
+    "dual_no_momentum": "no momentum, at η/(1−m)",
+    "flow_trace": "continuous time",
+}
+"""The chain in its order, and what each run simplifies in the one before."""
+
+
+def summary(run: Trajectory) -> dict[str, float]:
+    """The four numbers that are attributed."""
+    return {
+        "mean_train_loss": float(run.train_loss.mean()),
+        "train_loss": float(run.train_loss[-1]),
+        "test_loss": float(run.test_loss[-1]),
+        "test_accuracy": float(run.test_accuracy[-1]),
+    }
+
+
+def cause(earlier: str, later: str) -> str:
+    """What the later run simplifies in the earlier, with the runs between them that were not made.
+
+    Example:
+      >>> cause("finetuned", "dual")
+      'features to first order, network to first order'
+    """
+    order = list(CAUSES)
+    between = order[order.index(earlier) + 1 : order.index(later) + 1]
+    if len(between) > 1:
+        between = [name for name in between if name != "dual"]  # function space alone changes nothing
+    return ", ".join(CAUSES[name] for name in between)
+
+
+def attribute(runs: Mapping[str, Trajectory]) -> dict:
+    """Differences along the chain of the runs that were made, up to the first that diverged, and their total.
+
+    A term is the value of the later run minus that of the earlier, at the last step, or of the mean
+    over the recorded steps for `mean_train_loss`.
+    """
+    chain = []
+    for name in CAUSES:
+        if name in runs:
+            if runs[name].diverged_at is not None:
+                break
+            chain.append(name)
+    values = {name: summary(runs[name]) for name in chain}
+
+    def difference(a: str, b: str) -> dict[str, float]:
+        return {key: values[b][key] - values[a][key] for key in values[a]}
+
+    links = [{"from": a, "to": b, "cause": cause(a, b), **difference(a, b)} for a, b in itertools.pairwise(chain)]
+    return {"links": links, "total": difference(chain[0], chain[-1]) if links else {}}

@@ -1,0 +1,148 @@
+"""`sweep`: many recipes of one task by any Run, in this process or shared with others; rows are kept as they come."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from linft.core.base import Run
+from linft.core.errors import LinftError
+from linft.core.layer_settings import LayerSettings
+from linft.core.recipe import Recipe
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
+from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep.grid import Point, Source, at, grid
+from linft.workflows.sweep.in_process import Nearest
+from linft.workflows.sweep.result import Row, Sweep, key
+from linft.workflows.sweep.shared import Shared, Sharing
+
+Start = Callable[[int], Run]
+"""From how many last layer groups have new random weights to the Run that starts there."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, points done, in all)."""
+
+
+def sweep(
+    run: Run | Start,
+    of: Source,
+    base: Recipe = Recipe(),
+    *,
+    layer_groups: Sequence[str] = (),
+    depth: LayerSettings = LayerSettings(),
+    nearest: Nearest | None = None,
+    sharing: Sharing | None = None,
+    output: str | Path | None = None,
+    by: str = "run",
+    described: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Run every point of a grid.
+
+    Args:
+      run: a Run, or where `reinit_groups` varies a function from it to the Run of that start.
+      of: the name of a paper's grid, a YAML file, a mapping from settings to values, or a list of them;
+        or what `sweeps.grid.grid` makes of these, with the number of points to draw.
+      base: all other settings.
+      layer_groups: of the model, for settings by depth (`low_rate`, `l2sp_lowest` and others).
+      depth: other settings by depth.
+      nearest: what the run takes of a recipe; by default the nearest one that a kernel predicts where
+        the run replays many recipes together, and the recipe itself elsewhere.
+      sharing: a storage of Optuna, through which any number of workers share the points; each is run once.
+      output: directory for config.json, one line a point in BY.jsonl, one a call in calls.jsonl, and sweep.json,
+        which is made of these. A call that was interrupted goes on from there.
+      by: what the run is called there; several may be kept beside one another.
+      described: what is known of model and task, as JSON has it; an output directory of others is refused.
+      progress: called as points are done.
+
+    Raises:
+      LinftError: a grid, a point, a storage or an output directory that does not do.
+      KeyboardInterrupt: when interrupted; what was found is kept, and a claimed point is given back.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+      >>> base = linft.Recipe(steps=4, batch_size=5)
+      >>> found = sweep(linft.predict.dual(model, task), {"learning_rate": [0.01, 0.001], "momentum": [0, 0.9]}, base)
+      >>> [row["values"]["momentum"] for row in found.rows], found.rows[1]["status"]
+      ([0.0, 0.9, 0.0, 0.9], 'finished')
+    """
+    begin = time.perf_counter()
+    tell = progress or (lambda what, done, total: None)
+    chosen = grid(of, len(layer_groups) or 5)
+    resolve = partial(at, base=base, depth=depth, layer_groups=layer_groups)
+    points = [] if sharing is not None and sharing.search == "tpe" else [resolve(v) for v in chosen.points()]
+    if isinstance(run, Run) and len({point.reinit_groups for point in points}) > 1:
+        raise LinftError("reinit_groups varies; in place of a Run give a function from the number of new groups to one")
+    config = {"grid": chosen.as_json(), "recipe": asdict(base), "depth": asdict(depth), **(described or {})}
+    lines = None
+    if output is not None:
+        claim(Path(output) / result.CONFIG, config, "results")
+        lines = result.lines(Path(output), by)
+
+    def keep(rows: list[Row]) -> None:
+        if lines is not None:
+            json_lines.append(lines, rows)
+
+    starts = Starts(run)
+    if sharing is None:
+        found = {} if lines is None else result.rows_in(lines)
+        for rows in _here(starts, [p for p in points if key(p.values) not in found], nearest):
+            keep(rows)
+            found |= {key(row["values"]): row for row in rows}
+            tell(by, sum(key(p.values) in found for p in points), len(points))
+        every = [found[key(point.values)] for point in points]
+    else:
+        with Shared.joined(sharing, study_name(by, sharing, config), chosen) as shared:
+            for row in _together(shared, starts, resolve, nearest):
+                keep([row])
+                tell(by, shared.done(), shared.trials)
+            every = shared.rows(points)
+    swept = Sweep(every, time.perf_counter() - begin, starts.seconds)
+    if output is not None:
+        result.publish(Path(output), by, swept, [key(values) for values in chosen.points()])
+    return swept
+
+
+class Starts:
+    """The Run of each start. Only the last is kept, since a prediction's holds a kernel."""
+
+    def __init__(self, run: Run | Start):
+        self.run = run
+        self.kept: tuple[int, Run] | None = None
+        self.seconds = 0.0
+
+    def __call__(self, reinit_groups: int) -> Run:
+        if isinstance(self.run, Run):
+            return self.run
+        if self.kept is None or self.kept[0] != reinit_groups:
+            self.kept = None
+            begin = time.perf_counter()
+            self.kept = reinit_groups, self.run(reinit_groups)
+            self.seconds += time.perf_counter() - begin
+        return self.kept[1]
+
+
+def _here(starts: Starts, points: Sequence[Point], nearest: Nearest | None) -> Iterator[list[Row]]:
+    for reinit_groups in dict.fromkeys(point.reinit_groups for point in points):
+        of_start = [point for point in points if point.reinit_groups == reinit_groups]
+        yield from in_process.rows(starts(reinit_groups), of_start, nearest)
+
+
+def _together(shared: Shared, starts: Starts, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
+    for held in shared.claims():
+        row = shared.run(held, resolve(held.values), starts, nearest or in_process.as_it_is)
+        if row is not None:  # else others had taken the point meanwhile
+            yield row
+
+
+def study_name(by: str, sharing: Sharing, config: Mapping[str, Any]) -> str:
+    """What a sweep is called in a storage; any other sweep has another name."""
+    text = json.dumps([sharing.search, sharing.watch is not None, config], sort_keys=True)
+    return f"linft {by} {hashlib.sha256(text.encode()).hexdigest()[:16]}"

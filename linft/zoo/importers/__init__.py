@@ -1,0 +1,1 @@
+"""Weights of others, one family a file."""

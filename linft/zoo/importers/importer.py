@@ -1,0 +1,49 @@
+"""What an importer is: a family of files, told by its keys, and where each of its arrays goes in a model."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from linft.models.architectures import norm
+from linft.zoo.formats.tensors import Tensors
+
+NORM_LEAVES = {
+    "weight": "params/{}/scale",
+    "bias": "params/{}/bias",
+    "running_mean": "batch_stats/{}/mean",
+    "running_var": "batch_stats/{}/var",
+}
+
+
+class Importer(NamedTuple):
+    """A family of files."""
+
+    architecture: Callable[[Tensors], tuple[str, dict[str, Any]] | None]
+    """Name and options in the registry, read off the keys and shapes; None for another family's file."""
+    path: Callable[[str], str | None]
+    """Our path of a key, such as params/stem/conv/kernel; None for a key that holds nothing of ours."""
+    layout: Callable[[np.ndarray], np.ndarray]
+    """An array as Flax has it."""
+    about: Callable[[Tensors], dict[str, Any]]
+    """What else the file tells: preprocessing, source, name."""
+
+
+def torch_path(module: Callable[[str], str]) -> Callable[[str], str | None]:
+    """`Importer.path` of a torch state dict, from torch's module names to ours (norms are ours when named so)."""
+
+    def path(key: str) -> str | None:
+        name, _, leaf = key.rpartition(".")
+        if leaf == "num_batches_tracked":
+            return None
+        ours = module(name)
+        if norm.NAME.search(ours):
+            return NORM_LEAVES.get(leaf, "params/{}/" + leaf).format(ours)
+        return f"params/{ours}/{'kernel' if leaf == 'weight' else leaf}"
+
+    return path
+
+
+def torch_layout(array: np.ndarray) -> np.ndarray:
+    """Convolutions out×in×h×w become h×w×in×out, linear layers are transposed."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,0 +1,30 @@
+"""A model of any module at weights drawn by NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from linft.core.base import Model
+from linft.core.preprocessing import Preprocessing
+from linft.models.from_flax import wrap
+
+SIZE = (8, 8, 1)
+
+
+def make(module: nn.Module) -> Model:
+    """A model at weights from NumPy, which takes no time to compile."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SIZE)))
+
+    def draw(path, leaf):
+        size, name = leaf.shape, path[-1].key
+        start = {"var": 1.0, "scale": 1.0}.get(name, 0.0)
+        noise = (
+            rng.normal(size=size) / np.sqrt(np.prod(size[:-1])) if name == "kernel" else 0.1 * rng.uniform(size=size)
+        )
+        return np.float32(start + noise)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    groups = {name: (name,) for name in variables["params"]}
+    return wrap(module, variables, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)

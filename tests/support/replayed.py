@@ -1,0 +1,55 @@
+"""Recipes of all kinds that can be replayed exactly, and what of two trajectories must be the same."""
+
+import numpy as np
+
+from linft.core import trees
+from linft.core.base import Trajectory
+from linft.core.recipe import Recipe
+
+CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+CE = Recipe(learning_rate=0.05, batch_size=4, steps=50)  # 4 does not divide the 10 images
+SE = CE.replace(loss="squared_error", learning_rate=0.02)
+DECAY = {"weight_decay": 0.1}
+RATES = {"rate_multipliers": (("conv", 0.3), ("head", 3.0))}
+
+RECIPES = {
+    "no momentum, full batch": SE.replace(momentum=0.0, nesterov=False, batch_size=None),
+    "heavy ball, full batch": CE.replace(nesterov=False, batch_size=None),
+    "heavy ball, step": SE.replace(nesterov=False, schedule="step"),
+    "Nesterov, cosine": CE.replace(schedule="cosine"),
+    "Nesterov, warm-up": SE.replace(warmup_steps=20, seed=3),
+    "step after warm-up": CE.replace(schedule="step", warmup_steps=30, momentum=0.5),
+    "in order": CE.replace(shuffle=False),
+    "decay to zero": CE.replace(**DECAY),
+    "decay to the pretrained": SE.replace(l2sp=0.1, nesterov=False),
+    "L2-SP below a new head": CE.replace(l2sp=0.2, l2sp_groups=("conv", "norm"), **DECAY),
+    "decoupled, step": CE.replace(convention="decoupled", schedule="step"),
+    "decoupled, decay to zero": SE.replace(convention="decoupled", schedule="step", **DECAY),
+    "decoupled, L2-SP, heavy ball": SE.replace(convention="decoupled", nesterov=False, schedule="step", l2sp=0.1),
+    "decoupled, group rates and decay": CE.replace(convention="decoupled", **RATES, **DECAY),
+    "decay of kernels to zero": CE.replace(**DECAY, decay_vectors=False),
+    "decay of kernels to the pretrained": CE.replace(l2sp=0.1, decay_vectors=False),
+    "decay of some groups": CE.replace(**DECAY, decay_groups=("conv", "h*")),
+    "group rates": CE.replace(**RATES),
+    "group rates and decay": SE.replace(**RATES, **DECAY, nesterov=False),
+    "frozen groups": CE.replace(frozen_groups=("conv", "norm")),
+    "all at once": CE.replace(
+        **RATES, **DECAY, decay_vectors=False, frozen_groups=("norm",), schedule="cosine", warmup_steps=5
+    ),
+}  # fmt: skip
+
+
+def values(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """Curves, and distances and norms by layer group; those of kernels and vectors add up as squares."""
+    squares: dict[str, np.ndarray] = {}
+    for kind in ("distance", "norm"):
+        for name, length in getattr(trajectory, kind).items():
+            group = f"{kind} {trees.layer_group(name)}"
+            squares[group] = squares.get(group, 0) + length**2
+    return {name: getattr(trajectory, name) for name in CURVES} | {g: np.sqrt(s) for g, s in squares.items()}
+
+
+def assert_same(got: dict, expected: dict, tolerance: float = 1e-9) -> None:
+    assert set(got) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)

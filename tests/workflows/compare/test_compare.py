@@ -1,0 +1,199 @@
+"""Compare: its runs, what it keeps on disk, and going on after an interruption."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import linft
+from linft.workflows.compare import compare as comparison
+from linft.workflows.compare.compare import RUNS, compare
+from linft.workflows.compare.store import Store
+
+RECIPE = linft.Recipe(learning_rate=1e-3, batch_size=None, steps=3, loss="squared_error")
+
+
+@pytest.fixture(scope="module")
+def setting():
+    task = linft.load_task("digits").subset(20, 10)
+    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4), task
+
+
+@pytest.fixture(scope="module")
+def finished(setting, tmp_path_factory):
+    """A comparison with every run there is, and its directory."""
+    directory = tmp_path_factory.mktemp("comparison")
+    return compare(*setting, RECIPE, runs="all", output=directory), directory
+
+
+def test_every_run_is_made_and_starts_from_the_model(finished):
+    found, _ = finished
+    assert list(found.runs) == list(RUNS)
+    for run in found.runs.values():
+        assert run.train_loss[0] == pytest.approx(found.runs["finetuned"].train_loss[0], rel=1e-5)
+
+
+def test_by_default_networks_linearized_in_weights_are_left_out(finished, setting, tmp_path):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
+    found = compare(*setting, RECIPE, output=tmp_path)
+    left_out = ["feature_linearized", "linearized"]
+    assert list(found.runs) == [name for name in RUNS if name not in left_out]
+    assert list(found.result["skipped"]) == left_out
+    assert all("--runs all" in reason for reason in found.result["skipped"].values())
+
+
+def test_without_neural_tangents_gradient_flow_is_left_out(setting, without_neural_tangents):
+    chosen, skipped = comparison._choose(*setting, RECIPE, None, "full")
+    assert "gradient_flow" not in chosen and {"dual", "flow_trace"} <= {*chosen}
+    how = "neural-tangents is not installed: pip install --no-deps neural-tangents frozendict"
+    assert skipped["gradient_flow"] == how
+    assert "gradient_flow" in comparison._choose(*setting, RECIPE, None, "trace")[0]  # needs no package
+    with pytest.raises(linft.LinftError, match=f"^gradient_flow cannot be run: {how}; leave it out of runs$"):
+        compare(*setting, RECIPE, runs=("finetuned", "gradient_flow"))
+
+
+def test_exact_runs_agree(finished):
+    found, _ = finished
+    for name in ("dual", "spectral"):
+        np.testing.assert_allclose(found.runs[name].train_loss, found.runs["linearized"].train_loss, rtol=1e-4)
+    for group, moved in found.runs["linearized"].distance.items():
+        np.testing.assert_allclose(found.runs["dual"].distance[group], moved, rtol=1e-3, atol=1e-6)
+
+
+def test_the_result_has_the_documented_parts(finished):
+    found, directory = finished
+    parts = "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds"
+    assert set(found.result) == set(parts.split())
+    assert json.loads((directory / "result.json").read_text()) == found.result
+    assert found.result["reference"] == "finetuned"
+    assert set(found.result["agreement"]) == set(RUNS) - {"finetuned"}
+    assert found.result["kernel"]["drift"]["images"] == 20
+    assert sum(found.result["model"]["layer_groups"].values()) == found.result["model"]["parameters"]
+    first, last = (found.runs[name].train_loss[-1] for name in ("finetuned_train_bn", "flow_trace"))
+    assert found.result["attribution"]["total"]["train_loss"] == pytest.approx(last - first)
+
+
+def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_before(setting, caplog, monkeypatch):
+    model, task = setting
+    monkeypatch.setattr(comparison, "DRIFT_IMAGES", 16)
+
+    def compiled() -> set[str]:
+        names = set(re.findall(r"Compiling (?:jit\()?(rows|pull)", caplog.text))
+        caplog.clear()
+        return names
+
+    with jax.log_compiles():
+        tangent = linft.predict.tangent(model, task, batch_size=8)
+        assert "rows" in compiled()  # in three batches of 7
+        found = comparison._drift(tangent, model, task, model.layer_groups, 8)
+        assert not compiled()
+    assert found["images"] == 14
+    assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["norm_ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
+    found, directory = finished
+    for name in RUNS:
+        monkeypatch.setitem(comparison.RUNS, name, None)
+    again = compare(*setting, RECIPE, runs="all", output=directory)
+    assert again.result["runs"] == found.result["runs"]
+    assert again.result["kernel"]["drift"] == found.result["kernel"]["drift"]
+
+
+def test_an_interrupted_call_goes_on_from_what_is_finished(setting, tmp_path, monkeypatch):
+    names = ("finetuned", "dual", "dual_trace")
+    made = []
+
+    def noted(name, make):
+        def run(setting):
+            made.append(name)
+            return make(setting)
+
+        return run
+
+    def cut(setting):
+        raise KeyboardInterrupt
+
+    originals = {name: RUNS[name] for name in names}
+    for name in ("dual", "dual_trace"):
+        monkeypatch.setitem(comparison.RUNS, name, noted(name, originals[name]))
+    monkeypatch.setitem(comparison.RUNS, "finetuned", cut)
+    with pytest.raises(KeyboardInterrupt):
+        compare(*setting, RECIPE, runs=names, output=tmp_path)
+    assert made == ["dual", "dual_trace"]  # predictions come before the truth
+    monkeypatch.setitem(comparison.RUNS, "finetuned", noted("finetuned", originals["finetuned"]))
+    monkeypatch.setattr(comparison.predict, "tangent", cut)  # the kernel is on disk
+    assert list(compare(*setting, RECIPE, runs=names, output=tmp_path).runs) == list(names)
+    assert made == ["dual", "dual_trace", "finetuned"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model, task, recipe: (model, task, recipe.replace(momentum=0.5)), "recipe"),
+        (lambda model, task, recipe: (model, task.subset(19), recipe), "task"),
+        (lambda model, task, recipe: (model.with_head(10, jax.random.key(5)), task, recipe), "model"),
+    ],
+)
+def test_a_directory_of_another_comparison_is_refused(finished, setting, change, named):
+    _, directory = finished
+    with pytest.raises(linft.LinftError, match=f"another {named}"):
+        compare(*change(*setting, RECIPE), output=directory)
+
+
+def test_the_command_and_the_kernel_are_part_of_what_a_directory_holds(finished, setting, tmp_path):
+    _, directory = finished
+    for outputs, engine, named in (("trace", "auto", "outputs"), ("full", "layerwise", "engine")):
+        with pytest.raises(linft.LinftError, match=f"with another {named}"):
+            compare(*setting, RECIPE, output=directory, outputs=outputs, engine=engine)
+    of_predict = "predict", *setting, RECIPE, {"record_every": None}
+    with pytest.raises(
+        linft.LinftError, match=r'command \("compare", now "predict"\), outputs \("full", now null\), engine'
+    ):
+        Store.open(directory, *of_predict)
+    Store.open(tmp_path, *of_predict)
+    with pytest.raises(linft.LinftError, match=r'command \("predict", now "compare"\), outputs'):
+        compare(*setting, RECIPE, output=tmp_path)
+
+
+def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(setting):
+    recipe = RECIPE.replace(batch_norm="train", augmentation="flip", weight_decay=0.01, batch_size=10)
+    found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
+    assert found.result["reference"] == "finetuned_train_bn"
+    assert "batch_norm=train" in found.result["runs"]["dual"]["note"]
+    assert "augmentation=flip" in found.result["runs"]["dual"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (("finetuned", "duel"), "no run duel"),
+        (("dual",), "needs reality"),
+        (("finetuned", "spectral"), "spectral cannot be run: the loss is not squared error"),
+    ],
+)
+def test_bad_choices_of_runs_are_refused(setting, runs, message):
+    with pytest.raises(linft.LinftError, match=message):
+        compare(*setting, RECIPE.replace(loss="cross_entropy"), runs=runs)
+
+
+def test_a_full_disk_is_told_in_one_line(setting, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("linft.runtime.json_files.Path.write_bytes", full)
+    with pytest.raises(linft.LinftError, match=r"No space left on device.*free some space"):
+        compare(*setting, RECIPE, runs=("finetuned", "dual"), output=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_diverging_prediction_is_marked_and_ends_the_chain(setting):
+    recipe = replace(RECIPE, learning_rate=1e6, steps=6)
+    found = compare(*setting, recipe, runs=("finetuned", "dual", "dual_trace"), record_every=1)
+    assert found.runs["dual"].diverged_at is not None
+    assert not found.result["stability"]["stable"]
+    assert found.result["attribution"]["links"] == []
