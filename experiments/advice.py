@@ -8,7 +8,7 @@ training images and tested on at most 200 test images, equally many of each clas
 cost: random points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight decay 0, 0.0001 or 0.01,
 new groups 1 or 2) are trained on four fifths of the training images for the same steps and judged on the fifth, as
 many as begin within the seconds that the advice took, three at least. Seconds are wall time of the same process, one
-CPU with two cores, all compilation included in both. Rows are in experiments/advice/SCALE/rows.jsonl, written as they
+CPU with two cores, all compilation included in both. Rows are in results/advice/SCALE/rows.jsonl, written as they
 come; writes table.md there. Tasks may run at once: `--tasks digits`, then `--tasks none`. Expected: better than the
 default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than the search in all.
 """
@@ -46,7 +46,7 @@ HELD_OUT = 0.2
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/advice"),
+    output: Path = Path("experiments/results/advice"),
     tasks: tuple[str, ...] = TASKS,
 ) -> None:
     """Run what is missing, then write the table."""

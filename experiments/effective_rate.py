@@ -8,7 +8,7 @@ After Li and others 2020, eq. 3 and Fig. 1, 3 to 7, from the rows of the other t
 every momentum and with the momentum free; the best η' against the similarity of source and target (EMD of class
 means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η.
 Its own runs are for the noise scale g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16,
-without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into experiments/effective_rate/SCALE.
+without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into results/effective_rate/SCALE.
 Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 steps, runs of equal η 8 to 22.
 """
 
@@ -70,7 +70,7 @@ def cases(sizes: Sizes) -> list[Case]:
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments"),
+    output: Path = Path("experiments/results"),
     tasks: tuple[str, ...] = (),
     do: tuple[Do, ...] = ("real", "predicted", "report"),
 ) -> None:

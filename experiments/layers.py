@@ -9,7 +9,7 @@ the initial weights are the same one kernel serves all of these, reweighted grou
 has a kernel of its own. Every point is really trained, with batch norm in training mode, and predicted, from the
 statistics of the task's images where a norm is new; for 30 and for 120 steps of 16 of 128 images at momentum 0.9.
 Points are chosen on training images that are held out, and then measured on test images, by runs of one seed. Rows are
-in experiments/layers/SCALE/real and predicted, those on held-out images beside them; writes table.md there. Tasks may
+in results/layers/SCALE/real and predicted, those on held-out images beside them; writes table.md there. Tasks may
 run at once: `--tasks digits`, then `--do report`.
 """
 
@@ -101,7 +101,7 @@ def cases(sizes: Sizes) -> list[Case]:
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/layers"),
+    output: Path = Path("experiments/results/layers"),
     tasks: tuple[str, ...] = (),
     do: tuple[Do, ...] = ("real", "predicted", "report"),
 ) -> None:

@@ -6,7 +6,7 @@ Three real tasks × three learning rates × two heads (fresh, linear probe) × t
 squared error and cross-entropy: 72 real runs, each beside the same recipe predicted from the
 tangent kernel (`dual`) and trained with the features to first order. Rows are written as they
 finish, and a call that was interrupted goes on from there. Writes rows.jsonl, table.md and
-figure.svg into experiments/predicted_vs_actual/SCALE.
+figure.svg into results/predicted_vs_actual/SCALE.
 
 Expected (and found on 2 CPU cores in half an hour): errors grow with the learning rate and with how far
 the loss falls; training-mode batch norm, which no kernel knows, errs most; with a fresh head and frozen
@@ -62,7 +62,7 @@ def get_config(scale: Literal["smoke", "laptop"]) -> Config:
 def main(
     scale: Literal["smoke", "laptop"] = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/predicted_vs_actual"),
+    output: Path = Path("experiments/results/predicted_vs_actual"),
 ) -> None:
     """Run what is missing, then draw the table and the figure."""
     directory = output / scale

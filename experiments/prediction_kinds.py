@@ -8,10 +8,10 @@ without compilation; a kernel's are apart from those of a recipe, since one kern
 Two kernels are computed on one task only (once.json), since they are known otherwise: the trace is that of the full
 kernel, and the full kernel of the features, which costs the same on every task, gives the curve of the weights'
 training with linear features, against which it is held there. Rows are written as they finish, and a call that was
-interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into experiments/prediction_kinds/SCALE.
+interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into results/prediction_kinds/SCALE.
 At laptop scale also linft/predict/measured.json: the errors and costs by which `linft predict --how auto` chooses.
 
-Expected (experiments/prediction_kinds/laptop/table.md): with a fresh head every kind's median error of the loss curve
+Expected (results/prediction_kinds/laptop/table.md): with a fresh head every kind's median error of the loss curve
 is 3 to 7 %, of which the tasks make more than the kinds do; at the smaller rate the features' full and low-rank kernels
 err several times less than the network's, at the larger one more. With a probe head relinearizing errs 9 %, the
 network's and the features' kernels 15 to 16 %, traces 21 to 25 %. None predicts the accuracy on 32 test images within
@@ -121,7 +121,7 @@ class Clock:
 def main(
     scale: Literal["smoke", "laptop"] = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/prediction_kinds"),
+    output: Path = Path("experiments/results/prediction_kinds"),
 ) -> None:
     """Run what is missing, and draw the table and the figure."""
     directory = output / scale

@@ -6,7 +6,7 @@ Appendix C of Li and others 2020: learning rate 0.02, 0.01, 0.005, 0.001, 0.0001
 0.0001, for L2-SP on the pretrained layers (with λ2 = 0.01 on the new head) and for L2 (λ2 = λ1); what its Table 4
 compares is the average class error of the best of either. All 40 points are predicted; those of three rates (0.01,
 0.005, 0.001) are really trained too; for 30 and for 120 steps of 16 of 128 images at momentum 0.9. Rows are in
-experiments/regularisers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits`, then
+results/regularisers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits`, then
 `--do report`. Expected: either method's best is within 8 points of the other's, on near and far tasks.
 """
 
@@ -55,7 +55,7 @@ def trained(case: Case) -> Case:
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/regularisers"),
+    output: Path = Path("experiments/results/regularisers"),
     tasks: tuple[str, ...] = (),
     do: tuple[Do, ...] = ("real", "predicted", "report"),
 ) -> None:

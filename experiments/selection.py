@@ -6,7 +6,7 @@ The shipped zoo (29 single-domain experts and the 5 domains of a Multi-BN expert
 least 30 of them never saw: every model is fine-tuned on 5 and 20 images a class (two rates, three seeds)
 and on at most 500 images (one of each), then every score is held against what came out. An interrupted
 call goes on from there. Writes truth.jsonl, scores.jsonl, tables.md and figures into
-experiments/selection/SCALE. The runs there are of one NVIDIA H200 (7 minutes, fifteen processes), the scores of CPUs.
+results/selection/SCALE. The runs there are of one NVIDIA H200 (7 minutes, fifteen processes), the scores of CPUs.
 Expected: NCE, the generalization term, PARC, LGC and LEEP gain most (4 to 5 points by the best of three picks; chance
 0.5), intervals overlapping; domain similarity, Fisher and H-score do worse than chance. What the paper
 (Deshpande and others 2021) compares with, an ImageNet expert, is the CIFAR-10 one here: resnet14-cifar10.
@@ -45,7 +45,7 @@ def get_config(scale: Literal["smoke", "laptop"], data: Path, output: Path) -> B
 def main(
     scale: Literal["smoke", "laptop"] = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/selection"),
+    output: Path = Path("experiments/results/selection"),
     do: tuple[Literal["truth", "scores", "report"], ...] = ("truth", "scores", "report"),
 ) -> None:
     """Run what is missing, then draw the tables and figures of what is done."""

@@ -7,7 +7,7 @@ on eight coarse classes of ImageNet, on traffic signs and on clothes, and the sa
 From a source: learning rate 0.01, 0.005, 0.001 × momentum 0.9, 0, batch norm frozen. From scratch: learning rate 0.1,
 0.05, 0.01, 0.005, 0.001 × weight decay 0, 0.01 at momentum 0.9, batch norm in training mode, which the prediction
 leaves out (it has the statistics of the task's images at the random weights). Every point is really trained and
-predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in experiments/sources/SCALE/real and predicted;
+predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in results/sources/SCALE/real and predicted;
 writes table.md there. Tasks may run at once: `--tasks digits`, then `--do report`.
 Expected: CIFAR-10 is the best source of all tasks after 120 steps, predicted so on two; from scratch comes within 0 to
 17 points of it.
@@ -62,7 +62,7 @@ def cases(sizes: Sizes) -> list[Case]:
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/sources"),
+    output: Path = Path("experiments/results/sources"),
     tasks: tuple[str, ...] = (),
     do: tuple[Do, ...] = ("real", "predicted", "report"),
 ) -> None:

@@ -7,7 +7,7 @@ rate 0.05, 0.01, 0.005, 0.001, 0.0001 × momentum 0.95, 0.9, 0 without decay, an
 0.01, which is a part of the grid of Li and others 2020 and a decay that is strong enough for a short run; batch norm
 frozen. Then ten of these points with batch norm in training mode, which no kernel follows. Every point is really
 trained and predicted, for 30 and for 120 steps of 16 of 128 images; the 35 also by the features' kernel. Rows are in
-experiments/sweep_truth/SCALE/real, predicted and features; writes table.md and figure.svg there. Tasks may run at
+results/sweep_truth/SCALE/real, predicted and features; writes table.md and figure.svg there. Tasks may run at
 once: `--tasks digits`, then `--do report`.
 Expected: real runs with frozen batch norm break at a few per cent of the edge of stability; below, the prediction
 ranks them with τ of 0.7 and more, and its pick is mostly within 3 points of the best.
@@ -73,7 +73,7 @@ def cases(sizes: Sizes) -> list[Case]:
 def main(
     scale: Scale = "smoke",
     data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/sweep_truth"),
+    output: Path = Path("experiments/results/sweep_truth"),
     tasks: tuple[str, ...] = (),
     do: tuple[Do, ...] = ("real", "predicted", "features", "report"),
 ) -> None:

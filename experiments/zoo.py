@@ -10,7 +10,7 @@ interrupted call goes on. Then the single-domain experts and the domains of the 
 beat ridge regression on 16×16 pixels in balanced accuracy go to the package's zoo, in half precision
 (the default model in full).
 
-Expected: the tables in experiments/zoo/tables.md.
+Expected: the tables in experiments/results/zoo/laptop/tables.md.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ class Config:
     """Where every expert is trained."""
     zoo: Path = Path("linft/zoo/weights")
     """Where those that beat the floor go."""
-    tables: Path = Path("experiments/zoo/tables.md")
+    tables: Path = Path("experiments/results/zoo/laptop/tables.md")
     """Where their accuracies go."""
 
     def task(self, source: str) -> str:
