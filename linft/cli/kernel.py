@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import tyro
 
 from linft.cli.size import to_bytes
 from linft.core.errors import LinftError
+from linft.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -229,7 +230,7 @@ class Kernel:
 
 
 @contextmanager
-def told(console: "Console") -> Iterator[Callable[[str, int, int], None]]:
+def told(console: "Console") -> Iterator[Progress]:
     """A function (what, done, total) that moves a bar, or where there is no terminal prints a line now and then."""
     from linft.cli.progress import bars
 

@@ -4,20 +4,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from linft.runtime.progress import Progress
 
 LINES = 20  # of a run, where there is no terminal
 
 
 @contextmanager
-def bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def bars(console: Console) -> Iterator[Progress]:
     """A function (what, done, total) that moves the bar of that name."""
     if not console.is_terminal:
         yield lambda what, done, total: console.print(f"{what}: done") if done == total else None
         return
     columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with rich_progress.Progress(*columns, console=console) as progress:
         tasks = {}
 
         def move(what: str, done: int, total: int) -> None:
@@ -57,7 +60,7 @@ def steps_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[int
         TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with rich_progress.Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=steps, text="")
 
         def show(step: int, values: dict[str, float]) -> None:

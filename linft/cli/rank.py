@@ -1,11 +1,13 @@
 """`linft rank`: which model of a zoo to fine-tune on a task, without fine-tuning any."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from linft.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from linft.core.task import Task
@@ -107,7 +109,7 @@ class Rank:
         ranking: "Ranking",
         models: "list[str | Path]",
         sample: "Task",
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
     ) -> "tuple[list[Picture], list[Picture]]":
         """Pictures of the first and last models, and of the first as it is fine-tuned."""
         from linft.core import paper_recipes

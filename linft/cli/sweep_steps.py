@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,14 +23,13 @@ from linft.models.reinitialize import with_new_layers
 from linft.predict.tangent import kept
 from linft.report.sweep import write
 from linft.runtime.json_files import read_json
+from linft.runtime.progress import Progress
 from linft.training.finetune import finetune
 from linft.training.optimizer import kernel_groups
 from linft.workflows.sweep import in_process, result
 from linft.workflows.sweep.grid import at
 from linft.workflows.sweep.shared import Sharing, Watch
 from linft.workflows.sweep.sweep import sweep
-
-Progress = Callable[[str, int, int], None]
 
 
 def carry_out(command: Sweep) -> None:

@@ -17,7 +17,8 @@ from linft.ntk.engine import Choice as Engine
 from linft.ntk.engine import How, Precision
 from linft.ntk.tiled import tiles
 from linft.ntk.tiled.assemble import assemble
-from linft.ntk.tiled.tiles import Progress, Work
+from linft.ntk.tiled.tiles import Work
+from linft.runtime.progress import Count
 
 CHOICES = {
     "outputs": ("full", "trace", "pseudo"),
@@ -43,7 +44,7 @@ def empirical_ntk(
     memory: int | None = None,
     tile: int | None = None,
     mesh: Mesh | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Kernel:
     """The empirical neural tangent kernel at the model's weights, one block for each group.
 
@@ -101,7 +102,7 @@ def train_test_ntk(
     x_test: Float[Array, "m h w ch"],
     *,
     groups: Groups | Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     **how: Any,
 ) -> tuple[Kernel, Kernel]:
     """The train × train and the test × train kernels, the Jacobian of every training image computed once.
@@ -120,7 +121,7 @@ def works(
     x_test: Float[Array, "m h w ch"] | None,
     groups: Groups | Sequence[str] | None,
     how: How,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     held: Sequence[tuple[int, int]] = (),
 ) -> tuple[Work, Work | None]:
     """The train × train and the test × train kernels as tiles to be computed, arguments checked.

@@ -15,7 +15,8 @@ from linft.ntk import engine
 from linft.ntk.empirical import checked, how_of, labels_of
 from linft.ntk.layerwise import gram, jacobians, plan, projection
 from linft.ntk.tiled import batching
-from linft.ntk.tiled.tiles import Progress, counter, refuse_not_finite
+from linft.ntk.tiled.tiles import counter, refuse_not_finite
+from linft.runtime.progress import Count
 
 
 class Projected(NamedTuple):
@@ -38,7 +39,7 @@ def projected_ntk(
     batch_size: int = 16,
     draws: int = 1,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Projected:
     """The kernel of `empirical_ntk` where parameters of more than k numbers are projected to k.
 

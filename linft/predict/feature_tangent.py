@@ -17,9 +17,10 @@ from linft.core.base import Kernel, Model, Tangent
 from linft.core.errors import LinftError
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
-from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
+from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.ntk.tiled import memory
 from linft.predict.tangent import outputs_on, pushed
+from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
 
@@ -74,7 +75,7 @@ def feature_tangent(
     seed: int = 0,
     engine: Engine = "auto",
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> FeatureTangent:
     """Features, their kernels, Jφ_g w0_g and the head of a model on a task's training and test images.
 

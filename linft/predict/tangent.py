@@ -18,9 +18,10 @@ from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward, forward_pass
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
-from linft.ntk.empirical import Engine, Progress, empirical_ntk, train_test_ntk
+from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.ntk.tiled import batching
 from linft.runtime.atomic_files import whole
+from linft.runtime.progress import Count
 
 MIXING_IMAGES = 8
 
@@ -34,7 +35,7 @@ def tangent(
     engine: Engine = "auto",
     batch_size: int = 32,
     draws: int = 8,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Tangent:
     """Logits, kernels, J_g w0_g and norms of a model on a task's training and test images.
 

@@ -26,7 +26,7 @@ from linft.training.step import Execution, Penalty, State, training
 
 LOGS = 100  # at most so many times a run says how it goes
 
-Progress = Callable[[int, int, float], None]
+OnStep = Callable[[int, int, float], None]
 """Called now and then with (step, steps, loss of the last minibatches)."""
 
 
@@ -35,7 +35,7 @@ def finetune(
     task: Task,
     *,
     record_every: int | None = None,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     tracking: Tracking | None = None,
     execution: Execution = Execution(),
     workers: int = 0,

@@ -23,6 +23,7 @@ from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.data.stream import Batch
 from linft.models.architectures import norm
+from linft.runtime.progress import Count
 from linft.training import optimizer
 from linft.training.step import State, steps_per_call, training
 
@@ -36,7 +37,7 @@ def train_domains(
     tasks: Sequence[Task],
     recipe: Recipe,
     sharing: Sharing = "multi-bn",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[Model]:
     """Train one network on all tasks at once; the model of each task, in their order.
 

@@ -13,7 +13,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.models import registry
-from linft.training.finetune import Progress, finetune
+from linft.training.finetune import OnStep, finetune
 from linft.zoo.class_means import class_means
 from linft.zoo.load import load_model
 
@@ -26,7 +26,7 @@ def start(task: Task, architecture: str | None, init: str | None, options: dict[
     return load_model(init).with_head(task.num_classes, key)
 
 
-def pretrain(model: Model, task: Task, recipe: Recipe, progress: Progress | None = None) -> Model:
+def pretrain(model: Model, task: Task, recipe: Recipe, progress: OnStep | None = None) -> Model:
     """The model trained on the task by the recipe, its source described: classes, recipe, accuracy, class means.
 
     Raises:

@@ -21,7 +21,7 @@ from linft.training.run_directory import Diverged, RunOptions, run_in, save_weig
 SCORES = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 BEST = "best.safetensors"
 
-Start = Callable[[Task, int], Model]
+MakeModel = Callable[[Task, int], Model]
 """(task, seed) -> the model with its new layers, as a run starts with it."""
 
 TrackingOf = Callable[[Path, int], Tracking]
@@ -29,7 +29,7 @@ TrackingOf = Callable[[Path, int], Tracking]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ValidationChoice:
     """What validation images chose."""
 
     rate: float
@@ -43,7 +43,7 @@ class Choice:
 
 def choose(
     directory: str | Path,
-    start: Start,
+    make: MakeModel,
     task: Task,
     recipe: Recipe,
     rates: Sequence[float],
@@ -51,7 +51,7 @@ def choose(
     tracking: TrackingOf,
     config: Mapping[str, Any],
     conduct: RunOptions = RunOptions(),
-) -> Choice:
+) -> ValidationChoice:
     """Train with every learning rate on part of the training images, and take the best on the rest of them.
 
     Runs live in DIRECTORY/rate-…; each keeps the weights of its best step in best.safetensors. The first
@@ -62,12 +62,12 @@ def choose(
     """
     held = task.holdout(fraction)
     tried: dict[str, dict[str, Any]] = {}
-    best: Choice | None = None
+    best: ValidationChoice | None = None
     for rate in rates:
         path = Path(directory) / f"rate-{rate:g}"
         of_rate = recipe.replace(learning_rate=rate)
         steps = of_rate.num_steps(len(held.y_train))
-        model = start(held, recipe.seed)
+        model = make(held, recipe.seed)
         try:
             done = run_in(
                 path,
@@ -88,7 +88,7 @@ def choose(
         accuracy, step = curve["test_accuracy"][at], curve["steps"][at]
         tried[f"{rate:g}"] = {"validation_accuracy": accuracy, "step": step}
         if best is None or accuracy > best.accuracy:
-            best = Choice(rate, step / max(steps, 1), accuracy, tried)
+            best = ValidationChoice(rate, step / max(steps, 1), accuracy, tried)
     if best is None:
         raise LinftError(f"every run diverged, with learning rates {', '.join(tried)}; choose among smaller ones")
     return best
@@ -96,7 +96,7 @@ def choose(
 
 def over_seeds(
     directory: str | Path,
-    start: Start,
+    make: MakeModel,
     task: Task,
     recipe: Recipe,
     seeds: Sequence[int],
@@ -116,7 +116,7 @@ def over_seeds(
         path = Path(directory) / f"seed-{seed}"
         done = run_in(
             path,
-            start(task, seed),
+            make(task, seed),
             task,
             recipe.replace(seed=seed),
             until=until,

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from linft.core.errors import LinftError
-from linft.ntk.empirical import Progress
 from linft.ntk.matrix_free.operator import side
+from linft.runtime.progress import Count
 
 
 class Trace(NamedTuple):
@@ -17,7 +17,7 @@ class Trace(NamedTuple):
     standard_error: float
 
 
-def trace(operator: LinearOperator, draws: int = 16, *, seed: int = 0, progress: Progress | None = None) -> Trace:
+def trace(operator: LinearOperator, draws: int = 16, *, seed: int = 0, progress: Count | None = None) -> Trace:
     """tr Θ as the mean of zᵀΘz over random sign vectors z, exact where Θ is diagonal (Hutchinson 1989).
 
     Each draw is one product, of variance 2 Σ_{i≠j} Θ_ij² for symmetric Θ; the standard error is the

@@ -8,9 +8,9 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, cg, eigsh
 
 from linft.core.errors import LinftError
-from linft.ntk.empirical import Progress
 from linft.ntk.matrix_free.nystrom import Nystrom
 from linft.ntk.matrix_free.operator import precision, side
+from linft.runtime.progress import Count
 
 FEWEST = 20  # vectors that ARPACK holds
 
@@ -146,7 +146,7 @@ def solve(
     approximation: Nystrom | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 500,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Solution:
     """(Θ + ρI)⁻¹ y by conjugate gradients, preconditioned by a Nyström approximation where one is given.
 

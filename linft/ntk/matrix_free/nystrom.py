@@ -7,8 +7,8 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 
 from linft.core.errors import LinftError
-from linft.ntk.empirical import Progress
 from linft.ntk.matrix_free.operator import precision, side
+from linft.runtime.progress import Count
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Nystrom:
         return LinearOperator((size, size), matvec=times, rmatvec=times, dtype=np.float64)  # pyright: ignore
 
 
-def nystrom(operator: LinearOperator, rank: int, *, seed: int = 0, progress: Progress | None = None) -> Nystrom:
+def nystrom(operator: LinearOperator, rank: int, *, seed: int = 0, progress: Count | None = None) -> Nystrom:
     """The Nyström approximation (ΘΩ)(ΩᵀΘΩ)⁺(ΘΩ)ᵀ with an orthonormalized Gaussian Ω [size, rank].
 
     Frangella, Tropp and Udell 2021, "Randomized Nyström preconditioning", algorithm 2.1; directions of

@@ -12,7 +12,7 @@ below the diagonal are computed, and both triangles written.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ from linft.ntk.tiled import manifest, memory
 from linft.ntk.tiled.tiles import Wanted, Work
 from linft.ntk.tiled.zarr_array import Block, Chunked
 from linft.runtime import multihost
-
-Progress = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all), where every group and part has tiles of its own."""
+from linft.runtime.progress import Count
 
 
 def begin(
@@ -65,7 +63,7 @@ def begin(
 
 
 def fill(
-    path: str | Path, name: str, work: Work, progress: Progress | None = None, share: tuple[int, int] = (0, 1)
+    path: str | Path, name: str, work: Work, progress: Count | None = None, share: tuple[int, int] = (0, 1)
 ) -> None:
     """Compute the tiles that are missing of a begun store's kernel, each on disk as soon as it is there.
 

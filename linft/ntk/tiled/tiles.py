@@ -24,11 +24,10 @@ from linft.ntk.layerwise import plan
 from linft.ntk.layerwise.sharded import memories
 from linft.ntk.tiled import batching, memory, schedule
 from linft.runtime import multihost
+from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
 
-Progress = Callable[[int, int], None]
-"""Called with (examples done, examples in all)."""
 Wanted = Callable[[str, int, int, int], bool]
 """Whether the tile (group, part, i, j) is wanted."""
 TILE = 256
@@ -76,7 +75,7 @@ def works(
     x_test: Float[Array, "m h w ch"] | None,
     labels: Mapping[str, str],
     how: How,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     reserve: int = 0,
 ) -> tuple[Work, Work | None]:
     """The train × train and the test × train kernels, which share the Jacobians of the training images.
@@ -86,7 +85,7 @@ def works(
       x_train, x_test: preprocessed images.
       labels: the group of every parameter path that is asked for.
       how: outputs, engine, precision, and what memory may be used.
-      progress: called as the Jacobians of images are computed.
+      progress: called with (examples done, examples in all).
       reserve: bytes of that memory that the kernels themselves will take.
 
     Raises:
@@ -165,7 +164,7 @@ def works(
     return work(x_train, True), None if x_test is None else work(x_test, False)
 
 
-def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counter(progress: Count | None, total: int) -> Callable[[int], None]:
     """A function that is told of images done, and passes on how many of all are."""
     done = 0
 

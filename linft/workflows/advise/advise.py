@@ -22,6 +22,7 @@ from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import Stability, stability
 from linft.runtime.claims import claim
 from linft.runtime.json_files import plain, read_json, write_json
+from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.training.optimizer import kernel_groups
 from linft.workflows.advise.default import DEFAULT
@@ -30,7 +31,6 @@ from linft.workflows.advise.measures import Curvature, Measures, curvature, meas
 from linft.workflows.advise.rules import Rule, Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
 from linft.workflows.sweep.grid import Block, Grid, Values, at
-from linft.workflows.sweep.sweep import Progress
 
 SCHEMA, FILE = "linft-advise-1", "advice.json"
 SEARCHED = ("reinit_groups", "momentum", "learning_rate", "l2sp", "weight_decay")

@@ -1,6 +1,6 @@
 """Where a run starts: the pretrained network with its new layers, and the kernel there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from linft.core.base import Model, Tangent
 from linft.core.task import Task
 from linft.models.reinitialize import with_new_layers
 from linft.predict.tangent import kept
+from linft.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Tangents:
     kernel: Mapping[str, Any]
     """Options of `predict.tangent`."""
     output: Path | None
-    progress: Callable[[str, int, int], None]
+    progress: Progress
     made: dict[int, Tangent] = field(default_factory=dict)
 
     def __call__(self, reinit_groups: int) -> Tangent:

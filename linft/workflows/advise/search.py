@@ -13,10 +13,11 @@ from linft import predict
 from linft.core.base import Run, Tangent
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
+from linft.runtime.progress import Progress
 from linft.scores.predicted_accuracy import part
 from linft.workflows.sweep.grid import Block, Values
 from linft.workflows.sweep.result import Row, key
-from linft.workflows.sweep.sweep import Progress, sweep
+from linft.workflows.sweep.sweep import sweep
 
 LEVEL = 0.95
 

@@ -1,12 +1,12 @@
 """The advised recipe really trained, beside the default one."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from linft.core.base import Model
 from linft.core.recipe import Recipe
 from linft.core.task import Task
+from linft.runtime.progress import Progress
 from linft.training.run_directory import Diverged, run_in
 from linft.workflows.advise.advise import Advice
 
@@ -18,7 +18,7 @@ def verify(
     model: Model,
     task: Task,
     output: str | Path,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Train both recipes from the starts that they have; what was begun is gone on with.
 

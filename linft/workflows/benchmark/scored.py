@@ -1,6 +1,6 @@
 """Scores of a zoo's models on the very images that they are fine-tuned on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import jax
 
 from linft.core.task import Task
 from linft.runtime import json_lines
+from linft.runtime.progress import Count
 from linft.scores.table import SCORES
 from linft.workflows.benchmark.settings import Settings, Shots, Target
 from linft.workflows.benchmark.truth import Row, candidates, digest_of, sample
@@ -60,7 +61,7 @@ def scored(
     scores: Sequence[str],
     file: Path,
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[Row]:
     """Score the models on the samples that the file does not have; the rows of all, one a model and sample.
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,6 +17,7 @@ from linft.core.task import Task
 from linft.data.load import load_task
 from linft.runtime import json_lines
 from linft.runtime.processes import unordered
+from linft.runtime.progress import Count
 from linft.training.finetune import finetune
 from linft.workflows.benchmark.settings import Settings, Shots, Target
 from linft.zoo import directory
@@ -147,7 +148,7 @@ def truth(
     planned: Sequence[Case],
     file: Path,
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> list[Row]:
     """Do the runs that the file does not have, adding each to it as it ends; the rows of all that were planned.
 

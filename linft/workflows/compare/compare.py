@@ -23,17 +23,15 @@ from linft.ntk.tiled import batching
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import drift, spectrum
 from linft.predict.tangent import to_trace
+from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
-from linft.training.finetune import finetune
+from linft.training.finetune import OnStep, finetune
 from linft.training.optimizer import kernel_groups
 from linft.workflows.compare.agreement import agreement
 from linft.workflows.compare.attribution import attribute
 from linft.workflows.compare.store import Store
 
 DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, in all)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Setting:
     recipe: Recipe
     tangent: Tangent
     record_every: int | None
-    progress: Callable[[int, int, float], None]
+    progress: OnStep
 
     @cached_property
     def kernel_recipe(self) -> Recipe:

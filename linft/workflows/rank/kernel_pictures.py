@@ -13,7 +13,7 @@ from linft.core.task import Task
 from linft.scores.alignment import alignment
 from linft.scores.evidence import gather
 from linft.scores.undefined import Undefined
-from linft.training.finetune import Progress, finetune
+from linft.training.finetune import OnStep, finetune
 
 SIDE = 128  # of a picture; larger kernels are shown as means of blocks
 
@@ -56,7 +56,7 @@ def picture(model: Model, task: Task, epoch: int | None = None) -> Picture:
 
 
 def over_epochs(
-    model: Model, task: Task, recipe: Recipe | None = None, seed: int = 0, progress: Progress | None = None
+    model: Model, task: Task, recipe: Recipe | None = None, seed: int = 0, progress: OnStep | None = None
 ) -> list[Picture]:
     """The kernels before, halfway through and after a real fine-tuning on the task's training images.
 

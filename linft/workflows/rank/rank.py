@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from linft.core.names import printable
 from linft.core.task import Task
 from linft.data.lazy import held
 from linft.runtime.atomic_files import whole
+from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.scores.evidence import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
@@ -27,9 +28,6 @@ from linft.workflows.rank.score_models import Given, Measured, Sample, scored
 
 SCHEMA = "linft-rank-1"
 COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "group", "seconds", "undefined")
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, in all)."""
 
 
 @dataclass(frozen=True)

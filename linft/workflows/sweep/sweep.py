@@ -15,6 +15,7 @@ from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
+from linft.runtime.progress import Progress
 from linft.workflows.sweep import in_process, result
 from linft.workflows.sweep.grid import Point, Source, at, grid
 from linft.workflows.sweep.in_process import Nearest
@@ -23,9 +24,6 @@ from linft.workflows.sweep.shared import Shared, Sharing
 
 Start = Callable[[int], Run]
 """From how many last layer groups have new random weights to the Run that starts there."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, points done, in all)."""
 
 
 def sweep(
