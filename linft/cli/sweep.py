@@ -77,9 +77,9 @@ class Workers:
     """Every point, each once; or as many trials as asked for, by Optuna's tree of Parzen estimators."""
     prune: bool = False
     """End runs that are worse than the median of the others at the same step."""
-    beat: float = 10.0
+    heartbeat: float = 10.0
     """Seconds between two signs of life of a worker."""
-    grace: float = 120.0
+    timeout: float = 120.0
     """Seconds of silence after which another worker takes up its point."""
 
 

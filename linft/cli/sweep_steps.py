@@ -104,7 +104,7 @@ def sharing(command: Sweep, watch: Watch | None) -> Sharing | None:
         return None
     workers = command.workers
     storage = workers.storage or str(command.writing.output / "study.journal")
-    return Sharing(storage, workers.search, watch, workers.beat, workers.grace)
+    return Sharing(storage, workers.search, watch, workers.heartbeat, workers.timeout)
 
 
 def make(command: Sweep, model: Model, task: Task, reinit_groups: int, watch: Watch | None, progress: Progress) -> Run:

@@ -45,7 +45,7 @@ def output(call, tmp_path_factory):
     """Predicted, then trained."""
     directory = tmp_path_factory.mktemp("swept") / "out"
     for by in ("dual", "finetune"):
-        call(*SMALL, *VARY, "--by", by, "--output", directory, "--batch-norm", "train", "--beat", "0.1")
+        call(*SMALL, *VARY, "--by", by, "--output", directory, "--batch-norm", "train", "--heartbeat", "0.1")
     return directory
 
 
@@ -157,7 +157,8 @@ def test_another_sweep_in_the_same_directory_is_refused(refused, output):
 
 
 def command(model_file, output, *more) -> list[str]:
-    arguments = [*SMALL, "--vary", "learning_rate=0.02,0.01,0.005,0.002", "--by", "finetune", "--beat", "0.1", *more]
+    rates = "learning_rate=0.02,0.01,0.005,0.002"
+    arguments = [*SMALL, "--vary", rates, "--by", "finetune", "--heartbeat", "0.1", *more]
     return [
         sys.executable,
         "-m",

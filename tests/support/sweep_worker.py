@@ -1,4 +1,4 @@
-"""A worker of a shared sweep that kills itself: run by sweeps/test_real.py.
+"""A worker of a shared sweep that kills itself: run by tests/workflows/sweep/test_shared.py.
 
 python tests/support/sweep_worker.py TANGENT STORAGE KILLED_AT
 
@@ -12,8 +12,7 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from sweeps.test_real import RATES
-from swept import BASE
+from swept import BASE, RATES
 
 from linft import predict
 from linft.core.base import OneByOne

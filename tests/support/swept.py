@@ -8,6 +8,10 @@ BASE = linft.Recipe(learning_rate=0.01, batch_size=None, steps=20, loss="squared
 """That the closed form runs, too."""
 
 
+RATES = {"learning_rate": [0.02, 0.01, 0.005, 0.002, 0.001, 1e4]}
+"""Six points, the last of which diverges."""
+
+
 class Net(nn.Module):
     """A convolution, a hidden layer and a head."""
 

@@ -19,7 +19,7 @@ from linft.workflows.sweep import in_process, result
 from linft.workflows.sweep.grid import Drawn, Grid, Point, Values
 from linft.workflows.sweep.in_process import Nearest
 from linft.workflows.sweep.result import Row, key
-from linft.workflows.sweep.trial_queue import ATTEMPTS, Board, Claim, alive, given_up, opened, settled
+from linft.workflows.sweep.trial_queue import ATTEMPTS, Lease, TrialQueue, alive, given_up, opened, settled
 
 WORST = 1.0  # the error of a run that diverged
 
@@ -52,9 +52,9 @@ class Sharing:
     """Every point of the grid, or points that Optuna's tree of Parzen estimators suggests."""
     watch: Watch | None = None
     """Ends runs whose error is above the median of others at the same step; None: no run is ended."""
-    beat: float = 10.0
+    heartbeat: float = 10.0
     """Seconds between two signs of life of a worker."""
-    grace: float = 120.0
+    timeout: float = 120.0
     """Seconds of silence after which another worker takes up its point."""
 
 
@@ -62,7 +62,7 @@ class Sharing:
 class Shared:
     """A sweep that has been joined."""
 
-    board: Board
+    queue: TrialQueue
     sharing: Sharing
     points: Mapping[str, Values]
     """Of a grid, by key; of a search, none."""
@@ -88,29 +88,29 @@ class Shared:
         pruner = optuna.pruners.NopPruner() if sharing.watch is None else optuna.pruners.MedianPruner()
         options: dict[str, Any] = {"sampler": sampler, "pruner": pruner, "direction": "minimize"}
         with opened(sharing.storage) as storage:
-            board, new = Board.join(storage, name, sharing.beat, sharing.grace, **options)
-            shared = cls(board, sharing, points, space(grid), len(points) or grid.trials or 0)
+            queue, new = TrialQueue.join(storage, name, sharing.heartbeat, sharing.timeout, **options)
+            shared = cls(queue, sharing, points, space(grid), len(points) or grid.trials or 0)
             if new:
-                board.post(points, shared.space)
+                queue.enqueue(points, shared.space)
             yield shared
 
-    def claims(self) -> Iterator[Claim]:
+    def leases(self) -> Iterator[Lease]:
         """Points for this worker until there are none left, waiting for those that others run."""
         while True:
-            if (claim := self._claim()) is not None:
-                yield claim
+            if (lease := self._next()) is not None:
+                yield lease
             elif self.done() >= self.trials:
                 return
             else:
-                time.sleep(self.board.beat / 2)
-                self.board.release_dead()
-                self.board.post(self.points, self.space)
+                time.sleep(self.queue.heartbeat / 2)
+                self.queue.expire()
+                self.queue.enqueue(self.points, self.space)
 
-    def _claim(self) -> Claim | None:
-        return self.board.claim() if self.sharing.search == "grid" else self._suggested()
+    def _next(self) -> Lease | None:
+        return self.queue.lease() if self.sharing.search == "grid" else self._suggested()
 
-    def _suggested(self) -> Claim | None:
-        study = self.board.study
+    def _suggested(self) -> Lease | None:
+        study = self.queue.study
         if sum(map(alive, study.get_trials(deepcopy=False))) >= self.trials:
             return None
         trial = study.ask(dict(self.space))
@@ -118,40 +118,40 @@ class Shared:
         if sum(map(alive, before)) >= self.trials:  # others were faster
             study.tell(trial, state=TrialState.FAIL)
             return None
-        return self.board.hold(trial.number)
+        return self.queue.hold(trial.number)
 
     def done(self) -> int:
         """How many points are done with."""
-        trials = self.board.trials()
+        trials = self.queue.trials()
         if self.sharing.search == "tpe":
             return sum(settled(trial) for of_point in trials.values() for trial in of_point)
         return sum(any(map(settled, of_point)) or given_up(of_point) for of_point in trials.values())
 
-    def run(self, claim: Claim, point: Point, starts: Callable[[int], Run], nearest: Nearest) -> Row | None:
+    def run(self, lease: Lease, point: Point, starts: Callable[[int], Run], nearest: Nearest) -> Row | None:
         """Run a claimed point; None where others had taken it meanwhile."""
         if self.sharing.watch is not None:
-            self.sharing.watch.report = partial(_report, claim)
-        with self.board.holding(claim):
+            self.sharing.watch.report = partial(_report, lease)
+        with self.queue.holding(lease):
             try:
                 row = in_process.alone(starts(point.reinit_groups), point, nearest)
             except optuna.TrialPruned as pruned:
                 row = result.without_run(point, "pruned", str(pruned))
             row = finite(row)
             state, error = _outcome(row)
-            return row if self.board.settle(claim, row, state, error) else None
+            return row if self.queue.settle(lease, row, state, error) else None
 
     def rows(self, points: Sequence[Point]) -> list[Row]:
         """What all workers found, in the order of the grid; of a search, as it came."""
-        found = self.board.rows()
+        found = self.queue.rows()
         if self.sharing.search == "tpe":
             return list(found.values())
         lost = f"{ATTEMPTS} workers died while they ran it"
         return [found.get(key(p.values)) or result.without_run(p, "failed", lost) for p in points]
 
 
-def _report(claim: Claim, step: int, error: float) -> None:
-    claim.trial.report(error, step)
-    if claim.trial.should_prune():
+def _report(lease: Lease, step: int, error: float) -> None:
+    lease.trial.report(error, step)
+    if lease.trial.should_prune():
         raise optuna.TrialPruned(f"its error of {error:.1%} at step {step} was above the median")
 
 

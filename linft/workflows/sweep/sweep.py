@@ -134,7 +134,7 @@ def _here(starts: Starts, points: Sequence[Point], nearest: Nearest | None) -> I
 
 
 def _together(shared: Shared, starts: Starts, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
-    for held in shared.claims():
+    for held in shared.leases():
         row = shared.run(held, resolve(held.values), starts, nearest or in_process.as_it_is)
         if row is not None:  # else others had taken the point meanwhile
             yield row

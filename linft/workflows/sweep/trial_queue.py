@@ -2,8 +2,9 @@
 
 A trial stands for one attempt at one point. Optuna hands a waiting trial to one worker only; of several
 trials for one point the first that is alive counts, and the others are dropped when they are claimed.
-While a worker runs a point it counts beats into the trial; one that has ended on this machine, or whose
-beats have stood still, has lost its point to the others, and what it may still find is not taken.
+The worker that took it has a lease on it, and counts heartbeats into the trial while it runs; one that has ended on
+this machine, or whose count has stood still for longer than the timeout, has lost its point to the others, and what it
+may still find is not taken.
 """
 
 import logging
@@ -38,8 +39,8 @@ TRIES = 8  # to open a database
 SQLITE_WAIT = 60  # seconds for another worker's transaction
 ATTEMPTS = 3  # workers that a point may take with it before it is given up
 
-POINT, ROW, BEAT, WORKER, LEFT = "point", "row", "beat", "worker", "left"
-"""Attributes of a trial: its point, what was found, beats so far, who runs it, and whether that one left in peace."""
+POINT, ROW, HEARTBEAT, WORKER, LEFT = "point", "row", "heartbeat", "worker", "left"
+"""Attributes of a trial: point, what was found, heartbeats so far, worker, and whether that one left in peace."""
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def _one_writer_at_a_time(storage: RDBStorage) -> RDBStorage:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A point that is this worker's to run."""
 
     trial: optuna.trial.Trial
@@ -126,28 +127,30 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Board:
+class TrialQueue:
     """The points of one sweep in a storage."""
 
     storage: BaseStorage
     study: optuna.Study
-    beat: float
-    """Seconds between two beats of a worker."""
-    grace: float
+    heartbeat: float
+    """Seconds between two heartbeats of a worker."""
+    timeout: float
     """Seconds of silence after which a worker elsewhere has lost its point."""
     heard: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """By trial: its beats, and when they were first seen; by this worker's own clock."""
+    """By trial: its heartbeats, and when so many were first seen; by this worker's own clock."""
 
     @classmethod
-    def join(cls, storage: BaseStorage, name: str, beat: float, grace: float, **options: Any) -> tuple["Board", bool]:
-        """The board of this name, and whether it is new."""
+    def join(
+        cls, storage: BaseStorage, name: str, heartbeat: float, timeout: float, **options: Any
+    ) -> tuple["TrialQueue", bool]:
+        """The queue of this name, and whether it is new."""
         try:
             study, new = optuna.create_study(storage=storage, study_name=name, **options), True
         except DuplicatedStudyError:
             study, new = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options), False
-        return cls(storage, study, beat, grace), new
+        return cls(storage, study, heartbeat, timeout), new
 
-    def post(self, points: Mapping[str, Mapping[str, Any]], distributions: Mapping[str, BaseDistribution]) -> None:
+    def enqueue(self, points: Mapping[str, Mapping[str, Any]], distributions: Mapping[str, BaseDistribution]) -> None:
         """Put up every point that no trial stands for, unless it has been given up."""
         trials = self.trials()
         for point, values in points.items():
@@ -166,7 +169,7 @@ class Board:
             found.setdefault(trial.user_attrs.get(POINT, key(trial.params)), []).append(trial)
         return found
 
-    def claim(self) -> Claim | None:
+    def lease(self) -> Lease | None:
         """The first waiting point, which is now this worker's; None where none is waiting."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             point = trial.user_attrs[POINT]
@@ -177,48 +180,48 @@ class Board:
                 self._fail(trial.number, left=True)
         return None
 
-    def hold(self, number: int) -> Claim:
-        """The claim on a trial that this worker has."""
+    def hold(self, number: int) -> Lease:
+        """The lease on a trial that this worker has."""
         trial_id = self._id(number)
         self.storage.set_trial_user_attr(trial_id, WORKER, me())
-        return Claim(optuna.trial.Trial(self.study, trial_id))
+        return Lease(optuna.trial.Trial(self.study, trial_id))
 
     @contextmanager
-    def holding(self, claim: Claim) -> Iterator[None]:
-        """Beats while the block runs. A block that is left by an error, or by a signal, gives the point back."""
+    def holding(self, lease: Lease) -> Iterator[None]:
+        """Heartbeats while the block runs. A block that is left by an error, or by a signal, gives the point back."""
         ended = threading.Event()
-        trial_id = self._id(claim.trial.number)
+        trial_id = self._id(lease.trial.number)
 
-        def count() -> None:
-            beats = 0
-            while not ended.wait(self.beat):
-                beats += 1
+        def beat() -> None:
+            count = 0
+            while not ended.wait(self.heartbeat):
+                count += 1
                 with suppress(Exception):  # a storage that is out of reach for a while; others then may take over
-                    self.storage.set_trial_user_attr(trial_id, BEAT, beats)
+                    self.storage.set_trial_user_attr(trial_id, HEARTBEAT, count)
 
-        thread = threading.Thread(target=count, daemon=True)
+        thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
             yield
         except BaseException:
             ended.set()
             thread.join()
-            self._fail(claim.trial.number, left=True)
+            self._fail(lease.trial.number, left=True)
             raise
         finally:
             ended.set()
             thread.join()
 
-    def settle(self, claim: Claim, row: Row, state: TrialState, value: float | None) -> bool:
+    def settle(self, lease: Lease, row: Row, state: TrialState, value: float | None) -> bool:
         """Write down what was found; False where the point had been taken away meanwhile."""
         try:
-            self.storage.set_trial_user_attr(self._id(claim.trial.number), ROW, row)
-            self.study.tell(claim.trial.number, value, state)
+            self.storage.set_trial_user_attr(self._id(lease.trial.number), ROW, row)
+            self.study.tell(lease.trial.number, value, state)
         except (UpdateFinishedTrialError, ValueError):
             return False
         return True
 
-    def release_dead(self) -> None:
+    def expire(self) -> None:
         """Take points from workers that have died."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if self._dead(trial):
@@ -244,10 +247,10 @@ class Board:
         worker = trial.user_attrs.get(WORKER)
         if worker is not None and worker["place"] == place():
             return not _lives(worker)
-        now, beats = time.monotonic(), trial.user_attrs.get(BEAT, 0)
-        if self.heard.get(trial.number, (-1, now))[0] != beats:
-            self.heard[trial.number] = (beats, now)
-        return now - self.heard[trial.number][1] > self.grace
+        now, count = time.monotonic(), trial.user_attrs.get(HEARTBEAT, 0)
+        if self.heard.get(trial.number, (-1, now))[0] != count:
+            self.heard[trial.number] = (count, now)
+        return now - self.heard[trial.number][1] > self.timeout
 
     def _id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.study.study_name)

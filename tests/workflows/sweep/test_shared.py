@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from swept import BASE
+from swept import BASE, RATES
 
 import linft
 from linft.core.base import OneByOne
@@ -21,8 +21,7 @@ from linft.workflows.sweep.shared import Sharing, Watch
 from linft.workflows.sweep.sweep import sweep
 from linft.workflows.sweep.trial_queue import opened
 
-RATES = {"learning_rate": [0.02, 0.01, 0.005, 0.002, 0.001, 1e4]}
-QUICK = {"beat": 0.05, "grace": 60.0}
+QUICK = {"heartbeat": 0.05, "timeout": 60.0}
 
 
 @pytest.fixture(params=["journal", "sqlite"])
