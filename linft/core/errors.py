@@ -6,3 +6,11 @@ class LinftError(Exception):
 
     The command line prints it without a traceback and leaves with exit code 2.
     """
+
+
+def no_derivative(what: str, image: int) -> LinftError:
+    """The error of a derivative that is not finite where the weights and the image are."""
+    return LinftError(
+        f"{what} is not finite at image {image}, though the weights and the image are: the network has no finite "
+        "derivative there, as a norm has none at zero (add a small number under its root), or its values are too large"
+    )

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from linft.core import trees
 from linft.core.base import Kernel, Model, Outputs, Tangent
-from linft.core.errors import LinftError
+from linft.core.errors import LinftError, no_derivative
 from linft.core.forward_pass import Forward, forward_pass
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
@@ -96,9 +96,17 @@ def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n 
 def pushed(
     model: Model, x: Array, vector: Tree, labels: Tree, groups: Sequence[str], batch_size: int = 64
 ) -> dict[str, Float[Array, "n c"]]:
-    """J_g u_g of every group, for u shaped like the weights, in equal batches."""
+    """J_g u_g of every group, for u shaped like the weights, in equal batches.
+
+    Raises:
+      LinftError: one is not finite, though a kernel may be: a ReLU stops such a gradient, and not such a derivative.
+    """
     push = partial(_push(model.forward), model.params, model.batch_stats)
-    return {g: _in_batches(partial(push, trees.restrict(vector, labels, g)), x, batch_size) for g in groups}
+    found = {g: _in_batches(partial(push, trees.restrict(vector, labels, g)), x, batch_size) for g in groups}
+    for along in found.values():  # any group may show it, since zero along a derivative that is not finite is not zero
+        if not np.isfinite(along).all():
+            raise no_derivative("the Jacobian-vector product", int(np.argmin(np.isfinite(along).all(1))))
+    return found
 
 
 @lru_cache(maxsize=8)  # tangents of one architecture share what is compiled

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from linft.core import losses, parallel, trees
 from linft.core.base import Model
+from linft.core.errors import LinftError
 from linft.core.forward_pass import forward_pass
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -57,29 +58,44 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
 def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
     """A function (recipe, state) -> row, in evaluation mode."""
     groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
-    logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
     lengths = _lengths(groups, execution.mesh)
-
-    def batches(images: Any) -> Iterator[Array]:
-        for i in range(0, len(images), BATCH):
-            rows = images[i : i + BATCH]
-            lazy = isinstance(rows, LazyImages)
-            yield parallel.replicate(execution.mesh, model.preprocessing.resize(rows)) if lazy else rows
-
-    def logits_on(state: State, part: Part) -> Float[np.ndarray, "n c"]:
-        computed = [logits_of(state.params, state.batch_stats, images) for images in batches(part.images)]
-        return np.concatenate([np.asarray(logits) for logits in computed])
 
     def measure(recipe: Recipe, state: State) -> Row:
         row: Row = {}
         for name, part in (("train", train), ("test", test)):
-            logits, labels = jnp.asarray(logits_on(state, part)), jnp.asarray(part.labels)
+            logits, labels = jnp.asarray(_logits(model, state, part, execution)), jnp.asarray(part.labels)
             row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
             row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
         by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
         return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}
 
     return measure
+
+
+def refuse_start(model: Model, state: State, train: Part, execution: Execution) -> NoReturn:
+    """Say why the loss is not finite before the first step: the weights, or an image."""
+    wrong = ~np.isfinite(_logits(model, state, train, execution)).all(1)
+    begin = "the loss is not finite before the first step; "
+    if not wrong.any() or not bool(trees.finite((state.params, state.batch_stats))):
+        raise LinftError(begin + "check the model's weights")
+    raise LinftError(
+        f"{begin}the weights are finite, and the logits of training image {int(wrong.argmax())} are not: "
+        "the network divides by zero there, or, if linearized, its derivative (the Jacobian-vector product) "
+        "is not finite, as a norm has none at zero (add a small number under its root)"
+    )
+
+
+def _logits(model: Model, state: State, part: Part, execution: Execution) -> Float[np.ndarray, "n c"]:
+    logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
+
+    def batches() -> Iterator[Array]:
+        for i in range(0, len(part.images), BATCH):
+            rows = part.images[i : i + BATCH]
+            lazy = isinstance(rows, LazyImages)
+            yield parallel.replicate(execution.mesh, model.preprocessing.resize(rows)) if lazy else rows
+
+    computed = [logits_of(state.params, state.batch_stats, images) for images in batches()]
+    return np.concatenate([np.asarray(logits) for logits in computed])
 
 
 @lru_cache(maxsize=8)

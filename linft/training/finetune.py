@@ -10,7 +10,6 @@ import numpy as np
 
 from linft.core import parallel, trees
 from linft.core.base import Model, OneByOne, Run, Trajectory, recorded_steps
-from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups
@@ -20,7 +19,7 @@ from linft.runtime import signals
 from linft.runtime.checkpoints import Checkpoints
 from linft.training import delta, optimizer
 from linft.training.batches import Feed, feed
-from linft.training.evaluate import measuring, parts
+from linft.training.evaluate import measuring, parts, refuse_start
 from linft.training.history import Position, Tracking, recording
 from linft.training.step import Execution, Penalty, State, training
 
@@ -121,7 +120,7 @@ def finetune(
         ):
             at = begun_at
             if not kept.rows and not kept.record(at):
-                raise LinftError("the loss is not finite before the first step; check the model's weights")
+                refuse_start(model, at.state, train, execution)
             clock = time.perf_counter()
             for at in segments(begun_at):
                 step, losses = at.step, at.losses

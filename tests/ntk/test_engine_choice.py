@@ -16,6 +16,7 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.layerwise import plan, rules
+from linft.ntk.matrix_free.operator import kernel_operator
 
 SIZE = (4, 4, 3)
 
@@ -239,8 +240,37 @@ def test_refuses_weights_that_are_not_numbers():
 
 
 def test_names_the_image_whose_kernel_is_not_finite():
-    with pytest.raises(LinftError, match="the kernel of all is not finite at image 1"):
+    with pytest.raises(LinftError, match=r"the kernel of all is not finite at image 1, .* values are too large"):
         empirical_ntk(user(Unbounded()), X.at[1].set(1e30))
+
+
+class Normed(nn.Module):
+    """Features divided by their norm, which has no derivative where they are all zero."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, use_bias=False, name="hidden")(x.reshape(len(x), -1))
+        return nn.Dense(3, name="linear")(x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-6))
+
+
+@pytest.mark.parametrize("engine", ["layerwise", "neural-tangents"])
+@pytest.mark.parametrize("tile", [None, 2])
+def test_one_image_without_a_derivative_is_the_one_that_is_named(engine, tile):
+    """It is in a value of every row of the kernel."""
+    model, black = user(Normed()), X.at[2].set(0.0)
+    cause = "the network has no finite derivative there, as a norm has none at zero"
+    how = {"engine": engine, "tile": tile}
+    with pytest.raises(LinftError, match=f"the kernel of all is not finite at image 2, .*{cause}"):
+        empirical_ntk(model, black, **how)
+    with pytest.raises(LinftError, match=f"the kernel of all is not finite at image 2, .*{cause}"):
+        empirical_ntk(model, black, X[:2], **how)
+    with pytest.raises(LinftError, match=f"the kernel of all, among its columns, is not finite at image 2, .*{cause}"):
+        empirical_ntk(model, X[:2], black, **how)
+    if engine == "layerwise":
+        with pytest.raises(LinftError, match=f"the product with the kernel is not finite at image 2, .*{cause}"):
+            kernel_operator(model, black) @ np.ones(3 * len(black))
+        few = kernel_operator(model, X, batch_size=2)  # whose last batch is padded
+        np.testing.assert_allclose(few @ np.eye(9)[0], empirical_ntk(model, X).total().reshape(9, 9)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["layerwise", "neural-tangents"])

@@ -1,5 +1,8 @@
 """The real run: what it trains, what it records, and that it does so again bit by bit."""
 
+import dataclasses
+
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import linft
 from linft.core import trees
 from linft.core.base import Model, Trajectory
 from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
 from linft.core.recipe import Recipe
 from linft.data.lazy import LazyImages
 from linft.models import batch_norm
@@ -295,3 +299,25 @@ def test_refuses(model, digits, run):
     broken = model.replace(params=trees.put(model.params, "head/bias", jnp.full(10, jnp.nan)))
     with pytest.raises(LinftError, match="the loss is not finite before the first step; check the model's weights"):
         linft.finetune(broken, digits)(RECIPE)
+
+
+class Normed(nn.Module):
+    """Features divided by their norm, which has no derivative where they are all zero."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(4, use_bias=False, name="hidden")(x.reshape(len(x), -1)))
+        return nn.Dense(10, name="head")(x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-6))
+
+
+@pytest.mark.parametrize("at", ["logits", "features"])
+def test_an_image_without_a_derivative_is_named(digits, at):
+    """A ReLU stops its gradient, so that the network itself trains; the linearized one cannot begin."""
+    black = dataclasses.replace(digits, x_train=np.where(np.arange(24)[:, None, None, None] == 4, 0, digits.x_train))
+    model = drawn.make(Normed()).replace(preprocessing=Preprocessing((8, 8, 1), (0.0,), (1.0,)))
+    assert linft.finetune(model, black)(RECIPE).diverged_at is None
+    cause = "the weights are finite, and the logits of training image 4 are not: .*, if linearized, its derivative"
+    with pytest.raises(LinftError, match=f"the loss is not finite before the first step; {cause}"):
+        linft.finetune(linft.linearize(model, at=at), black)(RECIPE)
+    with pytest.raises(LinftError, match=r"the Jacobian-vector product is not finite at image 4, .*no finite"):
+        linft.predict.tangent(model, black)

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from linft.core import trees
 from linft.core.base import Model
-from linft.core.errors import LinftError
+from linft.core.errors import LinftError, no_derivative
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import checked, labels_of
 from linft.ntk.tiled import batching
@@ -80,12 +80,18 @@ def kernel_operator(
                 parts = [push(moving, still, model.batch_stats, x, moved, scale) for x in rows]
             out = np.concatenate(jax.device_get(parts))[:n].reshape(-1)
             if not np.isfinite(out).all():
-                raise LinftError(
-                    f"the product with the kernel is not finite at image {int(np.isfinite(out).argmin()) // classes}"
-                )
+                raise no_derivative("the product with the kernel", culprit(columns, m, int(np.isfinite(out).argmin())))
             return out
 
         return times
+
+    def culprit(columns: list[Array], m: int, entry: int) -> int:
+        """The image whose own gradient is not finite, since it leaves no entry of a product so; or that of an entry."""
+        ones = np.ones((1, classes), x1.dtype)
+        for i, image in enumerate(x for batch in columns for x in batch):
+            if i < m and not trees.finite(pull(moving, still, model.batch_stats, image[None], ones, zeros)):
+                return i
+        return entry // classes
 
     n, m = len(x1), len(x1 if x2 is None else x2)
     rows = _batches(x1, batch_size)
@@ -124,7 +130,7 @@ def _scales(labels: Mapping[str, str], weights: Mapping[str, float] | None) -> d
 
 
 def _batches(x: Array, most: int) -> list[Array]:
-    """Equal batches of images, the last padded with zeros."""
+    """Equal batches of images, the last padded."""
     return [batch for batch, _ in batching.split(x, batching.size_for(len(x), most))]
 
 

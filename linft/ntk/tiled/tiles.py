@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import Model, Outputs
-from linft.core.errors import LinftError
+from linft.core.errors import no_derivative
 from linft.ntk import engine
 from linft.ntk.engine import How, Name
 from linft.ntk.layerwise import plan
@@ -147,7 +147,7 @@ def works(
                     for j in ours:
                         same = symmetric and i == j
                         blocks = engines[number].between(left, left if same else column(j))
-                        refuse_not_finite(blocks, row.start)
+                        refuse_not_finite(blocks, row.start, columns[j].start)
                         if not checked:
                             engines[number].check(blocks, x[row], None if same else x_train[columns[j]])
                             checked = True
@@ -181,12 +181,20 @@ def _blocks(n: int, tile: int) -> tuple[slice, ...]:
     return tuple(slice(start, min(start + tile, n)) for start in range(0, n, tile))
 
 
-def refuse_not_finite(blocks: Mapping[str, np.ndarray], start: int) -> None:
-    """Refuse a kernel with values that are not, naming the image, of those from `start` on."""
+def refuse_not_finite(blocks: Mapping[str, np.ndarray], row: int, column: int) -> None:
+    """Refuse a kernel with values that are not, naming the image, of those from `row` and `column` on.
+
+    An image whose Jacobian is not finite leaves a row or a column that is not, and one value in every other.
+    """
     for group, block in blocks.items():
-        if not np.isfinite(block).all():
-            bad = start + int(np.argmax(~np.isfinite(block.reshape(len(block), -1)).all(1)))
-            raise LinftError(f"the kernel of {group} is not finite at image {bad}")
+        wrong = ~np.isfinite(block)
+        if not wrong.any():
+            continue
+        pairs = wrong if wrong.ndim == 2 else wrong.any((1, 3))
+        rows, columns = pairs.mean(1), pairs.mean(0)
+        if (rows.max(), -np.sum(rows == 1)) >= (columns.max(), -np.sum(columns == 1)):
+            raise no_derivative(f"the kernel of {group}", row + int(rows.argmax()))
+        raise no_derivative(f"the kernel of {group}, among its columns,", column + int(columns.argmax()))
 
 
 def _undivided(
