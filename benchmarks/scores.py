@@ -27,7 +27,7 @@ import linft
 from linft.core import paper_recipes
 from linft.core.base import Model
 from linft.core.task import Task
-from linft.scores.evidence import gather
+from linft.scores.gather import gather
 from linft.scores.table import SCORES, needs
 from linft.zoo.load import shipped_models
 

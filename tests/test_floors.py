@@ -24,7 +24,7 @@ ONLY = {
     "linft.ntk.neural_tangents_compat": ("linft.ntk", "linft.predict.flow"),
     "linft.ntk": (
         "linft.predict",
-        "linft.scores.evidence",
+        "linft.scores.gather",
         "linft.workflows.compare.compare",
         "linft.cli.kernel",
     ),  # to predict; to score; to see it change; to keep it

@@ -71,7 +71,7 @@ class Rank:
         from linft.cli.progress import bars
         from linft.cli.table import print_lines, print_table
         from linft.report import ranking as page
-        from linft.scores.evidence import Gradients
+        from linft.scores.gather import Gradients
 
         console, layers = Console(), self.layers
         models = self.given()

@@ -4,8 +4,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.inputs import class_numbers, finite, one_hot
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, class_numbers, finite, one_hot
 
 
 def decorrelation_gap(

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.inputs import finite
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, finite
 
 FEWEST = 5  # images of a class whose mean is trusted
 

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from linft.scores.inputs import image_features
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, image_features
 
 
 def feature_metrics(features: Float[ArrayLike, "n d"]) -> float:

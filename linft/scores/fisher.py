@@ -4,9 +4,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.inputs import labelled, one_hot
-from linft.scores.principal import principal
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, labelled, one_hot, principal
 
 
 def fisher(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"], ridge: float = 0.0) -> float:

@@ -1,12 +1,10 @@
-"""Cross-validated accuracy of a linear classifier on the features."""
+"""Accuracy of a linear classifier on the features, cross-validated, and against a network trained from scratch."""
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.inputs import labelled, one_hot
-from linft.scores.principal import principal
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, labelled, one_hot, principal
 
 
 def linear_probe(
@@ -49,3 +47,24 @@ def linear_probe(
         weights = np.linalg.solve(z.T @ z + ridge * np.sum(z**2) * np.eye(len(s)), z.T @ (of[~held] - share))
         right[held] = np.argmax((x[held] - mean) @ weights + share, axis=1) == y[held]
     return float(right[judged].mean())
+
+
+def probe_gap(probe_accuracy: float, scratch_accuracy: float) -> float:
+    """Accuracy of a linear classifier on fixed features, less that of the same network trained from scratch.
+
+    Both from 0 to 1. Above 0 the pretrained features suit the task.
+
+    Plested, Shen and Gedeon 2021, *Rethinking binary hyperparameters for deep transfer learning for image
+    classification*, Table 7 (with the sign turned).
+
+    Raises:
+      LinftError: an accuracy is not between 0 and 1.
+
+    Example:
+      >>> probe_gap(0.75, 0.5)
+      0.25
+    """
+    for name, value in (("probe_accuracy", probe_accuracy), ("scratch_accuracy", scratch_accuracy)):
+        if not 0 <= value <= 1:
+            raise LinftError(f"{name} is {value}; give a share from 0 to 1")
+    return float(probe_accuracy - scratch_accuracy)

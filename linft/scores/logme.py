@@ -3,9 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
-from linft.scores.inputs import labelled, one_hot
-from linft.scores.principal import principal
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, labelled, one_hot, principal
 
 
 def logme(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"]) -> float:

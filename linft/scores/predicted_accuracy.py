@@ -9,8 +9,7 @@ from sklearn.model_selection import StratifiedKFold
 from linft.core.base import Kernel, Tangent
 from linft.core.recipe import Recipe
 from linft.predict.dual import dual
-from linft.scores.inputs import class_numbers
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined, class_numbers
 
 FOLDS = 5
 RATES = (0.01, 0.005, 0.001)

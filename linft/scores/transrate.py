@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.inputs import labelled
+from linft.scores.arrays import labelled
 
 
 def transrate(features: Float[ArrayLike, "n d"], labels: Integer[ArrayLike, "n"], distortion: float = 1e-4) -> float:

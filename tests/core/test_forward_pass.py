@@ -11,7 +11,7 @@ from linft.core.preprocessing import Preprocessing
 from linft.data.crops import ten_crop_probabilities
 from linft.models import batch_norm
 from linft.predict.tangent import outputs_on
-from linft.scores.evidence import gather
+from linft.scores.gather import gather
 from linft.training import delta
 
 compiled: list[str] = []
@@ -30,7 +30,7 @@ LOOPS = {
     "features": lambda model, task: model.features_of(task.x_train, batch=10),
     "ten crops": lambda model, task: ten_crop_probabilities(model, task.x_train, batch=10),
     "tangent": lambda model, task: outputs_on(model, model.preprocess(task.x_train)),
-    "evidence": lambda model, task: gather(model, task, ("features",)),
+    "scores": lambda model, task: gather(model, task, ("features",)),
     "last convolution": lambda model, task: gather(model, task, ("features", "kernel")),
     "statistics": lambda model, task: batch_norm.reestimated(model, task.x_train),
     "channels": lambda model, task: delta.loss_increases(model, task, ["stage3"]),

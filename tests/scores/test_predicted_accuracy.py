@@ -7,8 +7,8 @@ from sklearn.model_selection import StratifiedKFold
 
 import linft
 from linft.predict.tangent import tangent
+from linft.scores.arrays import Undefined
 from linft.scores.predicted_accuracy import RECIPE, part, predicted_accuracy
-from linft.scores.undefined import Undefined
 
 RATES = (0.01, 0.3)
 

@@ -12,7 +12,7 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict.spectrum import half_learnt, spectrum
 from linft.predict.stability import limit_of, stability
-from linft.scores.evidence import LAST_CONVOLUTION
+from linft.scores.gather import LAST_CONVOLUTION
 from linft.scores.small_network import HELD_OUT
 from linft.workflows.rank import uncertainty
 from linft.workflows.rank.score_models import Sample, scored

@@ -116,6 +116,6 @@ def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs:
 
 
 def _cost(name: str, seconds: Mapping[str, float]) -> float:
-    """Seconds of a score alone: its own, and those of the evidence that it takes, without compiling."""
+    """Seconds of a score alone: its own, and those of the inputs that it takes, without compiling."""
     parts = [part for part in ("kernel", "tangent") if part in SCORES[name].takes and part in seconds]
     return sum(seconds[part] for part in ("pass", *parts, name))

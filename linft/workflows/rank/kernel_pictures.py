@@ -11,8 +11,8 @@ from linft.core.base import Model
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.scores.alignment import alignment
-from linft.scores.evidence import gather
-from linft.scores.undefined import Undefined
+from linft.scores.arrays import Undefined
+from linft.scores.gather import gather
 from linft.training.finetune import OnStep, finetune
 
 SIDE = 128  # of a picture; larger kernels are shown as means of blocks
@@ -45,9 +45,9 @@ def picture(model: Model, task: Task, epoch: int | None = None) -> Picture:
       ((50, 50), (0.0, 0.1, 0.2))
     """
     order = np.argsort(task.y_train, kind="stable")
-    evidence = gather(model, task, ("features", "kernel")).take(order)
-    theta, features = np.asarray(evidence.given("kernel"), float), evidence.features.astype(float)
-    theta_f, labels = features @ features.T, evidence.labels
+    inputs = gather(model, task, ("features", "kernel")).take(order)
+    theta, features = np.asarray(inputs.given("kernel"), float), inputs.features.astype(float)
+    theta_f, labels = features @ features.T, inputs.labels
     begins = np.flatnonzero(np.diff(labels, prepend=-1)) / len(labels)
     return Picture(
         model.name, epoch, _shown(theta), _shown(theta_f), _alignment(theta, labels), _alignment(theta_f, labels),

@@ -21,7 +21,7 @@ from linft.data.lazy import held
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
-from linft.scores.evidence import LAST_CONVOLUTION, Gradients
+from linft.scores.gather import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
 from linft.workflows.rank import uncertainty
 from linft.workflows.rank.score_models import Given, Measured, Sample, scored

@@ -19,11 +19,12 @@ from linft.core.trees import digest
 from linft.runtime import json_lines
 from linft.runtime.processes import unordered
 from linft.scores import compiling
-from linft.scores.alignment_error import alignment_error
-from linft.scores.evidence import Evidence, Gradients, gather
+from linft.scores.alignment import alignment_error
+from linft.scores.arrays import Undefined
+from linft.scores.gather import Gradients, gather
+from linft.scores.score_inputs import ScoreInputs
 from linft.scores.small_network import SmallNetwork, small_network
 from linft.scores.table import SCORES, SMALL, Score, needs
-from linft.scores.undefined import Undefined
 from linft.zoo.load import load_model, local, shipped
 
 LINES = "models.jsonl"
@@ -102,24 +103,24 @@ def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None
         with compiling.apart(seconds, "load"):
             loaded = model if isinstance(model, Model) else load_model(model)
         wanted = needs(sample.scores)
-        evidence = gather(loaded, sample.task, wanted, small=small, gradients=sample.gradients, seed=sample.seed)
+        inputs = gather(loaded, sample.task, wanted, small=small, gradients=sample.gradients, seed=sample.seed)
     except LinftError as error:
         return name, str(error)
-    seconds["compile"] += evidence.seconds["compile"]
-    seconds |= {part: spent for part, spent in evidence.seconds.items() if part != "compile"}
-    evidence = replace(evidence, model=name)
+    seconds["compile"] += inputs.seconds["compile"]
+    seconds |= {part: spent for part, spent in inputs.seconds.items() if part != "compile"}
+    inputs = replace(inputs, model=name)
     with threadpool_limits(1):  # the matrices are small
-        scores, undefined, on_halves = _scores(evidence, sample, seconds)
+        scores, undefined, on_halves = _scores(inputs, sample, seconds)
     error = None
-    if evidence.kernel_error is not None and "lgc" in scores:
-        error = alignment_error(evidence.given("kernel"), evidence.kernel_error, evidence.labels)
+    if inputs.kernel_error is not None and "lgc" in scores:
+        error = alignment_error(inputs.given("kernel"), inputs.kernel_error, inputs.labels)
     architecture = (loaded.architecture or {}).get("name", "")
     data = str(loaded.source.get("data", ""))
     return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds, error)
 
 
 def _scores(
-    evidence: Evidence, sample: Sample, seconds: dict[str, float]
+    inputs: ScoreInputs, sample: Sample, seconds: dict[str, float]
 ) -> tuple[dict[str, float], dict[str, str], dict[str, list[float | None]]]:
     """Scores, why others do not exist, and scores on halves; what each took is added to `seconds`."""
     scores: dict[str, float] = {}
@@ -127,21 +128,21 @@ def _scores(
     for name in sample.scores:
         try:
             with compiling.apart(seconds, name):
-                scores[name] = SCORES[name](evidence)
+                scores[name] = SCORES[name](inputs)
         except Undefined as reason:
             undefined[name] = str(reason)
     on_halves: dict[str, list[float | None]] = {name: [] for name in scores if SCORES[name].resampled}
     with compiling.apart(seconds, "halves"):
         for indices in sample.halves:
-            some = evidence.take(indices)
+            some = inputs.take(indices)
             for name, values in on_halves.items():
                 values.append(_or_none(SCORES[name], some))
     return scores, undefined, on_halves
 
 
-def _or_none(score: Score, evidence: Evidence) -> float | None:
+def _or_none(score: Score, inputs: ScoreInputs) -> float | None:
     try:
-        return score(evidence)
+        return score(inputs)
     except Undefined:
         return None
 

@@ -8,7 +8,7 @@ import pytest
 
 import linft
 from linft.core.errors import LinftError
-from linft.scores.evidence import Gradients
+from linft.scores.gather import Gradients
 from linft.workflows.rank import score_models, uncertainty
 from linft.workflows.rank.rank import Ranking
 from linft.workflows.rank.score_models import LINES, Measured

@@ -1,19 +1,18 @@
-"""What scores are computed from: all that one pass over a sample of the target's images tells of a model."""
+"""One pass over a sample of the target's images, for all that scores take of a model."""
 
-import dataclasses
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from linft.core import trees
-from linft.core.base import NEW_HEAD, ClassMeans, Kernel, Model, Tangent
+from linft.core.base import NEW_HEAD, Kernel, Model, Tangent
 from linft.core.errors import LinftError
 from linft.core.forward_pass import forward_pass
 from linft.core.task import Task
@@ -23,9 +22,8 @@ from linft.ntk.projected import projected_ntk
 from linft.ntk.tiled import batching
 from linft.scores import compiling
 from linft.scores.last_layer import last_layer
-from linft.scores.predicted_accuracy import part
+from linft.scores.score_inputs import LAYER, ScoreInputs
 from linft.scores.small_network import SmallNetwork
-from linft.scores.undefined import Undefined
 
 
 @dataclass(frozen=True)
@@ -44,94 +42,6 @@ class Gradients:
 
 LAST_CONVOLUTION = Gradients()
 LAST = "last convolution"
-LAYER = ("layer_inputs", "layer_gradients")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Of n target images what one model makes of them. What is not there is None, for the reason in `missing`."""
-
-    model: str
-    labels: Int[np.ndarray, "n"]
-    features: Float[np.ndarray, "n d"]
-    probabilities: Float[np.ndarray, "n s"] | None = None
-    """Of the source's classes."""
-    kernel: Float[np.ndarray, "n n"] | None = None
-    """Of the layers that `Gradients` says, with the source's head."""
-    kernel_error: Float[np.ndarray, "n n"] | None = None
-    """Standard error of a projected kernel's entries."""
-    layer_inputs: Float[np.ndarray, "n t p"] | None = None
-    """Patches of the last convolution's input, by position."""
-    layer_gradients: Float[np.ndarray, "n t q"] | None = None
-    """Gradients at its output, of the logits along random signs over them."""
-    source: ClassMeans | None = None
-    reference: Float[np.ndarray, "n r"] | None = None
-    """Features of the small network that was trained on the target."""
-    scratch_accuracy: float | None = None
-    """Its accuracy on images that it was not trained on."""
-    tangent: Tangent | None = None
-    """With a fresh head, of the head and of the layers that `Gradients` says, on the n images."""
-    seed: int = 0
-    missing: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """What each part took; `compile` apart from the others."""
-
-    def given(self, name: str) -> Any:
-        """The evidence of a name.
-
-        Raises:
-          Undefined: it is not there; with the reason.
-        """
-        value = getattr(self, name)
-        if value is None:
-            raise Undefined(self.missing.get(name, f"{name.replace('_', ' ')} was not gathered"))
-        return value
-
-    def take(self, indices: Int[np.ndarray, "k"]) -> Self:
-        """The evidence of some of the images."""
-        some = {name: getattr(self, name) for name in ("features", "probabilities", "reference", *LAYER)}
-        pairs = {name: getattr(self, name) for name in ("kernel", "kernel_error")}
-        return dataclasses.replace(
-            self,
-            labels=self.labels[indices],
-            **{name: None if array is None else array[indices] for name, array in some.items()},
-            **{name: None if array is None else array[np.ix_(indices, indices)] for name, array in pairs.items()},
-            tangent=None if self.tangent is None else part(self.tangent, indices, indices),
-        )
-
-    @property
-    def source_labels(self) -> Int[np.ndarray, "n"] | None:
-        """The source's most probable class of every image."""
-        return None if self.probabilities is None else self.probabilities.argmax(1)
-
-    @property
-    def source_means(self) -> Float[np.ndarray, "s d"] | None:
-        """Mean features of the source's classes."""
-        return None if self.source is None else self.source.means
-
-    @property
-    def source_counts(self) -> Int[np.ndarray, "s"] | None:
-        """Images that each of them is the mean of."""
-        return None if self.source is None else self.source.counts
-
-    @property
-    def target_means(self) -> Float[np.ndarray, "c d"]:
-        """Mean features of the target's classes among the images."""
-        classes, which = np.unique(self.labels, return_inverse=True)
-        sums = np.zeros((len(classes), self.features.shape[1]))
-        np.add.at(sums, which, self.features)
-        return sums / self.target_counts[:, None]
-
-    @property
-    def target_counts(self) -> Int[np.ndarray, "c"]:
-        """Images that each of them is the mean of."""
-        return np.unique(self.labels, return_counts=True)[1]
-
-    @property
-    def residual(self) -> Float[np.ndarray, "n c"]:
-        """δY: one-hot labels less each class's share, which is what a new head's bias knows."""
-        one_hot = (self.labels[:, None] == np.unique(self.labels)[None, :]).astype(float)
-        return one_hot - one_hot.mean(0, keepdims=True)
 
 
 def gather(
@@ -143,7 +53,7 @@ def gather(
     gradients: Gradients = LAST_CONVOLUTION,
     seed: int = 0,
     batch_size: int = 64,
-) -> Evidence:
+) -> ScoreInputs:
     """One pass over a task's training images, for all that scores need of a model.
 
     Features, logits and the gradients of the last convolution come from the same pass; what is compiled
@@ -152,7 +62,7 @@ def gather(
     Args:
       model: with its source's head, where LEEP and NCE are to be defined.
       task: its training images are the sample, at most some of each class; see `Task.max_per_class`.
-      needs: names of what is wanted, of `Evidence`; `table.needs` tells them for scores.
+      needs: names of what is wanted, of `ScoreInputs`; `table.needs` tells them for scores.
       small: the network that was trained on the same images, for RSA and the probe gap.
       gradients: which layers' kernel.
       seed: of the fresh head, of random signs and projections, and of what is random in scores.
@@ -164,14 +74,14 @@ def gather(
     Example:
       >>> import linft
       >>> task = linft.load_task("digits").max_per_class(2)
-      >>> evidence = gather(linft.load_model("resnet14-mnist"), task)
-      >>> evidence.features.shape, evidence.kernel.shape, evidence.probabilities.shape
+      >>> inputs = gather(linft.load_model("resnet14-mnist"), task)
+      >>> inputs.features.shape, inputs.kernel.shape, inputs.probabilities.shape
       ((20, 64), (20, 20), (20, 10))
     """
-    near, seconds = "kernel" in needs and gradients == LAST_CONVOLUTION, {}
+    with_gradients, seconds = "kernel" in needs and gradients == LAST_CONVOLUTION, {}
     kernel = error = tangent = None
     with compiling.apart(seconds, "pass"):
-        features, jacobian = _passed(model, task, near, batch_size)
+        features, jacobian = _passed(model, task, with_gradients, batch_size)
     if "kernel" in needs:
         with compiling.apart(seconds, "kernel"):
             if jacobian is None:
@@ -194,7 +104,7 @@ def gather(
         **dict.fromkeys(("source", "source_means", "source_counts"), no_means),
         "scratch_accuracy": "a class has too few images to hold some out from the small network",
     }
-    return Evidence(
+    return ScoreInputs(
         model.name,
         np.asarray(task.y_train),
         features,
@@ -213,10 +123,10 @@ def gather(
 
 
 def _passed(
-    model: Model, task: Task, near: bool, batch_size: int
+    model: Model, task: Task, with_gradients: bool, batch_size: int
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p"] | None]:
     """Features, and the last convolution's gradients where they are asked for."""
-    pass_over = _near(model) if near else _features(model)
+    pass_over = _features_and_gradients(model) if with_gradients else _features(model)
     n = len(task.y_train)
     size = batching.size_for(n, batch_size)
     features, gradients = [], []
@@ -228,10 +138,10 @@ def _passed(
     joined = np.concatenate(features)
     if not (np.isfinite(joined).all() and bool(trees.finite(model.params))):  # a ReLU may hide it
         raise LinftError(f"{model.name} has weights or features that are not finite; train or load it anew")
-    return joined, np.concatenate(gradients) if near else None
+    return joined, np.concatenate(gradients) if with_gradients else None
 
 
-def _near(model: Model) -> Callable[[Array], tuple[Array, ...]]:
+def _features_and_gradients(model: Model) -> Callable[[Array], tuple[Array, ...]]:
     """Features and gradients of a batch."""
     found = near_head(model)
     return lambda x: found(x)[1:]

@@ -82,6 +82,7 @@ def test_clusters_that_are_the_classes(many):
 
 def test_clusters_are_drawn_by_the_seed(many):
     assert scores.nleep(*many, seed=3) == scores.nleep(*many, seed=3)
+    assert len({scores.nleep(*many, seed=seed) for seed in range(3)}) > 1
 
 
 def test_one_cluster_knows_nothing(many):

@@ -14,11 +14,11 @@ from linft.core.errors import LinftError
 from linft.core.forward_pass import forward_pass
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.layerwise.last_convolution import last_convolution
-from linft.scores.evidence import Gradients, gather
+from linft.scores.arrays import Undefined
+from linft.scores.gather import Gradients, gather
 from linft.scores.last_layer import last_layer
 from linft.scores.small_network import SmallNetwork
 from linft.scores.table import SCORES, needs
-from linft.scores.undefined import Undefined
 
 NEEDS = ("features", "probabilities", "kernel")
 
@@ -31,40 +31,40 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def evidence(model, digits):
+def inputs(model, digits):
     return gather(model, digits, NEEDS, batch_size=10)  # in batches of 8, so that none is padded
 
 
-def test_it_is_what_the_model_says(model, digits, evidence):
+def test_it_is_what_the_model_says(model, digits, inputs):
     x = model.preprocess(digits.x_train)
-    np.testing.assert_allclose(evidence.features, model.features(model.params, x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(inputs.features, model.features(model.params, x), rtol=1e-4, atol=1e-5)
     expected = jax.nn.softmax(model.apply(model.params, x))
-    np.testing.assert_allclose(evidence.probabilities, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(inputs.probabilities, expected, rtol=1e-4, atol=1e-6)
     leaves = [trees.path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)]
     apart = model.replace(layer_groups={path: (path,) for path in leaves})
     last = f"{last_convolution(model)}/kernel"
     expected = empirical_ntk(apart, x, outputs="trace", groups=[last]).total()
-    np.testing.assert_allclose(evidence.kernel, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
+    np.testing.assert_allclose(inputs.kernel, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("batch_size", [5, 24])
-def test_batches_do_not_matter(model, digits, evidence, batch_size):
+def test_batches_do_not_matter(model, digits, inputs, batch_size):
     again = gather(model, digits, NEEDS, batch_size=batch_size)
-    np.testing.assert_allclose(again.features, evidence.features, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(again.kernel, evidence.kernel, rtol=1e-4, atol=1e-5 * np.abs(evidence.kernel).max())
+    np.testing.assert_allclose(again.features, inputs.features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(again.kernel, inputs.kernel, rtol=1e-4, atol=1e-5 * np.abs(inputs.kernel).max())
 
 
-def test_features_alone_are_the_same(model, digits, evidence):
+def test_features_alone_are_the_same(model, digits, inputs):
     alone = gather(model, digits, ("features",))
-    np.testing.assert_allclose(alone.features, evidence.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(alone.features, inputs.features, rtol=1e-4, atol=1e-5)
     assert alone.kernel is None
     with pytest.raises(Undefined, match="kernel was not gathered"):
         alone.given("kernel")
 
 
-def test_some_of_the_images(model, digits, evidence):
+def test_some_of_the_images(model, digits, inputs):
     few = np.array([3, 17, 4])
-    some = evidence.take(few)
+    some = inputs.take(few)
     task = digits.replace(x_train=digits.x_train[few], y_train=digits.y_train[few])
     alone = gather(model, task, NEEDS)
     np.testing.assert_array_equal(some.labels, digits.y_train[few])
@@ -72,13 +72,13 @@ def test_some_of_the_images(model, digits, evidence):
         np.testing.assert_allclose(getattr(some, name), getattr(alone, name), rtol=1e-3, atol=1e-5)
 
 
-def test_what_follows_from_it(evidence):
-    for c, mean, count in zip(np.unique(evidence.labels), evidence.target_means, evidence.target_counts, strict=True):
-        of = evidence.features[evidence.labels == c]
+def test_what_follows_from_it(inputs):
+    for c, mean, count in zip(np.unique(inputs.labels), inputs.target_means, inputs.target_counts, strict=True):
+        of = inputs.features[inputs.labels == c]
         np.testing.assert_allclose(mean, of.mean(0), rtol=1e-5)
         assert count == len(of)
-    np.testing.assert_allclose(evidence.residual.sum(0), 0, atol=1e-12)
-    assert evidence.residual[5, evidence.labels[5]] == pytest.approx(1 - np.mean(evidence.labels == evidence.labels[5]))
+    np.testing.assert_allclose(inputs.residual.sum(0), 0, atol=1e-12)
+    assert inputs.residual[5, inputs.labels[5]] == pytest.approx(1 - np.mean(inputs.labels == inputs.labels[5]))
 
 
 def test_the_last_layer_gives_the_gradient_of_its_kernel(model, digits):
@@ -109,10 +109,10 @@ def test_the_kernel_of_layer_groups(model, digits, gradients, options):
     np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5 * np.abs(kernel).max())
 
 
-def test_random_signs_over_the_last_convolution(model, digits, evidence):
+def test_random_signs_over_the_last_convolution(model, digits, inputs):
     signs = gather(model, digits, ("kernel",), gradients=Gradients(outputs="pseudo", draws=64)).kernel
-    np.testing.assert_allclose(4 * signs, evidence.kernel, rtol=0, atol=0.3 * np.abs(evidence.kernel).max())
-    assert np.corrcoef(signs.ravel(), evidence.kernel.ravel())[0, 1] > 0.98
+    np.testing.assert_allclose(4 * signs, inputs.kernel, rtol=0, atol=0.3 * np.abs(inputs.kernel).max())
+    assert np.corrcoef(signs.ravel(), inputs.kernel.ravel())[0, 1] > 0.98
 
 
 def test_one_program_serves_every_model_of_an_architecture(model, digits):
@@ -126,10 +126,10 @@ def test_one_program_serves_every_model_of_an_architecture(model, digits):
     assert forward_pass(model.forward, "features")._cache_size() == programs
 
 
-def test_grey_images_are_those_of_three_equal_channels(model, digits, evidence):
+def test_grey_images_are_those_of_three_equal_channels(model, digits, inputs):
     colour = digits.replace(x_train=np.repeat(digits.x_train, 3, axis=-1))
     assert digits.x_train.shape[-1] == 1
-    np.testing.assert_allclose(gather(model, colour, ("features",)).features, evidence.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gather(model, colour, ("features",)).features, inputs.features, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_head_is_no_source_head(model, digits):
@@ -138,9 +138,9 @@ def test_a_new_head_is_no_source_head(model, digits):
     as_many = gather(model.with_head(4, jax.random.key(0)), digits, NEEDS)
     drawn = gather(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4), digits, NEEDS)
     for name in ("leep", "nce"):
-        for evidence in (new, as_many, drawn):
+        for inputs in (new, as_many, drawn):
             with pytest.raises(Undefined, match="the model has no source head: its head is a new one"):
-                SCORES[name](evidence)
+                SCORES[name](inputs)
     other = gather(model.replace(source={"class_names": list("abc")}), digits, NEEDS)
     with pytest.raises(Undefined, match="4 outputs for 3 source classes: its head is another one"):
         SCORES["leep"](other)
@@ -159,9 +159,9 @@ def test_its_own_head_is_a_source_head_whatever_is_known_of_the_source(model, di
     variables = Plain().init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
     user = linft.from_flax(Plain(), variables, "top", (8, 8, 1))
     tuned = user.with_head(10, jax.random.key(0)).trained(user.with_head(10, jax.random.key(1)).params, {})
-    for evidence in (unknown, gather(user, digits, NEEDS), gather(tuned, digits, NEEDS)):
-        assert SCORES["leep"](evidence) == linft.scores.leep(evidence.probabilities, digits.y_train)
-        assert SCORES["nce"](evidence) == linft.scores.nce(evidence.probabilities.argmax(1), digits.y_train)
+    for inputs in (unknown, gather(user, digits, NEEDS), gather(tuned, digits, NEEDS)):
+        assert SCORES["leep"](inputs) == linft.scores.leep(inputs.probabilities, digits.y_train)
+        assert SCORES["nce"](inputs) == linft.scores.nce(inputs.probabilities.argmax(1), digits.y_train)
     logits = user.apply(user.params, user.preprocess(digits.x_train))
     expected = linft.scores.leep(jax.nn.softmax(logits), digits.y_train)
     assert SCORES["leep"](gather(user, digits, NEEDS)) == pytest.approx(expected, rel=1e-4)
@@ -196,7 +196,7 @@ def test_the_tangent_is_that_of_a_new_head_and_the_last_convolution(model, digit
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_every_score_takes_the_evidence(everything, name):
+def test_every_score_takes_its_inputs(everything, name):
     value = SCORES[name](everything)
     assert type(value) is float and np.isfinite(value)
     assert SCORES[name](everything) == value

@@ -1,4 +1,4 @@
-"""What every score asks of its arrays: finite float64 numbers, and classes numbered without gaps."""
+"""Arrays as every score takes them: finite float64, classes without gaps; `Undefined` where there is no score."""
 
 from typing import Any
 
@@ -6,9 +6,15 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Integer
 
 from linft.core.errors import LinftError
-from linft.scores.undefined import Undefined
 
 CONSTANT = 1e-12  # a spread below this part of the largest value is round-off
+
+
+class Undefined(LinftError):
+    """A score that does not exist for its input, with the reason in one line; no score is ever NaN.
+
+    A ranking reports it beside the model and goes on with the other scores.
+    """
 
 
 def finite(array: Any, name: str) -> Float[np.ndarray, "..."]:
@@ -106,3 +112,16 @@ def square(kernel: Float[ArrayLike, "n n"], n: int) -> Float[np.ndarray, "n n"]:
 def one_hot(numbers: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n c"]:
     """Class numbers 0 … C−1 as rows of the identity."""
     return np.eye(numbers.max() + 1)[numbers]
+
+
+def principal(
+    x: Float[np.ndarray, "n d"],
+) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r"], Float[np.ndarray, "r d"]]:
+    """U, s, Vᵀ with X = U diag(s) Vᵀ, where r is the numerical rank of X.
+
+    U diag(s) are the rows of X in coordinates of their own span: at most n numbers an image, with the
+    same inner products.
+    """
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    r = int(np.sum(s > s.max(initial=0.0) * max(x.shape) * np.finfo(np.float64).eps))
+    return u[:, :r], s[:r], vt[:r]
