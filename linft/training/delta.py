@@ -29,7 +29,7 @@ import numpy as np
 from flax.core import tracers
 from jaxtyping import Array, Float
 
-from linft.core import losses
+from linft.core import losses, trees
 from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward
