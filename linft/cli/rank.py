@@ -157,8 +157,8 @@ def notes(ranking: "Ranking") -> Iterator[str]:
     """What the table leaves out, and what could not be scored."""
     if len(ranking.scores) > SHOWN:
         yield f"In ranking.csv also {', '.join(ranking.scores[SHOWN:])}."
-    for name, reason in ranking.broken.items():
-        yield f"{name} is broken: {reason}"
+    for name, reason in ranking.failed.items():
+        yield f"{name} failed: {reason}"
     reasons: dict[tuple[str, str], list[str]] = {}
     for one in ranking.measured:
         for score, reason in one.undefined.items():

@@ -30,8 +30,8 @@ class ZooList:
         from linft.zoo.load import SHIPPED
 
         found = entries(self.zoo or SHIPPED)
-        print_table(MODELS, [row(entry) for entry in found if not entry.broken])
-        print_lines(f"{entry.name} is broken: {entry.broken}" for entry in found if entry.broken)
+        print_table(MODELS, [row(entry) for entry in found if not entry.failed])
+        print_lines(f"{entry.name} failed: {entry.failed}" for entry in found if entry.failed)
 
 
 def row(entry: "Entry") -> list[str]:

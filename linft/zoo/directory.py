@@ -29,7 +29,7 @@ class Entry:
     accuracy: float | None = None
     """On the source's test images, where it is known."""
     parameters: int = 0
-    broken: str = ""
+    failed: str = ""
     """Why the file cannot be used; then the other fields are empty."""
 
 
@@ -65,7 +65,7 @@ def entry(path: Path) -> Entry:
             parameters=sum(group_sizes(tensors, meta).values()),
         )
     except LinftError as error:
-        return Entry(name, path, size, broken=str(error))
+        return Entry(name, path, size, failed=str(error))
 
 
 def opened(path: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -35,7 +35,7 @@ def test_a_zoo_is_ranked(call, zoo, tmp_path):
     assert [row[1] for row in rows if len(row) > 5 and row[1] in order] == order
     first = found["models"][0]
     assert f"{first['scores']['lfc']['value']:.3g} ± " in said
-    assert "torn is broken: " in said
+    assert "torn failed: " in said
     assert "leep does not exist for model2: the model has no source head" in said
     assert f"Page: {tmp_path / 'ranking.html'}" in said
     assert {path.name for path in tmp_path.iterdir()} >= {"ranking.json", "ranking.csv", "ranking.html", "models.jsonl"}
@@ -69,7 +69,7 @@ def test_names_that_are_no_utf8_everywhere(call, zoo, tmp_path):
     for file in ("ranking.json", "ranking.csv", "ranking.html", "models.jsonl"):
         assert "seau" in (place / "out" / file).read_text(encoding="utf-8")
     found = json.loads((place / "out" / "ranking.json").read_text())
-    assert [row["model"] for row in found["models"]] == [r"r\udce9seau"] and list(found["broken"]) == [r"cass\udce9"]
+    assert [row["model"] for row in found["models"]] == [r"r\udce9seau"] and list(found["failed"]) == [r"cass\udce9"]
     assert r"r\udce9seau" in said and r"\udce9t\udce9/out/ranking.html" in said
 
 
@@ -78,7 +78,7 @@ BAD = {
     "an empty zoo": (("--zoo", "{tmp}", "--task", "digits"), "there is no model to rank"),
     "no such score": (("--zoo", "{zoo}", "--task", "digits", "--scores", "lgz"), "no score lgz"),
     "no such task": (("--zoo", "{zoo}", "--task", "birds"), "no task 'birds'"),
-    "only broken ones": (
+    "only failed ones": (
         ("--models", "{zoo}/torn.safetensors", "--task", "digits", "--scores", "lfc"),
         "none of 1 models could be scored",
     ),

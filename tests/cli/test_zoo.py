@@ -30,8 +30,8 @@ def test_list(call, zoo):
     lines = call("list", "--zoo", zoo).splitlines()
     (row,) = (line.split() for line in lines if " small " in line)
     assert row[:5] == ["small", "cifar_resnet8", "birds", "10", "75.0%"]
-    (broken,) = (line for line in lines if line.startswith("torn is broken: "))
-    assert "not a readable safetensors file" in broken
+    (failed,) = (line for line in lines if line.startswith("torn failed: "))
+    assert "not a readable safetensors file" in failed
 
 
 def test_list_without_a_directory_is_the_zoo_that_comes_with_the_package(call):

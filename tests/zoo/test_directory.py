@@ -25,7 +25,7 @@ def test_entries_are_by_name_and_say_what_the_models_are(model, tmp_path):
     a, b = entries(tmp_path)
     assert (a.name, b.name) == ("a", "b.v2")
     assert (b.architecture, b.num_classes, b.data, b.accuracy) == ("cifar_resnet8", 4, "birds", 0.75)
-    assert (a.data, a.accuracy, a.broken) == ("", None, "")
+    assert (a.data, a.accuracy, a.failed) == ("", None, "")
     assert b.parameters == count(model.params)
     assert b.bytes == b.path.stat().st_size
 
@@ -36,13 +36,13 @@ def test_parameters_of_each_group(model, tmp_path):
     assert sizes == {group: count(model.params[group]) for group in model.stages}
 
 
-def test_broken_files_are_listed_with_the_reason(model, tmp_path):
+def test_failed_files_are_listed_with_the_reason(model, tmp_path):
     save_model(model, tmp_path / "short.safetensors")
     (tmp_path / "short.safetensors").write_bytes((tmp_path / "short.safetensors").read_bytes()[:-10])
     save_file({"w": np.zeros(2)}, tmp_path / "foreign.safetensors")
     save_model(model.replace(architecture={"name": "resnet7", "options": {}}), tmp_path / "unknown.safetensors")
     save_model(model, tmp_path / "good.safetensors")
-    reasons = {entry.name: entry.broken for entry in entries(tmp_path)}
+    reasons = {entry.name: entry.failed for entry in entries(tmp_path)}
     assert list(reasons) == ["foreign", "good", "short", "unknown"]
     assert "no metadata of ours; bring it into a zoo by `linft zoo import`" in reasons["foreign"]
     assert "was it cut short?" in reasons["short"]

@@ -68,7 +68,7 @@ def candidates(zoo: Path, target: str) -> list[Path]:
       >>> len(candidates(SHIPPED, "digits")), len(candidates(SHIPPED, "mnist"))
       (34, 25)
     """
-    entries = [entry for entry in directory.entries(zoo) if not entry.broken]
+    entries = [entry for entry in directory.entries(zoo) if not entry.failed]
     sources = {entry.name: directory.opened(entry.path)[1]["source"] for entry in entries}
     return [entry.path for entry in entries if target not in _seen(entry.name, sources)]
 

@@ -30,7 +30,7 @@ def zoos(whole: Path, targets: Sequence[Target], reference: str, domain: str) ->
       reference: a single-domain expert; also of one architecture is what it is one of.
       domain: one of a multi-domain expert's models.
     """
-    about = {entry.name: directory.opened(entry.path)[1] for entry in directory.entries(whole) if not entry.broken}
+    about = {entry.name: directory.opened(entry.path)[1] for entry in directory.entries(whole) if not entry.failed}
     many = {name for name, meta in about.items() if meta["source"].get("domains")}
     network = about[reference]["architecture"] if reference in about else None
     alike = {name for name in set(about) - many if about[name]["architecture"] == network}

@@ -37,7 +37,7 @@ class Ranking:
     about: dict[str, Any]
     """Task, sample, scores and settings, as JSON has them."""
     measured: tuple[Measured, ...]
-    broken: dict[str, str]
+    failed: dict[str, str]
     """Models that could not be scored, and why."""
 
     @property
@@ -113,7 +113,7 @@ class Ranking:
             **self.about,
             "voting": list(self.voting),
             "models": [row(model) for model in (*places, *last)],
-            "broken": self.broken,
+            "failed": self.failed,
             "versions": versions(),
         }
 
@@ -209,13 +209,13 @@ def rank(
     given, drawn = named(models), _drawn(task, per_class, seed)
     sample = Sample(drawn, names, uncertainty.halves(drawn.y_train, resamples, seed), gradients, seed)
     found: dict[str, Measured] = {}
-    broken: dict[str, str] = {}
+    failed: dict[str, str] = {}
     tell("models", 0, len(given))
     for name, one in scored(given, sample, jobs, None if output is None else Path(output)):
-        (broken if isinstance(one, str) else found)[name] = one  # pyright: ignore
-        tell("models", len(found) + len(broken), len(given))
+        (failed if isinstance(one, str) else found)[name] = one  # pyright: ignore
+        tell("models", len(found) + len(failed), len(given))
     if not found:
-        raise LinftError(f"none of {len(given)} models could be scored; the first: {next(iter(broken.values()))}")
+        raise LinftError(f"none of {len(given)} models could be scored; the first: {next(iter(failed.values()))}")
     about = {
         "task": {"name": task.name, "classes": len(np.unique(drawn.y_train)), "class_names": list(task.class_names)},
         "images": len(drawn.y_train),
@@ -227,7 +227,7 @@ def rank(
         "half": sample.halves.shape[1],
         "seconds": time.perf_counter() - begin,
     }
-    return Ranking(about, tuple(found[name] for name in given if name in found), broken)
+    return Ranking(about, tuple(found[name] for name in given if name in found), failed)
 
 
 def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> dict[str, Any]:

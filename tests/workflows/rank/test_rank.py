@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_functions(ranking, zoo, task):
 
 def test_a_broken_file_and_a_missing_head_are_reported_and_the_rest_go_on(ranking):
     assert ranking.models == ("model0", "model1", "plain")
-    assert list(ranking.broken) == ["torn"] and "was it cut short?" in ranking.broken["torn"]
+    assert list(ranking.failed) == ["torn"] and "was it cut short?" in ranking.failed["torn"]
     (plain,) = (one for one in ranking.measured if one.model == "plain")
     assert list(plain.undefined) == ["leep"] and "no source head" in plain.undefined["leep"]
     assert set(plain.scores) == set(SCORES) - {"leep"}
@@ -93,7 +93,7 @@ def test_what_is_written(ranking, tmp_path):
     error = ranking.errors("lfc")[first["model"]]
     assert entry["value"] == ranking.values("lfc")[first["model"]]
     assert entry["high"] - entry["low"] == pytest.approx(2 * uncertainty.margin() * error)
-    assert found["broken"] == ranking.broken
+    assert found["failed"] == ranking.failed
     lines = (tmp_path / "ranking.csv").read_text().splitlines()
     assert lines[0].startswith("model,architecture,data,score,value")
     assert sum(line.startswith("model0,") for line in lines) == 1 + len(SCORES)
@@ -165,7 +165,7 @@ BAD = {
     "no model": (lambda zoo, task: linft.rank([], task), "there is no model to rank"),
     "unknown score": (lambda zoo, task: linft.rank([zoo / "model0.safetensors"], task, ("lgz",)), "no score lgz"),
     "twins": (lambda zoo, task: linft.rank([zoo / "model0.safetensors"] * 2, task), "two models are called model0"),
-    "only broken": (
+    "only failed": (
         lambda zoo, task: linft.rank([zoo / "torn.safetensors", "nowhere"], task, ("lfc",)),
         "none of 2 models could be scored",
     ),
