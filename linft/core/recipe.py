@@ -221,7 +221,7 @@ class Recipe:
         """Refuse a pattern that names no layer group, which would otherwise silently do nothing."""
         patterns = [*self.decay_groups, *self.l2sp_groups, *self.frozen_groups, *(p for p, _ in self.rate_multipliers)]
         for pattern in patterns:
-            finer = "; a kernel of finer groups has groups=optim.kernel_groups(model.layer_groups, recipe)"
+            finer = "; a kernel of finer groups has groups=optimizer.kernel_groups(model.layer_groups, recipe)"
             _require(
                 any(_matches(group, (pattern,)) for group in groups),
                 f"no layer group matches {pattern!r}; this model has {', '.join(groups)}" + finer * ("." in pattern),

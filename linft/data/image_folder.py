@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from linft.core.errors import LinftError
+from linft.core.names import printable
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp"}
@@ -63,7 +64,7 @@ def find(root: Path) -> Listing:
         of_class = [_of_class(place / folders[part][name], passed) for name in names]
         parts[part] = [(os.path.relpath(file, root), i) for i, files in enumerate(of_class) for file in files]
     if any(passed.values()):
-        _log.warning("%s: passed over %s", root, _told(passed))
+        _log.warning("%s: passed over %s", printable(root), _told(passed))
     return Listing(tuple(names), parts)
 
 

@@ -145,7 +145,7 @@ def affordable(model: Model, task: Task) -> tuple[str, ...]:
     """The kinds whose kernels, train × train and test × train, fit into memory, the most exact first."""
     width, classes = trees.get(model.params, model.head)["kernel"].shape
     outputs = {"relinearize": classes, "dual": classes, "features": width, "features-low-rank": min(width, classes + 8)}
-    n, m, groups = len(task.y_train), len(task.y_test), len(model.layer_groups)
+    n, m, groups = len(task.y_train), len(task.y_test), len(model.stages)
     room = memory.budget(None) / (2 * groups * n * (n + m) * model.dtype.itemsize)  # beside their computation
     return tuple(kind for kind in EXACT if outputs.get(kind, 1) ** 2 <= room) or ("trace",)
 

@@ -84,7 +84,7 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
     Raises:
       LinftError: a pattern of the recipe names none of the groups, or they are too few for it.
     """
-    build = "build the tangent with groups=optim.kernel_groups(model.layer_groups, recipe)"
+    build = "build the tangent with groups=optimizer.kernel_groups(model.layer_groups, recipe)"
     recipe.check_groups(tuple(dict.fromkeys(member for g in groups for member in trees.members(g))))
     if _splits(recipe) and not any(g.endswith(trees.VECTORS) for g in groups):
         raise LinftError(f"decay_vectors=False needs groups split into kernels and vectors; {build}")

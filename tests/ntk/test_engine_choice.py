@@ -29,6 +29,10 @@ class Plain(nn.Module):
         return nn.Dense(3, name="linear")(nn.tanh(nn.Dense(4, name="hidden")(x)).mean((1, 2)))
 
 
+class Unseen(Plain):
+    """The same, of which no plan is made before its test."""
+
+
 class Unbounded(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -169,7 +173,7 @@ def test_the_self_check_catches_a_wrong_rule(monkeypatch, outputs):
 
     wrong = rules.RULES[0]._replace(gradients=doubled)
     monkeypatch.setattr(rules, "RULES", (wrong, *rules.RULES[1:]))
-    model = user.__wrapped__(Plain())  # not one whose rules are chosen already
+    model = user(Unseen())
     with pytest.raises(LinftError, match=r'kernel of all fails its self-check .* engine="neural-tangents"'):
         empirical_ntk(model, X, outputs=outputs)
 

@@ -174,17 +174,17 @@ def test_an_error_of_one_host_alone_is_left_as_it_is():
 
 PRODUCTS = """
 import jax, numpy as np
-from linft import parallel
-from linft.ntk import divided, gram
+from linft.core import parallel
+from linft.ntk.layerwise import gram, sharded
 
 on = parallel.mesh()
 size = 2 * on.size * gram.PIECE * gram.TOGETHER
 x = np.random.default_rng(0).normal(size=(3, 2, size)).astype(np.float32)
-held = jax.device_put(x, jax.sharding.NamedSharding(on, divided.LAST))
+held = jax.device_put(x, jax.sharding.NamedSharding(on, sharded.LAST))
 for full, expected in ((True, "nkp,mlp->nkml"), (False, "nkp,mkp->nm")):
-    compiled = divided.product(on).lower(held, held, full, x.dtype).compile()
+    compiled = sharded.product(on).lower(held, held, full, x.dtype).compile()
     print("gathers", compiled.as_text().count("all-gather"), "adds", compiled.as_text().count("all-reduce(") > 0)
-    got = divided.product(on)(held, held, full, x.dtype)
+    got = sharded.product(on)(held, held, full, x.dtype)
     np.testing.assert_allclose(got, np.einsum(expected, x, x, dtype=np.float64), rtol=0, atol=1e-5 * size)
 """
 

@@ -17,7 +17,7 @@ from linft.workflows.rank.kernel_pictures import Picture, picture
 def ranking():
     models = [
         linft.models.create("cifar_resnet8", 3, jax.random.key(i), width=2).replace(
-            name=name, source={"data": "<i>birds</i>", "class_names": list("abc")} if i else {}
+            name=name, source={"data": "<i>birds</i>", "class_names": list("abc")} if i else {"head": "new"}
         )
         for i, name in enumerate(("plain", "first", "second"))
     ]

@@ -367,7 +367,7 @@ SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from linft import checkpoints
+from linft.runtime import checkpoints
 
 mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 def put(x, *spec): return jax.device_put(x, NamedSharding(mesh, P(*spec)))

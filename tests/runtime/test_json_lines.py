@@ -67,7 +67,7 @@ def test_lines_of_several_processes_do_not_mix(tmp_path):
     path = tmp_path / "rows.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "ab"]
     assert [writer.wait(120) for writer in writers] == [0, 0]
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = json_lines.read(path)
     assert len(rows) == 400 and all(set(row["long"]) == {row["of"]} for row in rows)
     for name in "ab":
         assert [row["number"] for row in rows if row["of"] == name] == list(range(200))

@@ -74,7 +74,7 @@ def test_a_run_that_is_not_resumed_starts_new_files(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from linft import tracking
+from linft.runtime import metrics_log
 with metrics_log.open(sys.argv[1]) as track:
     for step in range(3):
         track(step, {"loss": step / 2})

@@ -159,7 +159,9 @@ def test_seeds_and_choices_of_another_start_are_refused(model, digits, tmp_path)
     with pytest.raises(LinftError, match=r"rate-0\.05 holds a run with another weights"):
         choose(tmp_path, lambda task, seed: other, digits, short, (0.05,), 0.5, untracked, {"model": "the same"})
     with pytest.raises(LinftError, match="seed-0 holds a run with another recipe"):
-        over_seeds(tmp_path, lambda *_: model, digits, short.replace(steps=1), (0,), untracked, {"model": "the same"})
+        over_seeds(
+            tmp_path, lambda *_: model, digits, short.replace(momentum=0.5), (0,), untracked, {"model": "the same"}
+        )
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(finished, model, digits, tmp_path):

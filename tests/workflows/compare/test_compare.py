@@ -89,7 +89,7 @@ def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_bef
     with jax.log_compiles():
         tangent = linft.predict.tangent(model, task, batch_size=8)
         assert "rows" in compiled()  # in three batches of 7
-        found = comparison._drift(tangent, model, task, model.layer_groups, 8)
+        found = comparison._drift(tangent, model, task, model.stages, 8)
         assert not compiled()
     assert found["images"] == 14
     assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["norm_ratio"] == pytest.approx(1, abs=1e-5)
