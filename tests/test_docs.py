@@ -1,5 +1,6 @@
 """The documentation: its Python runs, its commands parse, the files that it names are there."""
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from pathlib import Path
 import jax
 import pytest
 
+import linft
 from linft.cli.main import _command
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")
+OBJECT = re.compile(r"^::: (\S+)", re.MULTILINE)
 FILE = re.compile(r"`((?:benchmarks|colab|docs|experiments|linft|tests)/[\w./-]+)`")
 
 
@@ -42,7 +45,8 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def commands() -> list[str]:
-    joined = "\n".join(code for page in PAGES for code in blocks(page, "sh")).replace("\\\n", " ")
+    pages = [ROOT / "README.md", *PAGES]
+    joined = "\n".join(code for page in pages for code in blocks(page, "sh")).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.startswith("linft ")]
 
 
@@ -63,3 +67,15 @@ def test_links_and_files_are_there(page: Path):
     linked = [page.parent / target for target in LINK.findall(text)]
     named = [ROOT / target for target in FILE.findall(text)]
     assert [str(path) for path in linked + named if not path.exists()] == []
+
+
+def test_every_public_name_is_on_a_page_of_the_api():
+    named = [path for page in PAGES for path in OBJECT.findall(page.read_text(encoding="utf-8"))]
+    for path in named:
+        module, _, attribute = path.rpartition(".")
+        assert hasattr(linft if module == "linft" else importlib.import_module(module), attribute), path
+    public = {f"linft.{name}" for name in dir(linft) if not name.startswith("_")}
+    modules = {name for name in public if isinstance(getattr(linft, name.removeprefix("linft.")), type(linft))}
+    assert public - modules <= {*named}
+    rooms = {path.name for path in (ROOT / "linft").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == {page.stem for page in PAGES if page.parent.name == "api"}
