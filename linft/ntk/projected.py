@@ -81,7 +81,7 @@ def projected_ntk(
     left = held(x1)
     right = left if x2 is None else held(x2)
     blocks = ours.between(left, right)
-    refuse_not_finite(blocks, 0)
+    refuse_not_finite(blocks, 0, 0)
     with jax.default_matmul_precision("highest"):
         variances = gram.variances(left, right, outputs, len(cotangents))
     kernel = Kernel({g: jnp.asarray(blocks[g]) for g in dict.fromkeys(labels.values())}, outputs, "layerwise")
