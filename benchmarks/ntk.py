@@ -121,10 +121,10 @@ def cheap(model: Any, n: int, rounds: int) -> dict[str, float]:
     import jax.numpy as jnp
 
     from linft.ntk.empirical import empirical_ntk
-    from linft.ntk.layerwise.last_convolution import near_head
+    from linft.ntk.layerwise.last_convolution import last_convolution_gradients
 
     x = jnp.asarray(images(n, SIDE))
-    forward, near = jax.jit(lambda p, x: model.forward(p, model.batch_stats, x)[0]), near_head(model)
+    forward, near = jax.jit(lambda p, x: model.forward(p, model.batch_stats, x)[0]), last_convolution_gradients(model)
     parts = [x[i : i + 64] for i in range(0, n, 64)]
     runs = {
         "forward pass": lambda: jax.block_until_ready([forward(model.params, part) for part in parts]),
@@ -140,9 +140,9 @@ def cheap(model: Any, n: int, rounds: int) -> dict[str, float]:
 
     def of_layers(labels: dict[str, str]) -> None:
         from linft.ntk.engine import How
-        from linft.ntk.tiled.tiles import works
+        from linft.ntk.tiled.tiles import cut
 
-        list(works(model, x, None, labels, How(outputs="trace", batch_size=64))[0].tiles(lambda *_: True))
+        list(cut(model, x, None, labels, How(outputs="trace", batch_size=64))[0].tiles(lambda *_: True))
 
     for run in runs.values():
         run()

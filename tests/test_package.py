@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import linft
+import linft.ntk
 
 HEAVY = ("jax", "flax", "matplotlib", "tensorflow", "sklearn")
 
@@ -26,17 +27,20 @@ def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", ["import linft", "import linft.core.recipe", "import linft.cli.main", HELP])
+@pytest.mark.parametrize(
+    "code", ["import linft", "import linft.ntk", "import linft.core.recipe", "import linft.cli.main", HELP]
+)
 def test_starts_without_heavy_imports(code):
     done = run(code)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_name_loads():
-    for name in linft._HOME:
-        assert getattr(linft, name) is not None
+@pytest.mark.parametrize("module", [linft, linft.ntk])
+def test_every_name_loads(module):
+    for name in module._HOME:
+        assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
-        linft.nonsense  # noqa: B018
+        module.nonsense  # noqa: B018
 
 
 def test_data_files_are_there():

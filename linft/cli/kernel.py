@@ -102,7 +102,7 @@ class Kernel:
     """Compute a tangent kernel of any size on disk, so that a call that was ended goes on where it was.
 
     Writes a zarr v3 group with the arrays train/GROUP, Θ(train, train), and test/GROUP, Θ(test, train):
-    [n c m c] for full kernels, [n m] for others. `linft.ntk.tiled.store.load` or any reader of zarr reads them.
+    [n c m c] for full kernels, [n m] for others. `linft.ntk.load_kernel` or any reader of zarr reads them.
     """
 
     task: str

@@ -1,10 +1,12 @@
-"""Forward passes, each compiled once: a program depends on a network by its functions, and takes its weights."""
+"""Forward passes, each compiled once: programs that depend on a network by its functions alone, and equal batches."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -50,3 +52,25 @@ def forward_pass(
         return parallel.everywhere(mesh, logits if output == "logits" else features)
 
     return outputs
+
+
+def equal_size(n: int, most: int) -> int:
+    """The size that splits n examples into as few equal batches of at most `most` as can be.
+
+    Example:
+      >>> equal_size(10, 4)
+      4
+      >>> equal_size(9, 4)
+      3
+    """
+    return math.ceil(n / math.ceil(n / most))
+
+
+def equal_batches(x: Array, size: int) -> list[tuple[Array, int]]:
+    """Batches of exactly `size` examples, each with how many of them are real; its last image pads the last.
+
+    Zeros would not do: a network may have no derivative there, and none times zero is not zero.
+    """
+    parts = [x[i : i + size] for i in range(0, len(x), size)]
+    pads = [(0, 0)] * (x.ndim - 1)
+    return [(jnp.pad(part, ((0, size - len(part)), *pads), mode="edge"), len(part)) for part in parts]

@@ -13,11 +13,9 @@ from linft.core import trees
 from linft.core.base import Kernel, Model, Outputs
 from linft.core.errors import LinftError
 from linft.core.trees import Groups
-from linft.ntk.engine import Choice as Engine
-from linft.ntk.engine import How, Precision
+from linft.ntk.engine import Engine, How, Precision
 from linft.ntk.tiled import tiles
-from linft.ntk.tiled.assemble import assemble
-from linft.ntk.tiled.tiles import Work
+from linft.ntk.tiled.tiles import Work, assemble
 from linft.runtime.progress import Count
 
 CHOICES = {
@@ -134,7 +132,7 @@ def works(
     labels = labels_of(model, groups)
     of_pair = model.num_classes**2 if how.outputs == "full" else 1
     reserve = len({*labels.values()}) * of_pair * np.dtype(how.sums or x_train.dtype).itemsize
-    return tiles.works(model, x_train, x_test, labels, how, progress, reserve * sum(n * m for n, m in held))
+    return tiles.cut(model, x_train, x_test, labels, how, progress, reserve * sum(n * m for n, m in held))
 
 
 def how_of(**options: Any) -> How:

@@ -1,4 +1,4 @@
-"""The two engines behind one face: what is held of a block of images, and the kernel between two blocks."""
+"""Which engine computes a kernel, and both engines as one type: from images to what is held, from two blocks to Θ."""
 
 import logging
 import math
@@ -15,17 +15,17 @@ from jaxtyping import Array, Float
 
 from linft.core.base import Model, Outputs
 from linft.core.errors import LinftError
+from linft.core.forward_pass import equal_batches
 from linft.ntk import neural_tangents as package
 from linft.ntk import neural_tangents_compat
 from linft.ntk.layerwise import gram, jacobians, plan, sharded
 from linft.ntk.layerwise.self_check import check
-from linft.ntk.tiled import batching
 from linft.runtime import multihost
 
 log = logging.getLogger("linft")
 
-Choice = Literal["auto", "layerwise", "neural-tangents"]
-Name = Literal["layerwise", "neural-tangents"]
+Engine = Literal["auto", "layerwise", "neural-tangents"]
+EngineName = Literal["layerwise", "neural-tangents"]
 Precision = Literal["highest", "tensorfloat32", "bfloat16"]
 
 
@@ -34,7 +34,7 @@ class How:
     """How a kernel is computed; every field but batch_size, memory and mesh changes values, if only by rounding."""
 
     outputs: Outputs = "full"
-    engine: Choice = "auto"
+    engine: Engine = "auto"
     batch_size: int = 16
     draws: int = 1
     seed: int = 0
@@ -51,7 +51,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Engine:
+class Backend:
     """The kernel of some parameters."""
 
     hold: Callable[[Array], Any]
@@ -64,7 +64,7 @@ class Engine:
     """Holds Θ_g between two blocks of images, or of one with itself, against backward passes."""
 
 
-def choose(engine: Choice, model: Model, x: Array) -> tuple[Name, tuple[plan.Layer, ...] | None]:
+def choose(engine: Engine, model: Model, x: Array) -> tuple[EngineName, tuple[plan.Layer, ...] | None]:
     """The engine's name, and the plan of the layers where it is layerwise."""
     if engine == "neural-tangents":
         neural_tangents_compat.load()  # says how to get it before anything is computed
@@ -97,7 +97,7 @@ def of_layers(
     cotangents: Array,
     how: How,
     differentiated: Collection[str] = (),
-) -> Engine:
+) -> Backend:
     """Ours: Jacobians layer by layer, held while products are taken.
 
     Args:
@@ -119,7 +119,7 @@ def of_layers(
         return multihost.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
 
     rows_of = jacobians.rows if how.mesh is None else partial(sharded.rows, how.mesh)
-    return Engine(
+    return Backend(
         _at(how.precision, multihost.translated(rows_of(model, layers, labels, cotangents, how.outputs, how.sketch))),
         join,
         _at(how.precision, multihost.translated(between)),
@@ -139,7 +139,7 @@ def _at(precision: Precision, function: Callable) -> Callable:
     return run
 
 
-def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: How) -> Engine:
+def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: How) -> Backend:
     """The package's, which computes Jacobians anew for every pair of blocks."""
     between = package.block(model, labels, cotangents, how.outputs)
 
@@ -149,19 +149,19 @@ def of_package(model: Model, labels: Mapping[str, str], cotangents: Array, how: 
             return blocks
         return {g: (block + gram.transposed(block)) / 2 for g, block in blocks.items()}
 
-    return Engine(lambda x: x, _images, _at("highest", of_two), lambda blocks, x1, x2: None)
+    return Backend(lambda x: x, _images, _at("highest", of_two), lambda blocks, x1, x2: None)
 
 
 def _images(batches: Iterable[tuple[Array, int]], n: int) -> Array:
     return jnp.concatenate([batch[:real] for batch, real in batches])
 
 
-def held(engine: Engine, x: Array, size: int, tell: Callable[[int], None]) -> Any:
-    """What an engine holds of a block of images, computed in equal batches."""
+def held(backend: Backend, x: Array, size: int, tell: Callable[[int], None]) -> Any:
+    """What a backend holds of a block of images, computed in equal batches."""
 
     def batches() -> Iterator[tuple[Any, int]]:
-        for batch, real in batching.split(x, size):
-            yield engine.hold(batch), real
+        for batch, real in equal_batches(x, size):
+            yield backend.hold(batch), real
             tell(real)
 
-    return engine.join(batches(), len(x))
+    return backend.join(batches(), len(x))

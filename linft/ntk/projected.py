@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 
 from linft.core.base import Kernel, Model, Outputs
 from linft.core.errors import LinftError
+from linft.core.forward_pass import equal_size
 from linft.core.trees import Groups
 from linft.ntk import engine
 from linft.ntk.empirical import checked, how_of, labels_of
 from linft.ntk.layerwise import gram, jacobians, plan, projection
-from linft.ntk.tiled import batching
 from linft.ntk.tiled.tiles import counter, refuse_not_finite
 from linft.runtime.progress import Count
 
@@ -76,7 +76,7 @@ def projected_ntk(
     tell = counter(progress, len(x1) + (0 if x2 is None else len(x2)))
 
     def held(x: Array) -> jacobians.Rows:
-        return engine.held(ours, x, batching.size_for(len(x), batch_size), tell)
+        return engine.held(ours, x, equal_size(len(x), batch_size), tell)
 
     left = held(x1)
     right = left if x2 is None else held(x2)

@@ -15,11 +15,10 @@ from safetensors.numpy import save_file
 from linft.core import trees
 from linft.core.base import Kernel, Model, Outputs, Tangent
 from linft.core.errors import LinftError, no_derivative
-from linft.core.forward_pass import Forward, forward_pass
+from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_pass
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
-from linft.ntk.tiled import batching
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Count
 
@@ -121,7 +120,7 @@ def _push(forward: Forward) -> Callable:
 
 
 def _in_batches(outputs: Callable[[Array], Array], x: Array, batch_size: int) -> Array:
-    parts = batching.split(x, batching.size_for(len(x), batch_size))
+    parts = equal_batches(x, equal_size(len(x), batch_size))
     with jax.default_matmul_precision("highest"):
         return jnp.concatenate([outputs(part)[:n] for part, n in parts])
 

@@ -14,12 +14,11 @@ from threadpoolctl import threadpool_limits
 from linft.core import trees
 from linft.core.base import NEW_HEAD, Kernel, Model, Tangent
 from linft.core.errors import LinftError
-from linft.core.forward_pass import forward_pass
+from linft.core.forward_pass import equal_batches, equal_size, forward_pass
 from linft.core.task import Task
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.layerwise.last_convolution import last_convolution, near_head
+from linft.ntk.layerwise.last_convolution import last_convolution, last_convolution_gradients
 from linft.ntk.projected import projected_ntk
-from linft.ntk.tiled import batching
 from linft.scores import compiling
 from linft.scores.last_layer import last_layer
 from linft.scores.score_inputs import LAYER, ScoreInputs
@@ -128,10 +127,10 @@ def _passed(
     """Features, and the last convolution's gradients where they are asked for."""
     pass_over = _features_and_gradients(model) if with_gradients else _features(model)
     n = len(task.y_train)
-    size = batching.size_for(n, batch_size)
+    size = equal_size(n, batch_size)
     features, gradients = [], []
     for start in range(0, n, size):
-        ((x, real),) = batching.split(model.preprocess(task.x_train[start : start + size]), size)
+        ((x, real),) = equal_batches(model.preprocess(task.x_train[start : start + size]), size)
         of_batch = [np.asarray(each)[:real] for each in pass_over(x)]
         features.append(of_batch[0])
         gradients += of_batch[1:]
@@ -143,7 +142,7 @@ def _passed(
 
 def _features_and_gradients(model: Model) -> Callable[[Array], tuple[Array, ...]]:
     """Features and gradients of a batch."""
-    found = near_head(model)
+    found = last_convolution_gradients(model)
     return lambda x: found(x)[1:]
 
 

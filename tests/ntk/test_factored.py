@@ -12,7 +12,7 @@ from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.ntk.empirical import empirical_ntk, labels_of
 from linft.ntk.layerwise import jacobians, plan
-from linft.ntk.layerwise.last_convolution import last_convolution, near_head
+from linft.ntk.layerwise.last_convolution import last_convolution, last_convolution_gradients
 
 SIZE, CLASSES = (8, 8, 3), 4
 
@@ -73,10 +73,10 @@ def test_finds_layers_of_which_each_channel_feeds_one_feature(name):
     x = jax.random.normal(jax.random.key(1), (5, *SIZE))
     labels = labels_of(model, None)
     layers = plan.plan(model, x)
-    asked = jacobians.every_last(jacobians.Wanted(layers, tuple(labels.items()), model.head, "full", frozenset()))
+    asked = jacobians.with_candidates(jacobians.Wanted(layers, tuple(labels.items()), model.head, "full", frozenset()))
     features = model.features(model.params, x)
     settled, offsets, _ = jacobians.settle(model, asked, features.shape[1], x, jnp.eye(CLASSES))
-    got = {layers[i].path: int(o) for i, o in zip(sorted(settled.alike), offsets, strict=True)}
+    got = {layers[i].path: int(o) for i, o in zip(sorted(settled.factored), offsets, strict=True)}
     if expected is None:
         assert got and all(o >= 0 for o in got.values())
     else:
@@ -97,10 +97,10 @@ def test_the_kernel_is_that_of_as_many_backward_passes(name, outputs, monkeypatc
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("densenet", "gated") else n for n in FOUND]
 )
-def test_one_pass_gives_what_is_near_the_head(name):
+def test_one_pass_gives_the_last_convolutions_gradients(name):
     model, x = FOUND[name][0](), jax.random.normal(jax.random.key(1), (5, *SIZE))
     last = last_convolution(model)
-    logits, features, gradients = near_head(model)(x)
+    logits, features, gradients = last_convolution_gradients(model)(x)
     np.testing.assert_allclose(logits, model.apply(model.params, x), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(features, model.features(model.params, x), rtol=1e-5, atol=1e-5)
     by_path = {path: (path,) for path in labels_of(model, {"all": tuple(model.params)})}

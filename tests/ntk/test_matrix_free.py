@@ -14,8 +14,7 @@ from linft.core import trees
 from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
-from linft.ntk.matrix_free.hutchinson import trace
-from linft.ntk.matrix_free.krylov import solve, spectral_measure, time_constants, top_eigenvalues
+from linft.ntk.matrix_free.krylov import solve, spectral_measure, time_constants, top_eigenvalues, trace
 from linft.ntk.matrix_free.nystrom import nystrom
 from linft.ntk.matrix_free.operator import kernel_operator
 

@@ -33,7 +33,7 @@ BUDGETS = [(0.6, None), *(pytest.param(*more, marks=pytest.mark.slow) for more i
 @pytest.mark.parametrize(("share", "tile"), BUDGETS)
 def test_a_small_budget_changes_nothing(monkeypatch, model, images, whole, share, tile):
     """Layers in passes, and where one layer is too large its blocks computed again."""
-    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.schedule.batch_bytes", lambda *_: 0)
     monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: room(model, share) if limit else 2**40)
     train, _ = works(model, images[:N], images[N : N + 5], None, How(memory=1, tile=tile, batch_size=2))
     assert max(train.parts.values()) > 1 or share > 0.5
@@ -103,9 +103,9 @@ def test_passes_hold_every_parameter_once_and_fit():
     units = [{f"layer{i}/kernel": f"g{i // 3}", f"layer{i}/bias": f"g{i // 3}"} for i in range(12)]
     size = {path: int(rng.integers(1, 100)) for unit in units for path in unit}
     for budget in (2000, 5000, 20000):
-        divided = schedule.divide(units, size, images=20, least=10, budget=budget)
-        assert sorted(p for chosen in divided for p in chosen.labels) == sorted(size)
-        for chosen in divided:
+        passes = schedule.divide(units, size, images=20, least=10, budget=budget)
+        assert sorted(p for chosen in passes for p in chosen.labels) == sorted(size)
+        for chosen in passes:
             held = sum(size[p] for p in chosen.labels) * (20 if chosen.keeps else 10)
             assert held <= budget
     assert len(schedule.divide(units, size, images=20, least=10, budget=10**6)) == 1
@@ -113,7 +113,7 @@ def test_passes_hold_every_parameter_once_and_fit():
 
 def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, images):
     """To the same digits with more memory, block by block with less, and refused where a block does not fit."""
-    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.schedule.batch_bytes", lambda *_: 0)
     monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: limit or 2**40)
 
     def tiles(how: How) -> tuple[tuple, list[np.ndarray]]:
@@ -133,7 +133,7 @@ def test_a_kernel_that_is_gone_on_with_keeps_its_passes(monkeypatch, model, imag
 
 def test_what_is_held_leaves_room_for_the_kernel(monkeypatch, model, images):
     """In memory; a kernel that goes to disk tile by tile takes none."""
-    monkeypatch.setattr("linft.ntk.tiled.tiles.batch_bytes", lambda *_: 0)
+    monkeypatch.setattr("linft.ntk.tiled.schedule.batch_bytes", lambda *_: 0)
     monkeypatch.setattr("linft.ntk.tiled.memory.budget", lambda limit: limit or 2**40)
     how, kernel = How(memory=room(model, 1.0), batch_size=2), len(model.stages) * 4 * (N * CLASSES) ** 2
     assert len(works(model, images[:N], None, None, how)[0].passes) == 1

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-ALIKE = 1e-3
-"""Relative difference of rounding, far below that of any other pair of weights."""
+ROUNDING = 1e-3
+"""Relative difference that rounding makes, far below that of any two weights."""
 
 
 def weights(features: int) -> Float[Array, "d"]:
@@ -41,11 +41,11 @@ def offset(factor: np.ndarray, rest: np.ndarray, size: np.ndarray, features: int
     Channels that are dead on the images say nothing; where most of them are, there is no telling.
     """
     alive = size > 1e-6 * size.max()
-    if alive.sum() < max(1, len(alive) // 4) or (rest > ALIKE * size)[alive].any():
+    if alive.sum() < max(1, len(alive) // 4) or (rest > ROUNDING * size)[alive].any():
         return None
     w = np.asarray(weights(features))
     for start in reversed(range(features - len(factor) + 1)):
-        if np.allclose(factor[alive], w[start : start + len(factor)][alive], rtol=0, atol=ALIKE):
+        if np.allclose(factor[alive], w[start : start + len(factor)][alive], rtol=0, atol=ROUNDING):
             return start
     return None
 

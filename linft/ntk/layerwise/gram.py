@@ -1,4 +1,4 @@
-"""From the rows of two blocks of examples to one tile of the kernel, group by group.
+"""Products of the Jacobians of two blocks of images: one tile of the kernel, group by group.
 
 On CPU the products are the BLAS's own, added up in place, and half of them where the two blocks are
 one: XLA has no symmetric product. On an accelerator they are XLA's.
@@ -63,7 +63,7 @@ def _variance(x: Any, y: Any, full: bool) -> Any:
 
 def groups_of(rows: Rows) -> tuple[str, ...]:
     """The groups of which there are rows."""
-    return tuple(dict.fromkeys((*rows.dense, *rows.aligned, *rows.sketched, *rows.head)))
+    return tuple(dict.fromkeys((*rows.dense, *rows.factored, *rows.sketched, *rows.head)))
 
 
 def _terms(a: Rows, b: Rows, group: str) -> Iterator[tuple[Any, Any]]:
@@ -82,7 +82,7 @@ def _on_host(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: 
         size = x.shape[-1] if full else x.shape[1] * x.shape[2]  # the trace is one long product
         _add_product(out, _host(x, dtype).reshape(-1, size), None if same else _host(y, dtype).reshape(-1, size))
     by_logit = out.reshape(n, k, m, k) if full else out
-    for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
+    for (h, v), (h2, v2) in zip(a.factored.get(group, []), b.factored.get(group, []), strict=True):
         inner = np.matmul(_host(h, dtype).transpose(1, 0, 2), _host(h2, dtype).transpose(1, 2, 0))  # [o n m]
         pairs = np.asarray(v, dtype)[:, None] * np.asarray(v2, dtype)[None]  # [k l o]
         for i in range(k):
@@ -109,7 +109,7 @@ def transposed(block: Block) -> Block:
 def _length(rows: Rows, group: str) -> int:
     held = (
         rows.dense.get(group),
-        [h for h, _ in rows.aligned.get(group, [])],
+        [h for h, _ in rows.factored.get(group, [])],
         rows.sketched.get(group),
         rows.head.get(group),
     )
@@ -169,7 +169,7 @@ def _on_device(
 ) -> Any:
     full, parts = outputs == "full", []
     parts += [multiply(x, y, full, dtype) for x, y in _terms(a, b, group)]
-    for (h, v), (h2, v2) in zip(a.aligned.get(group, []), b.aligned.get(group, []), strict=True):
+    for (h, v), (h2, v2) in zip(a.factored.get(group, []), b.factored.get(group, []), strict=True):
         inner = jnp.einsum("noi,moi->onm", h, h2)
         parts.append(jnp.einsum("ko,lo,onm->nkml", v, v2, inner))
     for phi, psi in zip(a.head.get(group, []), b.head.get(group, []), strict=True):

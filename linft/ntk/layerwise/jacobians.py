@@ -1,11 +1,11 @@
-"""Our engine: Jacobians of all examples layer by layer, from one forward and one vmapped backward pass.
+"""The Jacobians of a batch of images, layer by layer, from one forward and one vmapped backward pass.
 
 An interceptor catches every layer's input and adds a zero perturbation to its output; the gradient
 with respect to the perturbations, vmapped over output directions, is every layer's output gradient,
 no deeper than the layers that are asked for. Rules turn these into per-example parameter gradients.
 The head is in closed form: for output directions E [k c] and features φ its kernel is
 (φφ'ᵀ + 1) ⊗ EEᵀ. Layers whose channels each feed one feature take one backward pass for all outputs
-(`aligned`).
+(`factored`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ class Rows:
 
     dense: dict[str, list[Any]]
     """Per-example gradients of the outputs, [b k size]; k is 1 where one gradient stands for all of them."""
-    aligned: dict[str, list[tuple[Any, Any]]]
+    factored: dict[str, list[tuple[Any, Any]]]
     """(H [b o size], V [k o]): the gradient of output k with respect to channel o's parameters is V_ko H_o."""
     sketched: dict[str, list[Any]]
     """Random projections of per-example gradients, [b k length]."""
@@ -53,7 +53,7 @@ class Wanted:
     """(parameter path, group), of the parameters wanted."""
     head: str
     outputs: Outputs
-    alike: frozenset[int] = frozenset()
+    factored: frozenset[int] = frozenset()
     """Layers whose channels each feed one feature."""
     sketch: tuple[int, int] | None = None
     """Dimensions and seed of the random projection of parameters with more numbers."""
@@ -75,9 +75,9 @@ class Wanted:
 
 @lru_cache(maxsize=32)
 def program(forward: Callable, wanted: Wanted) -> Callable:
-    """(params, batch_stats, x [b …], E [k c], offsets) -> (Rows, what `aligned` measured), jitted.
+    """(params, batch_stats, x [b …], E [k c], offsets) -> (Rows, what `factored` measured), jitted.
 
-    `offsets` says for each aligned layer which feature its first channel feeds.
+    `offsets` says for each factored layer which feature its first channel feeds.
     """
     perturbed = wanted.perturbed()
 
@@ -121,25 +121,25 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
         deltas = jax.vmap(lambda e: pull((e, jnp.zeros_like(features)))[0])(every)
         summed: dict[str, Array] = {}
         for i in perturbed:
-            if i not in wanted.alike:
+            if i not in wanted.factored:
                 for path, gradient in gradients(params, kept, i, deltas[i]).items():
                     if path in groups:  # a layer called twice adds up
                         summed[path] = summed[path] + gradient if path in summed else gradient
         measured = []
-        if wanted.alike:
+        if wanted.factored:
             directions = jnp.stack([jnp.ones(features.shape[1:]), factored.weights(features.shape[1])]).astype(x.dtype)
             of_features = jax.vmap(lambda w: pull((jnp.zeros_like(logits), jnp.broadcast_to(w, features.shape)))[0])(
                 directions
             )
             towards = cotangents @ trees.get(params, wanted.head)["kernel"].T
-            for offset, i in zip(offsets, sorted(wanted.alike), strict=True):
+            for offset, i in zip(offsets, sorted(wanted.factored), strict=True):
                 one, weighed = of_features[i]
                 measured.append(factored.ratios(one, weighed))
                 along = jax.lax.dynamic_slice_in_dim(towards, offset, one.shape[-1], 1)
                 for path, gradient in gradients(params, kept, i, one[None]).items():
                     if path in groups and wanted.outputs == "full":
                         h = gradient.reshape(len(gradient), along.shape[1], -1)
-                        found.aligned.setdefault(groups[path], []).append((h, along))
+                        found.factored.setdefault(groups[path], []).append((h, along))
                     elif path in groups:
                         summed[path] = factored.traced(gradient, along)
         small: dict[tuple[str, int], list[Array]] = {}
@@ -191,7 +191,7 @@ def settling(
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], tuple[Wanted, np.ndarray, Rows | None]]:
     """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
-    asked = every_last(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
+    asked = with_candidates(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
     width = trees.get(model.params, model.head)["kernel"].shape[0]
     settled: list[tuple[Wanted, np.ndarray]] = []
 
@@ -205,28 +205,28 @@ def settling(
     return of_batch
 
 
-def every_last(wanted: Wanted) -> Wanted:
-    """With all layers taken for aligned that could be, by where their outputs go."""
-    return replace(wanted, alike=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
+def with_candidates(wanted: Wanted) -> Wanted:
+    """With every layer taken for factored that could be, by where its output goes."""
+    return replace(wanted, factored=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
 
 
 def settle(
     model: Model, wanted: Wanted, width: int, x: Array, cotangents: Array
 ) -> tuple[Wanted, np.ndarray, Rows | None]:
-    """Which layers are aligned, and with which features, as the gradients of a batch show.
+    """Which layers are factored, and with which features, as the gradients of a batch show.
 
     With them the rows of the batch, where it was differentiated in just that way to find out.
     """
-    alike = sorted(wanted.alike)
-    offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in alike], np.int32)
-    if not alike or offsets.min() < 0:  # outputs make no difference then, and share a program
-        return replace(wanted, alike=frozenset(), outputs="full"), offsets[:0], None
+    candidates = sorted(wanted.factored)
+    offsets = np.array([width - wanted.layers[i].output.shape[-1] for i in candidates], np.int32)
+    if not candidates or offsets.min() < 0:  # outputs make no difference then, and share a program
+        return replace(wanted, factored=frozenset(), outputs="full"), offsets[:0], None
     rows, measured = program(model.forward, wanted)(model.params, model.batch_stats, x, cotangents, offsets)
     found = [factored.offset(np.asarray(f), np.asarray(r), np.asarray(s), width) for f, r, s in measured]
-    fitting = frozenset(i for i, o in zip(alike, found, strict=True) if o is not None)
+    fitting = frozenset(i for i, o in zip(candidates, found, strict=True) if o is not None)
     if found == offsets.tolist():
         return wanted, offsets, rows
-    return replace(wanted, alike=fitting), np.array([o for o in found if o is not None], np.int32), None
+    return replace(wanted, factored=fitting), np.array([o for o in found if o is not None], np.int32), None
 
 
 def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
@@ -261,8 +261,8 @@ def _put(whole: Tree, part: Tree, start: Any, real: int) -> Tree:
 
 def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:
     """What there is of every example, and the V that all have in common."""
-    h = {group: [h for h, _ in pairs] for group, pairs in rows.aligned.items()}
-    return (rows.dense, h, rows.sketched, rows.head), {g: [v for _, v in pairs] for g, pairs in rows.aligned.items()}
+    h = {group: [h for h, _ in pairs] for group, pairs in rows.factored.items()}
+    return (rows.dense, h, rows.sketched, rows.head), {g: [v for _, v in pairs] for g, pairs in rows.factored.items()}
 
 
 def _together(by_example: Any, along: dict[str, list[Any]]) -> Rows:

@@ -1,8 +1,8 @@
-"""One pass over images for all that lies near the head: logits, features and the last convolution's gradients.
+"""The last convolution's gradients, with logits and features, in one pass over images.
 
 Model selection asks for the kernel of the last convolution only (Deshpande and others 2021, section
 3.3). Between it and the logits there are but masks, means and the head's matrix, so that what it
-costs beside a forward pass is one matrix product an image (`aligned`).
+costs beside a forward pass is one matrix product an image (`factored`).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from linft.ntk.layerwise import jacobians, plan
 CONVOLUTIONS = (nn.Conv, StandardizedConv)
 
 
-class NearHead(NamedTuple):
+class LastConvolution(NamedTuple):
     """Of n images; the trace kernel of the last convolution is the product of `gradients` with itself."""
 
     logits: Float[Array, "n c"]
@@ -45,7 +45,7 @@ def last_convolution(model: Model) -> str:
     return _last(model, _plan(model)).path
 
 
-def near_head(model: Model) -> Callable[[Float[Array, "n h w ch"]], NearHead]:
+def last_convolution_gradients(model: Model) -> Callable[[Float[Array, "n h w ch"]], LastConvolution]:
     """A function from preprocessed images to logits f, features φ and gradients G of the last convolution.
 
         G Gᵀ = Σ_c (∂f_c/∂w) (∂f_c/∂w)ᵀ
@@ -60,7 +60,7 @@ def near_head(model: Model) -> Callable[[Float[Array, "n h w ch"]], NearHead]:
     Example:
       >>> import jax, jax.numpy as jnp, linft
       >>> model = linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=4)
-      >>> [array.shape for array in near_head(model)(jnp.ones((2, 32, 32, 3)))]
+      >>> [array.shape for array in last_convolution_gradients(model)(jnp.ones((2, 32, 32, 3)))]
       [(2, 3), (2, 16), (2, 2304)]
     """
     head, one = trees.get(model.params, model.head), _one_output(model)
@@ -75,17 +75,17 @@ def near_head(model: Model) -> Callable[[Float[Array, "n h w ch"]], NearHead]:
 
     def rows(x: Array) -> jacobians.Rows:
         chosen, offsets, found = settled(x)
-        if not chosen.alike:
+        if not chosen.factored:
             return of_all_outputs()(x)
         if found is not None:
             return found
         return jacobians.program(one.forward, chosen)(one.params, one.batch_stats, x, every[:1, :1], offsets)[0]
 
-    def of_batch(x: Array) -> NearHead:
+    def of_batch(x: Array) -> LastConvolution:
         with jax.default_matmul_precision("highest"):
             found = rows(x)
             (features,), (gradients,) = found.head["head"], found.dense["last"]
-            return NearHead(dense(head, features), features, gradients.reshape(len(x), -1))
+            return LastConvolution(dense(head, features), features, gradients.reshape(len(x), -1))
 
     return of_batch
 

@@ -1,4 +1,4 @@
-"""One rule a kind of layer: the gradient of an output direction with respect to the layer's parameters.
+"""How each kind of layer is differentiated: one rule a kind, from the gradient at its output to that of its parameters.
 
 A rule has two parts. `record` runs inside the forward pass and says what to keep of a call (the
 input, or the normalized input of a norm). `gradients` turns that and the gradient at the layer's

@@ -1,4 +1,6 @@
-"""One kernel on many devices, of one host or of several: images are divided for their Jacobians, numbers for products.
+"""The layerwise engine on many devices, of one host or of several.
+
+Images are divided for their Jacobians, numbers for products.
 
 Every device computes the Jacobians of its own images and of no others, without a word to the rest. Then
 the devices exchange (all-to-all): each keeps a share of the parameters' numbers, of all images. So each
@@ -94,7 +96,7 @@ def exchange(rows: Rows, devices: int) -> tuple:
     second = partial(_traded, axis=1, devices=devices)
     return (
         jax.tree.map(last, rows.dense),
-        {group: [(second(h), _cut(v, devices)) for h, v in pairs] for group, pairs in rows.aligned.items()},
+        {group: [(second(h), _cut(v, devices)) for h, v in pairs] for group, pairs in rows.factored.items()},
         jax.tree.map(last, rows.sketched),
         jax.tree.map(second, rows.head),
     )

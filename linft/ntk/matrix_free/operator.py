@@ -12,9 +12,9 @@ from scipy.sparse.linalg import LinearOperator
 from linft.core import trees
 from linft.core.base import Model
 from linft.core.errors import LinftError, no_derivative
+from linft.core.forward_pass import equal_batches, equal_size
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import checked, labels_of
-from linft.ntk.tiled import batching
 
 
 def kernel_operator(
@@ -31,8 +31,7 @@ def kernel_operator(
     Shape [n·c, m·c], an image's logits side by side: `empirical_ntk(…).total(μ)` reshaped. A product
     takes one vector-Jacobian product over x2 and one Jacobian-vector product over x1, a batch at a
     time: memory for one batch and for the parameters twice, whatever n and m are. Its number type
-    is that of the weights. `krylov` beside this file has eigenvalues and solutions, `hutchinson`
-    the trace.
+    is that of the weights. `krylov` has eigenvalues, solutions and the trace.
 
     Args:
       model: its batch norm is frozen; scale and bias are weights like any other.
@@ -131,7 +130,7 @@ def _scales(labels: Mapping[str, str], weights: Mapping[str, float] | None) -> d
 
 def _batches(x: Array, most: int) -> list[Array]:
     """Equal batches of images, the last padded."""
-    return [batch for batch, _ in batching.split(x, batching.size_for(len(x), most))]
+    return [batch for batch, _ in equal_batches(x, equal_size(len(x), most))]
 
 
 @lru_cache(maxsize=16)

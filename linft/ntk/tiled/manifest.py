@@ -1,4 +1,4 @@
-"""What a stored kernel is of: everything that its values depend on, hashed or named, and compared before going on."""
+"""The manifest of a stored kernel: all that its values depend on, hashed or named, and compared before going on."""
 
 import json
 import platform

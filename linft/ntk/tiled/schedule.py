@@ -1,4 +1,4 @@
-"""How a kernel's work is divided so that it stays within a budget of memory.
+"""The passes over the layers in which a kernel is computed, and its tiles, so that they stay within memory.
 
 The Jacobians of all images are held while their products are taken, so that each is computed once.
 Where they do not fit, the layers are streamed: a pass holds the Jacobians of some layers only, and
@@ -7,12 +7,26 @@ its layers, no weight gradient twice. Where even one layer's do not fit, blocks 
 against which those of the others are computed again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from linft.core.errors import LinftError
+import jax
+from jaxtyping import Array
 
-GIB = 2**30
+from linft.core import trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.ntk.engine import How
+from linft.ntk.layerwise.plan import Layer
+from linft.ntk.layerwise.sharded import memories
+from linft.ntk.tiled import memory
+from linft.ntk.tiled.memory import GIB
+from linft.runtime import multihost
+
+TILE = 256
+"""Images in a block, unless memory is short: products of this size run at the machine's full rate. Half as many on an
+accelerator, which has no symmetric product: of two blocks it leaves out one of four."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,67 @@ class Pass:
     """Group by parameter path."""
     keeps: bool
     """Whether the Jacobians of all images are held, or those of two blocks of images."""
+
+
+def one_pass(model: Model, x: Array, labels: Mapping[str, str], how: How, k: int) -> tuple[tuple[Pass, ...], int]:
+    """All parameters at once, as neural-tangents takes them, and how many images a block has.
+
+    Args:
+      labels: group by parameter path.
+      k: outputs that are differentiated.
+    """
+    tile = how.tile or min(how.batch_size, len(x))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    needs = {"Jacobians": 2 * x.dtype.itemsize * tile * k * parameters}
+    memory.check(needs, memory.budget(how.memory), "use a smaller batch_size or tile, or more memory")
+    return (Pass(dict(labels), True),), tile
+
+
+def passes_of(
+    layers: tuple[Layer, ...],
+    model: Model,
+    x: Array,
+    tests: int,
+    labels: Mapping[str, str],
+    how: How,
+    k: int,
+    size: int,
+    reserve: int,
+) -> tuple[tuple[Pass, ...], int]:
+    """Passes over the layers, and how many images a block has.
+
+    Args:
+      x: the training images.
+      tests: how many images are held against them.
+      labels: group by parameter path.
+      k: outputs that are differentiated.
+      size: images in a batch.
+      reserve: bytes that the kernels themselves will take.
+
+    Raises:
+      LinftError: too little memory.
+    """
+    item = x.dtype.itemsize
+    among = memories(how.mesh)
+    batch = batch_bytes(layers, item, size // among, k)
+    budget = multihost.least(how.mesh, memory.budget(how.memory))
+    if reserve:
+        memory.check({"blocks": reserve}, budget, 'use fewer images, fewer groups or outputs="trace"')
+    memory.check({"one batch": batch}, budget - reserve, "use a smaller batch_size or more memory")
+    room = (budget - batch - reserve) * among
+    held = 2 if how.precision == "bfloat16" else item
+    leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
+    of_head = model.head + "/"
+    bytes_of = {p: held * (max(trees.get(model.params, model.head)["kernel"].shape) if p.startswith(of_head)
+                           else k * leaves[p]) for p in labels}  # fmt: skip
+    units = _units(layers, labels, of_head)
+    largest = max(sum(bytes_of[path] for path in unit) for unit in units)
+    most = TILE if jax.default_backend() == "cpu" else TILE // 2
+    tile = how.tile or min(most, len(x), max(1, (room // largest - size) // 2))
+    sizes = (bytes_of, len(x) + min(TILE, tests) + size, 2 * tile + size, room)
+    if how.passes is not None:
+        return again(how.passes, labels, *sizes), tile
+    return divide(units, *sizes), tile
 
 
 def divide(
@@ -108,3 +183,26 @@ def _check_room(labels: Mapping[str, str], least: int, size: int, budget: int) -
             f"{least * size / GIB:.1f} GiB and {budget / GIB:.1f} GiB may be used; "
             "use a smaller tile or batch_size, or more memory"
         )
+
+
+def batch_bytes(layers: tuple[Layer, ...], item: int, size: int, k: int) -> int:
+    """About what a batch takes while it is differentiated: layer inputs, and gradients for k outputs."""
+    return 2 * item * size * (k + 1) * sum(math.prod(layer.output.shape) for layer in layers)
+
+
+def _units(layers: tuple[Layer, ...], labels: Mapping[str, str], of_head: str) -> list[dict[str, str]]:
+    """Labels of the parameters that are computed together: a layer and the norm on its output."""
+    units: list[dict[str, str]] = []
+    where: dict[str, int] = {}
+    for layer in layers:
+        if layer.path in where:  # called again
+            continue
+        own = {path: group for path, group in labels.items() if path.rpartition("/")[0] == layer.path}
+        if layer.normalizes is not None:
+            where[layer.path] = where[layers[layer.normalizes].path]
+            units[where[layer.path]] |= own
+        else:
+            where[layer.path] = len(units)
+            units.append(own)
+    units.append({path: group for path, group in labels.items() if path.startswith(of_head)})
+    return [unit for unit in units if unit]

@@ -1,6 +1,6 @@
-"""A kernel cut into tiles, any of which can be asked for: what a store or an array is filled from.
+"""A kernel cut into tiles, any of which can be asked for: a store on disk or an array in memory is filled from them.
 
-The Jacobians of every image are computed once, in passes that fit into memory (`passes`), and the
+The Jacobians of every image are computed once, in passes that fit into memory (`schedule`), and the
 tiles are products of those of two blocks of images.
 """
 
@@ -10,29 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from linft.core import trees
 from linft.core.base import Model, Outputs
 from linft.core.errors import no_derivative
+from linft.core.forward_pass import equal_size
 from linft.ntk import engine
-from linft.ntk.engine import How, Name
-from linft.ntk.layerwise import plan
-from linft.ntk.layerwise.sharded import memories
-from linft.ntk.tiled import batching, memory, schedule
-from linft.runtime import multihost
+from linft.ntk.engine import EngineName, How
+from linft.ntk.layerwise.gram import transposed
+from linft.ntk.tiled import memory, schedule
 from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
 
 Wanted = Callable[[str, int, int, int], bool]
 """Whether the tile (group, part, i, j) is wanted."""
-TILE = 256
-"""Images in a block, unless memory is short: products of this size run at the machine's full rate. Half as many on an
-accelerator, which has no symmetric product: of two blocks it leaves out one of four."""
 
 
 class Tile(NamedTuple):
@@ -60,7 +54,7 @@ class Work:
     outputs: Outputs
     k: int | None
     """Logits on either side of a full kernel."""
-    engine: Name
+    engine: EngineName
     tiles: Callable[[Wanted], Iterator[Tile]] = field(repr=False)
     """Every tile that is wanted, once; j ≤ i where symmetric."""
     mesh: Mesh | None = None
@@ -69,7 +63,7 @@ class Work:
     """Parameter paths of every pass over the layers, from which the summands come."""
 
 
-def works(
+def cut(
     model: Model,
     x_train: Float[Array, "n h w ch"],
     x_test: Float[Array, "m h w ch"] | None,
@@ -96,21 +90,21 @@ def works(
     cotangents = engine.directions(how, model.num_classes, x_train.dtype)
     mesh = None if layers is None else how.mesh
     devices = 1 if mesh is None else mesh.size
-    size = devices * batching.size_for(math.ceil(len(x_train) / devices), how.batch_size)
+    size = devices * equal_size(math.ceil(len(x_train) / devices), how.batch_size)
     if layers is None:
-        divided, tile = _undivided(model, x_train, labels, how, len(cotangents))
-        engines = [engine.of_package(model, labels, cotangents, how)]
+        passes, tile = schedule.one_pass(model, x_train, labels, how, len(cotangents))
+        backends = [engine.of_package(model, labels, cotangents, how)]
     else:
-        beside = 0 if x_test is None else min(TILE, len(x_test))
-        divided, tile = _divided(layers, model, x_train, beside, labels, how, len(cotangents), size, reserve)
-        engines = [engine.of_layers(model, layers, chosen.labels, cotangents, how, labels) for chosen in divided]
+        tests = 0 if x_test is None else len(x_test)
+        passes, tile = schedule.passes_of(layers, model, x_train, tests, labels, how, len(cotangents), size, reserve)
+        backends = [engine.of_layers(model, layers, chosen.labels, cotangents, how, labels) for chosen in passes]
     if tile < len(x_train):  # each block in equal batches
-        size = devices * batching.size_for(math.ceil(tile / devices), how.batch_size)
-    if len(divided) > 1:
-        log.info("the kernel is computed in %d passes over the layers, to stay within its memory", len(divided))
-    tell = counter(progress, len(divided) * (len(x_train) + (0 if x_test is None else len(x_test))))
+        size = devices * equal_size(math.ceil(tile / devices), how.batch_size)
+    if len(passes) > 1:
+        log.info("the kernel is computed in %d passes over the layers, to stay within its memory", len(passes))
+    tell = counter(progress, len(passes) * (len(x_train) + (0 if x_test is None else len(x_test))))
     groups = dict.fromkeys(labels.values())
-    parts = {g: sum(g in chosen.labels.values() for chosen in divided) for g in groups}
+    parts = {g: sum(g in chosen.labels.values() for chosen in passes) for g in groups}
     held: dict[tuple[int, int], Any] = {}  # (pass, block of training images) -> their Jacobians
 
     def columns_of(number: int) -> Callable[..., Any]:
@@ -121,8 +115,8 @@ def works(
         def column(j: int, tell: Callable[[int], None] = lambda n: None) -> Any:
             if (number, j) in held:
                 return held[number, j]
-            found = engine.held(engines[number], x_train[_blocks(len(x_train), tile)[j]], size, tell)
-            if divided[number].keeps:
+            found = engine.held(backends[number], x_train[_blocks(len(x_train), tile)[j]], size, tell)
+            if passes[number].keeps:
                 held[number, j] = found
             return found
 
@@ -133,7 +127,7 @@ def works(
 
         def tiles(wanted: Wanted) -> Iterator[Tile]:
             begun = dict.fromkeys(groups, 0)
-            for number, chosen in enumerate(divided):
+            for number, chosen in enumerate(passes):
                 part = {g: begun[g] for g in dict.fromkeys(chosen.labels.values())}
                 begun |= {g: n + 1 for g, n in part.items()}
                 column, checked = columns_of(number), False
@@ -143,13 +137,13 @@ def works(
                     if not ours:
                         tell(row.stop - row.start)
                         continue
-                    left = column(i, tell) if symmetric else engine.held(engines[number], x[row], size, tell)
+                    left = column(i, tell) if symmetric else engine.held(backends[number], x[row], size, tell)
                     for j in ours:
                         same = symmetric and i == j
-                        blocks = engines[number].between(left, left if same else column(j))
+                        blocks = backends[number].between(left, left if same else column(j))
                         refuse_not_finite(blocks, row.start, columns[j].start)
                         if not checked:
-                            engines[number].check(blocks, x[row], None if same else x_train[columns[j]])
+                            backends[number].check(blocks, x[row], None if same else x_train[columns[j]])
                             checked = True
                         for group, block in blocks.items():
                             if wanted(group, part[group], i, j):
@@ -158,10 +152,36 @@ def works(
                 held.clear()  # nothing more is to come, and the kernel may be copied to the device
 
         dtype, k = np.dtype(how.sums or x_train.dtype), len(cotangents) if how.outputs == "full" else None
-        paths = tuple(tuple(chosen.labels) for chosen in divided)
+        paths = tuple(tuple(chosen.labels) for chosen in passes)
         return Work(tuple(groups), parts, rows, columns, symmetric, dtype, how.outputs, k, name, tiles, mesh, paths)
 
     return work(x_train, True), None if x_test is None else work(x_test, False)
+
+
+def assemble(work: Work) -> dict[str, np.ndarray]:
+    """Every group's kernel, [n k m k] or [n m], both triangles of a symmetric one.
+
+    Raises:
+      LinftError: the kernels themselves do not fit into memory; and as `cut`.
+    """
+    n, m, side = work.rows[-1].stop, work.columns[-1].stop, () if work.k is None else (work.k,)
+    shape = (n, *side, m, *side)
+    needs = {"blocks": len(work.groups) * int(np.prod(shape)) * work.dtype.itemsize}
+    memory.check(needs, memory.budget(None), 'use fewer images, fewer groups or outputs="trace"')
+    if len(work.rows) == len(work.columns) == 1 and set(work.parts.values()) == {1}:
+        found = {tile.group: tile.block for tile in work.tiles(lambda *_: True)}
+        return {group: found[group] for group in work.groups}
+    kernels = {group: np.zeros(shape, work.dtype) for group in work.groups}
+    for group, _, i, j, block in work.tiles(lambda *_: True):
+        place(kernels[group], work.rows[i], work.columns[j], block)
+        if work.symmetric and i != j:
+            place(kernels[group], work.columns[j], work.rows[i], transposed(block))
+    return kernels
+
+
+def place(kernel: np.ndarray, rows: slice, columns: slice, block: np.ndarray) -> None:
+    """Add a block where it belongs."""
+    kernel[(rows, slice(None), columns) if kernel.ndim == 4 else (rows, columns)] += block
 
 
 def counter(progress: Count | None, total: int) -> Callable[[int], None]:
@@ -195,71 +215,3 @@ def refuse_not_finite(blocks: Mapping[str, np.ndarray], row: int, column: int) -
         if (rows.max(), -np.sum(rows == 1)) >= (columns.max(), -np.sum(columns == 1)):
             raise no_derivative(f"the kernel of {group}", row + int(rows.argmax()))
         raise no_derivative(f"the kernel of {group}, among its columns,", column + int(columns.argmax()))
-
-
-def _undivided(
-    model: Model, x: Array, labels: Mapping[str, str], how: How, k: int
-) -> tuple[tuple[schedule.Pass, ...], int]:
-    tile = how.tile or min(how.batch_size, len(x))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    needs = {"Jacobians": 2 * x.dtype.itemsize * tile * k * parameters}
-    memory.check(needs, memory.budget(how.memory), "use a smaller batch_size or tile, or more memory")
-    return (schedule.Pass(dict(labels), True),), tile
-
-
-def _divided(
-    layers: tuple[plan.Layer, ...],
-    model: Model,
-    x: Array,
-    beside: int,
-    labels: Mapping[str, str],
-    how: How,
-    k: int,
-    size: int,
-    reserve: int,
-) -> tuple[tuple[schedule.Pass, ...], int]:
-    """Passes over the layers, and how many images a block has."""
-    item = x.dtype.itemsize
-    among = memories(how.mesh)
-    batch = batch_bytes(layers, item, size // among, k)
-    budget = multihost.least(how.mesh, memory.budget(how.memory))
-    if reserve:
-        memory.check({"blocks": reserve}, budget, 'use fewer images, fewer groups or outputs="trace"')
-    memory.check({"one batch": batch}, budget - reserve, "use a smaller batch_size or more memory")
-    room = (budget - batch - reserve) * among
-    held = 2 if how.precision == "bfloat16" else item
-    leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
-    of_head = model.head + "/"
-    bytes_of = {p: held * (max(trees.get(model.params, model.head)["kernel"].shape) if p.startswith(of_head)
-                           else k * leaves[p]) for p in labels}  # fmt: skip
-    units = _units(layers, labels, of_head)
-    largest = max(sum(bytes_of[path] for path in unit) for unit in units)
-    most = TILE if jax.default_backend() == "cpu" else TILE // 2
-    tile = how.tile or min(most, len(x), max(1, (room // largest - size) // 2))
-    sizes = (bytes_of, len(x) + beside + size, 2 * tile + size, room)
-    if how.passes is not None:
-        return schedule.again(how.passes, labels, *sizes), tile
-    return schedule.divide(units, *sizes), tile
-
-
-def batch_bytes(layers: tuple[plan.Layer, ...], item: int, size: int, k: int) -> int:
-    """About what a batch takes while it is differentiated: layer inputs, and gradients for k outputs."""
-    return 2 * item * size * (k + 1) * sum(math.prod(layer.output.shape) for layer in layers)
-
-
-def _units(layers: tuple[plan.Layer, ...], labels: Mapping[str, str], of_head: str) -> list[dict[str, str]]:
-    """Labels of the parameters that are computed together: a layer and the norm on its output."""
-    units: list[dict[str, str]] = []
-    where: dict[str, int] = {}
-    for layer in layers:
-        if layer.path in where:  # called again
-            continue
-        own = {path: group for path, group in labels.items() if path.rpartition("/")[0] == layer.path}
-        if layer.normalizes is not None:
-            where[layer.path] = where[layers[layer.normalizes].path]
-            units[where[layer.path]] |= own
-        else:
-            where[layer.path] = len(units)
-            units.append(own)
-    units.append({path: group for path, group in labels.items() if path.startswith(of_head)})
-    return [unit for unit in units if unit]

@@ -14,12 +14,12 @@ from linft import predict
 from linft.core import trees
 from linft.core.base import Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
+from linft.core.forward_pass import equal_size
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import trajectory_as_json
 from linft.models.linearize import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
-from linft.ntk.tiled import batching
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import drift, spectrum
 from linft.predict.tangent import to_trace
@@ -248,7 +248,7 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
     Both in outputs and batches of one shape, so that what was compiled for the first serves the second.
     """
     assert tuned is not None
-    size = batching.size_for(len(task.y_train), batch_size)
+    size = equal_size(len(task.y_train), batch_size)
     n = min(len(task.y_train), size * max(1, DRIFT_IMAGES // size))
     after = empirical_ntk(
         tuned,
