@@ -32,9 +32,9 @@ from linft.training.optimizer import kernel_groups
 from linft.workflows.advise.initialization import Start
 from linft.workflows.advise.measures import curvature
 from linft.workflows.advise.rules import safe
-from linft.workflows.sweep import in_process
 from linft.workflows.sweep.grid import Point, Source, at, grid
 from linft.workflows.sweep.result import FINALS, Row, key, rows_in
+from linft.workflows.sweep.sweep import run_points
 
 By = Literal["real", "predicted", "features"]
 Part = Literal["test", "held-out"]
@@ -137,7 +137,7 @@ def place(case: Case, by: By, directory: Path, part: Part = "test") -> Path:
 def really(case: Case, task: Task, reinit_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
     """Rows of real runs."""
     run = linft.finetune(start(case.model, task, reinit_groups), task, record_every=sizes.record_every)
-    yield from in_process.rows(run, points)
+    yield from run_points(run, points)
 
 
 def predicted_rows(
@@ -147,7 +147,7 @@ def predicted_rows(
     recipe_of = {key(point.values): predict.nearest(point.recipe)[0] for point in points}
     tangent = tangent_of(case.model, task, reinit_groups, recipe_of.values())
     of_start = curvature(tangent, case.base)
-    for rows in in_process.rows(predict.dual(tangent, record_every=sizes.record_every), points):
+    for rows in run_points(predict.dual(tangent, record_every=sizes.record_every), points):
         yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
 
 
@@ -156,7 +156,7 @@ def predicted_by_features(
 ) -> Iterator[list[Row]]:
     """Rows of runs predicted with the head exact, by the features' kernel along few directions."""
     tangent = predict.feature_tangent(start(case.model, task, reinit_groups), task, outputs="low-rank")
-    yield from in_process.rows(predict.feature_dual(tangent, record_every=sizes.record_every), points)
+    yield from run_points(predict.feature_dual(tangent, record_every=sizes.record_every), points)
 
 
 ROWS: dict[By, Callable[..., Iterator[list[Row]]]] = {

@@ -26,10 +26,10 @@ from linft.runtime.json_files import read_json
 from linft.runtime.progress import Progress
 from linft.training.finetune import finetune
 from linft.training.optimizer import kernel_groups
-from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep import result
 from linft.workflows.sweep.grid import at
 from linft.workflows.sweep.shared import Sharing, Watch
-from linft.workflows.sweep.sweep import sweep
+from linft.workflows.sweep.sweep import as_it_is, sweep
 
 
 def carry_out(command: Sweep) -> None:
@@ -54,7 +54,7 @@ def carry_out(command: Sweep) -> None:
         **dict.fromkeys(("dual", *FEATURES), predict.nearest),
         "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
         "linearized": partial(recipe_fields.nearest, by="linearized"),
-        "finetune": in_process.as_it_is,
+        "finetune": as_it_is,
     }[command.by]
     with told(console) as progress:
         swept = sweep(

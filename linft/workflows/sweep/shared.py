@@ -11,13 +11,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from linft.core.base import Run
 from linft.core.errors import LinftError
 from linft.runtime.json_files import finite
 from linft.training.history import Track
-from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep import result
 from linft.workflows.sweep.grid import Drawn, Grid, Point, Values
-from linft.workflows.sweep.in_process import Nearest
 from linft.workflows.sweep.result import Row, key
 from linft.workflows.sweep.trial_queue import ATTEMPTS, Lease, TrialQueue, alive, given_up, opened, settled
 
@@ -59,7 +57,7 @@ class Sharing:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSweep:
     """A sweep that has been joined."""
 
     queue: TrialQueue
@@ -72,7 +70,7 @@ class Shared:
 
     @classmethod
     @contextmanager
-    def joined(cls, sharing: Sharing, name: str, grid: Grid) -> Iterator["Shared"]:
+    def joined(cls, sharing: Sharing, name: str, grid: Grid) -> Iterator["SharedSweep"]:
         """Join the sweep of this name, and put up its points where nobody has.
 
         Raises:
@@ -127,13 +125,13 @@ class Shared:
             return sum(settled(trial) for of_point in trials.values() for trial in of_point)
         return sum(any(map(settled, of_point)) or given_up(of_point) for of_point in trials.values())
 
-    def run(self, lease: Lease, point: Point, starts: Callable[[int], Run], nearest: Nearest) -> Row | None:
-        """Run a claimed point; None where others had taken it meanwhile."""
+    def run(self, lease: Lease, point: Point, find: Callable[[], Row]) -> Row | None:
+        """The row of a leased point, found while the lease is held; None where others had taken it meanwhile."""
         if self.sharing.watch is not None:
             self.sharing.watch.report = partial(_report, lease)
         with self.queue.holding(lease):
             try:
-                row = in_process.alone(starts(point.reinit_groups), point, nearest)
+                row = find()
             except optuna.TrialPruned as pruned:
                 row = result.without_run(point, "pruned", str(pruned))
             row = finite(row)

@@ -9,25 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from linft.core.base import Run
+from linft import predict
+from linft.core.base import OneByOne, Run
 from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
 from linft.runtime.progress import Progress
-from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep import result
 from linft.workflows.sweep.grid import Point, Source, at, grid
-from linft.workflows.sweep.in_process import Nearest
 from linft.workflows.sweep.result import Row, Sweep, key
-from linft.workflows.sweep.shared import Shared, Sharing
+from linft.workflows.sweep.shared import SharedSweep, Sharing
 
-Start = Callable[[int], Run]
+TOGETHER = 256  # points replayed at a time: their coordinates need less memory than a kernel worth a sweep does
+
+MakeRun = Callable[[int], Run]
 """From how many last layer groups have new random weights to the Run that starts there."""
+
+Nearest = Callable[[Recipe], tuple[Recipe, str]]
+"""From a recipe to the nearest one that a run can take, and what was dropped ("" if nothing)."""
 
 
 def sweep(
-    run: Run | Start,
+    run: Run | MakeRun,
     of: Source,
     base: Recipe = Recipe(),
     *,
@@ -45,7 +50,7 @@ def sweep(
     Args:
       run: a Run, or where `reinit_groups` varies a function from it to the Run of that start.
       of: the name of a paper's grid, a YAML file, a mapping from settings to values, or a list of them;
-        or what `sweeps.grid.grid` makes of these, with the number of points to draw.
+        or what `linft.workflows.sweep.grid.grid` makes of these, with the number of points to draw.
       base: all other settings.
       layer_groups: of the model, for settings by depth (`low_rate`, `l2sp_lowest` and others).
       depth: other settings by depth.
@@ -88,30 +93,30 @@ def sweep(
         if lines is not None:
             json_lines.append(lines, rows)
 
-    starts = Starts(run)
+    runs = Runs(run)
     if sharing is None:
         found = {} if lines is None else result.rows_in(lines)
-        for rows in _here(starts, [p for p in points if key(p.values) not in found], nearest):
+        for rows in _here(runs, [p for p in points if key(p.values) not in found], nearest):
             keep(rows)
             found |= {key(row["values"]): row for row in rows}
             tell(by, sum(key(p.values) in found for p in points), len(points))
         every = [found[key(point.values)] for point in points]
     else:
-        with Shared.joined(sharing, study_name(by, sharing, config), chosen) as shared:
-            for row in _together(shared, starts, resolve, nearest):
+        with SharedSweep.joined(sharing, study_name(by, sharing, config), chosen) as shared:
+            for row in _together(shared, runs, resolve, nearest):
                 keep([row])
                 tell(by, shared.done(), shared.trials)
             every = shared.rows(points)
-    swept = Sweep(every, time.perf_counter() - begin, starts.seconds)
+    swept = Sweep(every, time.perf_counter() - begin, runs.seconds)
     if output is not None:
         result.publish(Path(output), by, swept, [key(values) for values in chosen.points()])
     return swept
 
 
-class Starts:
+class Runs:
     """The Run of each start. Only the last is kept, since a prediction's holds a kernel."""
 
-    def __init__(self, run: Run | Start):
+    def __init__(self, run: Run | MakeRun):
         self.run = run
         self.kept: tuple[int, Run] | None = None
         self.seconds = 0.0
@@ -127,17 +132,65 @@ class Starts:
         return self.kept[1]
 
 
-def _here(starts: Starts, points: Sequence[Point], nearest: Nearest | None) -> Iterator[list[Row]]:
+def _here(runs: Runs, points: Sequence[Point], nearest: Nearest | None) -> Iterator[list[Row]]:
     for reinit_groups in dict.fromkeys(point.reinit_groups for point in points):
         of_start = [point for point in points if point.reinit_groups == reinit_groups]
-        yield from in_process.rows(starts(reinit_groups), of_start, nearest)
+        yield from run_points(runs(reinit_groups), of_start, nearest)
 
 
-def _together(shared: Shared, starts: Starts, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
+def _together(shared: SharedSweep, runs: Runs, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
     for held in shared.leases():
-        row = shared.run(held, resolve(held.values), starts, nearest or in_process.as_it_is)
+        point = resolve(held.values)
+        row = shared.run(
+            held, point, lambda point=point: run_point(runs(point.reinit_groups), point, nearest or as_it_is)
+        )
         if row is not None:  # else others had taken the point meanwhile
             yield row
+
+
+def as_it_is(recipe: Recipe) -> tuple[Recipe, str]:
+    """The recipe itself."""
+    return recipe, ""
+
+
+def run_points(run: Run, points: Sequence[Point], nearest: Nearest | None = None) -> Iterator[list[Row]]:
+    """The rows of points, part by part as they are found; a point that the run refuses has a row that says why.
+
+    Args:
+      run: one that replays many recipes together is given many points at a time.
+      nearest: what a run takes of a recipe; by default that of `predict.nearest` where the run replays
+        many recipes together, and the recipe itself elsewhere.
+    """
+    if isinstance(run, OneByOne):
+        for point in points:
+            yield [run_point(run, point, nearest or as_it_is)]
+        return
+    for part in parts(points):
+        near = [(nearest or predict.nearest)(point.recipe) for point in part]
+        runs = run.many([recipe for recipe, _ in near])
+        found = [result.row(point, of, note) for point, of, (_, note) in zip(part, runs, near, strict=True)]
+        yield list({key(row["values"]): row for row in found}.values())
+
+
+def run_point(run: Run, point: Point, nearest: Nearest) -> Row:
+    """The row of one point."""
+    recipe, note = nearest(point.recipe)
+    try:
+        return result.row(point, run(recipe), note)
+    except LinftError as error:
+        return result.without_run(point, "refused", str(error))
+
+
+def parts(points: Sequence[Point]) -> list[list[Point]]:
+    """Points in as few parts as may be, of one size, so that one compiled program serves them all.
+
+    The last part is filled up with its last point.
+    """
+    if not points:
+        return []
+    size = -(-len(points) // -(-len(points) // TOGETHER))
+    found = [list(points[i : i + size]) for i in range(0, len(points), size)]
+    return [part + part[-1:] * (size - len(part)) for part in found]
 
 
 def study_name(by: str, sharing: Sharing, config: Mapping[str, Any]) -> str:

@@ -13,10 +13,10 @@ from linft.core.base import OneByOne
 from linft.core.errors import LinftError
 from linft.core.recipe_fields import nearest
 from linft.models.reinitialize import reinitialize
-from linft.workflows.sweep import in_process, result
+from linft.workflows.sweep import result
 from linft.workflows.sweep.grid import at, grid
 from linft.workflows.sweep.result import rows_in
-from linft.workflows.sweep.sweep import sweep
+from linft.workflows.sweep.sweep import parts, sweep
 
 GRID = {"learning_rate": [0.02, 0.005, 1e4], "momentum": [0, 0.9], "weight_decay": [0, 0.1]}
 STEPS = linft.Recipe(batch_size=8, steps=12)
@@ -55,7 +55,7 @@ def test_the_best_is_of_those_that_finished(swept):
 
 def test_points_are_predicted_in_parts_of_one_size(dual, swept, monkeypatch):
     sizes = []
-    monkeypatch.setattr(in_process, "TOGETHER", 5)
+    monkeypatch.setattr("linft.workflows.sweep.sweep.TOGETHER", 5)
 
     class Counted:
         def __call__(self, recipe):
@@ -73,12 +73,12 @@ def test_points_are_predicted_in_parts_of_one_size(dual, swept, monkeypatch):
 
 
 def test_parts_hold_every_point_and_are_filled_up(monkeypatch):
-    monkeypatch.setattr(in_process, "TOGETHER", 4)
+    monkeypatch.setattr("linft.workflows.sweep.sweep.TOGETHER", 4)
     points = [at({"seed": i}, STEPS, linft.LayerSettings(), ()) for i in range(9)]
-    parts = in_process.parts(points)
-    assert [len(part) for part in parts] == [3, 3, 3] and [point for part in parts for point in part] == points
-    assert [[p.values["seed"] for p in part] for part in in_process.parts(points[:5])] == [[0, 1, 2], [3, 4, 4]]
-    assert in_process.parts([]) == []
+    found = parts(points)
+    assert [len(part) for part in found] == [3, 3, 3] and [point for part in found for point in part] == points
+    assert [[p.values["seed"] for p in part] for part in parts(points[:5])] == [[0, 1, 2], [3, 4, 4]]
+    assert parts([]) == []
 
 
 def test_what_a_kernel_cannot_follow_is_dropped_and_told(dual):
