@@ -9,7 +9,7 @@ import tyro
 from linft.core.errors import LinftError
 
 if TYPE_CHECKING:
-    from linft.workflows.benchmark.settings import Settings
+    from linft.workflows.benchmark.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class BenchmarkSelection:
 
         import linft
         from linft.cli.progress import bars
-        from linft.report.selection import Result, write
+        from linft.report.selection import ZooResult, write
         from linft.runtime import json_lines
         from linft.scores.table import DEFAULT, chosen
-        from linft.workflows.benchmark.choices import choices
+        from linft.workflows.benchmark.protocol import Protocol, Target
         from linft.workflows.benchmark.scored import samples, scored
-        from linft.workflows.benchmark.settings import Settings, Target
+        from linft.workflows.benchmark.selections import selections
         from linft.workflows.benchmark.truth import cases, truth
         from linft.workflows.benchmark.zoos import zoos
         from linft.zoo.load import SHIPPED
@@ -81,18 +81,18 @@ class BenchmarkSelection:
                 f"{len(self.tasks)} tasks need as many different names; they are {', '.join(names)}; give --names"
             )
         targets = [Target(name, task) for name, task in zip(names, self.tasks, strict=True)]
-        settings = Settings(
+        protocol = Protocol(
             self.shots, self.steps, self.batches, self.rates, self.seeds, self.train_images, self.test_images
         )
         zoo, (runs, lines) = self.zoo or SHIPPED, (self.output / name for name in ("truth.jsonl", "scores.jsonl"))
-        planned, scores = cases(settings, targets, zoo), chosen(self.scores)
-        by_images = {n: samples(settings, targets, n, ("full",)) for n in self.other_per_class if "full" in self.shots}
+        planned, scores = cases(protocol, targets, zoo), chosen(self.scores)
+        by_images = {n: samples(protocol, targets, n, ("full",)) for n in self.other_per_class if "full" in self.shots}
         console = Console()
         with bars(console) as progress:
             if "truth" in self.do:
                 truth(planned, runs, self.jobs, partial(progress, "fine-tuning"))
             if "scores" in self.do:
-                sampled = samples(settings, targets, self.per_class)
+                sampled = samples(protocol, targets, self.per_class)
                 scored(sampled, zoo, scores, lines, self.jobs, partial(progress, "scores"))
                 others = [sampled for some in by_images.values() for sampled in some]
                 quick = [name for name in scores if name in DEFAULT]
@@ -103,33 +103,33 @@ class BenchmarkSelection:
         ran = [row for row in json_lines.read(runs) if row["key"] in keys]
         known = {}
         for number in (self.per_class, *by_images):
-            wanted = {sampled.key for sampled in samples(settings, targets, number)}
+            wanted = {sampled.key for sampled in samples(protocol, targets, number)}
             known[number] = [row for row in json_lines.read(lines) if row["sample"] in wanted]
         results = [
-            Result(
+            ZooResult(
                 of,
-                choices(ran, known[self.per_class], of.models),
+                selections(ran, known[self.per_class], of.models),
                 {
-                    f"{number}": [c for c in choices(ran, known[number], of.models) if c.shots == "full"]
+                    f"{number}": [c for c in selections(ran, known[number], of.models) if c.shots == "full"]
                     for number in sorted(known)
                 },
             )
             for of in zoos(zoo, targets, self.reference, self.reference_domain)
         ]
-        for path in write(results, _about(settings, len(ran), len(planned)), self.output):
+        for path in write(results, _about(protocol, len(ran), len(planned)), self.output):
             console.print(f"{path}", soft_wrap=True)
 
 
-def _about(settings: "Settings", ran: int, planned: int) -> str:
+def _about(protocol: "Protocol", ran: int, planned: int) -> str:
     """What was run, in a sentence or two."""
     each = ", ".join(
         f"{shots} ({steps} updates of {batch} images)"
-        for shots, steps, batch in zip(settings.shots, settings.steps, settings.batches, strict=True)
+        for shots, steps, batch in zip(protocol.shots, protocol.steps, protocol.batches, strict=True)
     )
     return (
-        f"{ran} of {planned} fine-tunings are done: images a class {each}; rates {', '.join(map(str, settings.rates))} "
-        f"and seeds {', '.join(map(str, settings.seeds))}, of “full” (at most {settings.train_images} images) the "
+        f"{ran} of {planned} fine-tunings are done: images a class {each}; rates {', '.join(map(str, protocol.rates))} "
+        f"and seeds {', '.join(map(str, protocol.seeds))}, of “full” (at most {protocol.train_images} images) the "
         "first of each alone. Accuracies are those of a model's better rate, on at most "
-        f"{settings.test_images} test images. Gains and regrets are in points of accuracy. In brackets, where 95% of "
+        f"{protocol.test_images} test images. Gains and regrets are in points of accuracy. In brackets, where 95% of "
         "the bootstrap's draws of targets, and of seeds within them, lie.\n"
     )

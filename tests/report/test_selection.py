@@ -1,12 +1,12 @@
-"""Tables and figures of the benchmark of model selection say what its choices say."""
+"""Tables and figures of the benchmark of model selection say what its selections say."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from linft.report.selection import Result, tables, write
-from linft.workflows.benchmark.choices import Choice
+from linft.report.selection import ZooResult, tables, write
+from linft.workflows.benchmark.selections import Selection
 from linft.workflows.benchmark.zoos import Zoo
 
 MODELS = ("reference", "a", "b", "c")
@@ -14,12 +14,12 @@ ACCURACIES = np.array([0.5, 0.6, 0.7, 0.8])
 SECONDS = np.array([2.0, 2.0, 4.0, 4.0])
 
 
-def choice(target: str, shots, seed: int = 0) -> Choice:
+def selection(target: str, shots, seed: int = 0) -> Selection:
     scores = {"right": ACCURACIES, "wrong": -ACCURACIES, "absent": np.full(4, np.nan)}
-    return Choice(target, shots, seed, MODELS, ACCURACIES, SECONDS, scores, {"right": np.full(4, 0.25)})
+    return Selection(target, shots, seed, MODELS, ACCURACIES, SECONDS, scores, {"right": np.full(4, 0.25)})
 
 
-CHOICES = [choice("one", 5), choice("one", 5, 1), choice("two", 5), choice("two", "full")]
+CHOICES = [selection("one", 5), selection("one", 5, 1), selection("two", 5), selection("two", "full")]
 
 
 def row(table: str, *first: str) -> list[str]:
@@ -59,11 +59,11 @@ def test_accuracies():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("choices", [CHOICES, CHOICES[:1]], ids=["several", "one"])
-def test_files(tmp_path, choices):
+@pytest.mark.parametrize("selections", [CHOICES, CHOICES[:1]], ids=["several", "one"])
+def test_files(tmp_path, selections):
     own = Zoo("single", "Single-domain experts", "reference", {"one": MODELS, "two": MODELS})
-    full = [choice("two", "full")]
-    results = [Result(own, choices, {"10": full, "25": full, "50": []}), Result(own, [], {})]
+    full = [selection("two", "full")]
+    results = [ZooResult(own, selections, {"10": full, "25": full, "50": []}), ZooResult(own, [], {})]
     paths = write(results, "Some runs.\n", tmp_path)
     assert {path.name for path in paths} == {
         "tables.md", "single_gains.svg", "single_measures.svg", "single_accuracies.svg", "single_images.svg",

@@ -9,22 +9,22 @@ from matplotlib.figure import Figure
 from linft.report import style
 from linft.report.selection import figures, tables
 from linft.runtime.atomic_files import whole
-from linft.workflows.benchmark.choices import Choice
+from linft.workflows.benchmark.selections import Selection
 from linft.workflows.benchmark.zoos import Zoo
 
 
 @dataclass(frozen=True)
-class Result:
+class ZooResult:
     """What came of choosing from a zoo."""
 
     zoo: Zoo
-    choices: Sequence[Choice]
-    by_images: Mapping[str, Sequence[Choice]]
-    """Images a class that scores see, in words -> the choices of "full" with such scores."""
+    selections: Sequence[Selection]
+    by_images: Mapping[str, Sequence[Selection]]
+    """Images a class that scores see, in words -> the selections of "full" with such scores."""
 
 
-def write(results: Sequence[Result], about: str, directory: Path) -> list[Path]:
-    """Write the tables and figures of every zoo with a finished choice; the paths that were written.
+def write(results: Sequence[ZooResult], about: str, directory: Path) -> list[Path]:
+    """Write the tables and figures of every zoo with a finished selection; the paths that were written.
 
     Args:
       about: what was run, for the head of the tables.
@@ -32,7 +32,7 @@ def write(results: Sequence[Result], about: str, directory: Path) -> list[Path]:
     sections, drawn = [f"# Which score picks the model that fine-tunes best?\n\n{about}"], {}
     with style.settings():
         for result in results:
-            if result.choices:
+            if result.selections:
                 sections.append(_section(result))
                 drawn |= _drawn(result)
     paths = [directory / "tables.md", *(directory / f"{name}.svg" for name in drawn)]
@@ -42,26 +42,26 @@ def write(results: Sequence[Result], about: str, directory: Path) -> list[Path]:
     return paths
 
 
-def _section(result: Result) -> str:
-    choices, reference = result.choices, result.zoo.reference
-    parts = [f"## {result.zoo.title}\n", tables.accuracies(choices, reference)]
-    numbers = list(dict.fromkeys(choice.shots for choice in choices))
+def _section(result: ZooResult) -> str:
+    selections, reference = result.selections, result.zoo.reference
+    parts = [f"## {result.zoo.title}\n", tables.accuracies(selections, reference)]
+    numbers = list(dict.fromkeys(selection.shots for selection in selections))
     if len(numbers) > 1:
-        parts += ["### All numbers of images\n", tables.scores(choices, reference)]
+        parts += ["### All numbers of images\n", tables.scores(selections, reference)]
     for shots in numbers:
-        own = [choice for choice in choices if choice.shots == shots]
+        own = [selection for selection in selections if selection.shots == shots]
         parts += [f"### {tables.images(shots).capitalize()}\n", tables.scores(own, reference)]
-    parts += ["### Costs\n", tables.costs(choices, reference)]
+    parts += ["### Costs\n", tables.costs(selections, reference)]
     return "\n".join(parts)
 
 
-def _drawn(result: Result) -> dict[str, str]:
+def _drawn(result: ZooResult) -> dict[str, str]:
     """Name -> SVG."""
-    choices, reference, name = result.choices, result.zoo.reference, result.zoo.name
+    selections, reference, name = result.selections, result.zoo.reference, result.zoo.name
     pictures: dict[str, Figure] = {
-        "gains": figures.gains(choices, reference),
-        "measures": figures.measures(choices, reference),
-        "accuracies": figures.accuracies(choices, reference),
+        "gains": figures.gains(selections, reference),
+        "measures": figures.measures(selections, reference),
+        "accuracies": figures.accuracies(selections, reference),
     }
     by_images = {images: own for images, own in result.by_images.items() if own}
     if len(by_images) > 1:

@@ -9,19 +9,18 @@ from matplotlib.figure import Figure
 
 from linft.report.selection.tables import images, ranked
 from linft.report.style import LIGHT, WIDE
-from linft.workflows.benchmark.choices import Choice
-from linft.workflows.benchmark.summary import CHANCE, ORACLE, Estimate, summary, values_of
+from linft.workflows.benchmark.selections import CHANCE, ORACLE, Estimate, Selection, summary, values_of
 
 COLOURS = ("blue", "vermilion", "green", "purple", "amber", "ink")
 
 
-def gains(choices: Sequence[Choice], reference: str, measure: str = "gain of top 3") -> Figure:
+def gains(selections: Sequence[Selection], reference: str, measure: str = "gain of top 3") -> Figure:
     """Gain over the reference: a row a target and number of images, a column a score, the best first (Fig. 4)."""
-    names = [ORACLE, *ranked(summary(choices, reference), measure), CHANCE]
-    rows = list(dict.fromkeys((choice.shots, choice.target) for choice in choices))
+    names = [ORACLE, *ranked(summary(selections, reference), measure), CHANCE]
+    rows = list(dict.fromkeys((selection.shots, selection.target) for selection in selections))
     table = np.empty((len(rows), len(names)))
     for i, (shots, target) in enumerate(rows):
-        values = values_of([c for c in choices if (c.shots, c.target) == (shots, target)], measure, reference)
+        values = values_of([c for c in selections if (c.shots, c.target) == (shots, target)], measure, reference)
         table[i] = [values[name].mean() if name in values else np.nan for name in names]
     table = np.vstack([table, np.nanmean(table, axis=0)])
     labels = [*(f"{target}, {images(shots)}" for shots, target in rows), "mean"]
@@ -42,9 +41,9 @@ def gains(choices: Sequence[Choice], reference: str, measure: str = "gain of top
     return figure
 
 
-def measures(choices: Sequence[Choice], reference: str) -> Figure:
+def measures(selections: Sequence[Selection], reference: str) -> Figure:
     """Mean and interval of every score: gain of the top 3, trials until the best, rank correlation (Fig. 6)."""
-    estimates = summary(choices, reference)
+    estimates = summary(selections, reference)
     names = [ORACLE, *ranked(estimates, "gain of top 3"), CHANCE]
     shown = ("gain of top 3", "trials until the best", "Spearman", "weighted tau")
     figure = Figure(figsize=(WIDE, 0.21 * len(names) + 0.7), layout="constrained")
@@ -59,14 +58,14 @@ def measures(choices: Sequence[Choice], reference: str) -> Figure:
     return figure
 
 
-def images_a_class(by_images: Mapping[str, Sequence[Choice]], reference: str, most: int = len(COLOURS)) -> Figure:
+def images_a_class(by_images: Mapping[str, Sequence[Selection]], reference: str, most: int = len(COLOURS)) -> Figure:
     """A measure against how many images a class the scores see (Fig. 7), of the best scores and of chance.
 
     Args:
-      by_images: number of images in words -> choices with scores of so many.
+      by_images: number of images in words -> selections with scores of so many.
       most: scores that are drawn.
     """
-    estimates = {shown: summary(choices, reference) for shown, choices in by_images.items()}
+    estimates = {shown: summary(selections, reference) for shown, selections in by_images.items()}
     names = ranked(list(estimates.values())[-1], "weighted tau")[:most]
     figure = Figure(figsize=(WIDE, 3.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,19 +80,19 @@ def images_a_class(by_images: Mapping[str, Sequence[Choice]], reference: str, mo
     return figure
 
 
-def accuracies(choices: Sequence[Choice], reference: str) -> Figure:
+def accuracies(selections: Sequence[Selection], reference: str) -> Figure:
     """Every model's fine-tuned accuracy on every target, with the reference expert marked (Fig. 2)."""
-    shots = list(dict.fromkeys(choice.shots for choice in choices))
-    targets = list(dict.fromkeys(choice.target for choice in choices))
+    shots = list(dict.fromkeys(selection.shots for selection in selections))
+    targets = list(dict.fromkeys(selection.target for selection in selections))
     figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(shots), sharey=True))
     for axes, number in zip(panels, shots, strict=True):
         for place, target in enumerate(targets):
-            own = [c for c in choices if (c.target, c.shots) == (target, number)]
+            own = [c for c in selections if (c.target, c.shots) == (target, number)]
             if not own:
                 continue
-            mean = np.mean([choice.accuracies for choice in own], axis=0)
+            mean = np.mean([selection.accuracies for selection in own], axis=0)
             jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(mean))
             axes.plot(place + jitter, mean, color=LIGHT["blue"], marker="o", markersize=3, linestyle="", alpha=0.5)
             base = own[0].of(reference, mean)

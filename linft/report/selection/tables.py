@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from linft.workflows.benchmark.choices import Choice
 from linft.workflows.benchmark.measures import MEASURES, SMALLER_IS_BETTER
-from linft.workflows.benchmark.summary import CHANCE, ORACLE, Estimate, summary
+from linft.workflows.benchmark.selections import CHANCE, ORACLE, Estimate, Selection, summary
 
-TOP = 3  # models that are fine-tuned after a choice
+TOP = 3  # models that are fine-tuned after a selection
 POINTS = ("gain of top 1", "gain of top 3", "regret of top 1", "regret of top 3")  # of accuracy
 
 
@@ -18,9 +17,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def scores(choices: Sequence[Choice], reference: str, order: str = "gain of top 3") -> str:
+def scores(selections: Sequence[Selection], reference: str, order: str = "gain of top 3") -> str:
     """Every measure of every score with its interval, best first by one measure."""
-    estimates = summary(choices, reference)
+    estimates = summary(selections, reference)
     names = ranked(estimates, order)
     rows = [
         [name, *(_estimate(measure, estimates[name][measure]) for measure in MEASURES)]
@@ -47,42 +46,44 @@ def _estimate(measure: str, of: Estimate) -> str:
     return f"{of.mean:.{digits}f} ({of.low:.{digits}f} to {of.high:.{digits}f})"
 
 
-def costs(choices: Sequence[Choice], reference: str) -> str:
+def costs(selections: Sequence[Selection], reference: str) -> str:
     """Seconds over those of one fine-tuning of the reference expert, means over targets and seeds (Table 3)."""
     rows = []
-    among = [c for c in choices if reference in c.models]
+    among = [c for c in selections if reference in c.models]
     timed = [c for c in among if np.isfinite(c.finetuning_seconds).all()]
     if among and not timed:
         return "Models were scored on another device than they were fine-tuned on, so that seconds do not compare.\n"
-    for shots in dict.fromkeys(choice.shots for choice in timed):
+    for shots in dict.fromkeys(selection.shots for selection in timed):
         own = [c for c in timed if c.shots == shots]
-        unit = [choice.of(reference, choice.finetuning_seconds) for choice in own]
+        unit = [selection.of(reference, selection.finetuning_seconds) for selection in own]
         rows.append([f"{shots}", "all models, fine-tuned", _ratio([c.finetuning_seconds.sum() for c in own], unit), ""])
-        for name in dict.fromkeys(name for choice in own for name in choice.scoring_seconds):
+        for name in dict.fromkeys(name for selection in own for name in selection.scoring_seconds):
             scoring = _ratio([np.nansum(c.scoring_seconds[name]) for c in own], unit)
-            chosen = _ratio([_of_chosen(choice, name) for choice in own], unit)
+            chosen = _ratio([_of_chosen(selection, name) for selection in own], unit)
             rows.append([f"{shots}", name, scoring, chosen])
     header = ["images a class", "score", "scoring all models", f"fine-tuning the {TOP} chosen"]
     return markdown(header, rows)
 
 
-def _of_chosen(choice: Choice, name: str) -> float:
-    scores = choice.scores.get(name, np.full(len(choice.models), np.nan))
-    return float(choice.finetuning_seconds[np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:TOP]].sum())
+def _of_chosen(selection: Selection, name: str) -> float:
+    scores = selection.scores.get(name, np.full(len(selection.models), np.nan))
+    return float(
+        selection.finetuning_seconds[np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:TOP]].sum()
+    )
 
 
 def _ratio(seconds: Sequence[float], unit: Sequence[float]) -> str:
     return f"{np.mean(np.array(seconds) / np.array(unit)):.2f}×"
 
 
-def accuracies(choices: Sequence[Choice], reference: str) -> str:
+def accuracies(selections: Sequence[Selection], reference: str) -> str:
     """Fine-tuned accuracy of the reference, of the best and of the worst model on every target (Fig. 2)."""
     rows = []
-    for target, shots in dict.fromkeys((choice.target, choice.shots) for choice in choices):
-        own = [c for c in choices if (c.target, c.shots) == (target, shots)]
-        mean = np.mean([choice.accuracies for choice in own], axis=0)
+    for target, shots in dict.fromkeys((selection.target, selection.shots) for selection in selections):
+        own = [c for c in selections if (c.target, c.shots) == (target, shots)]
+        mean = np.mean([selection.accuracies for selection in own], axis=0)
         best, worst = int(mean.argmax()), int(mean.argmin())
-        base = np.mean([choice.of(reference, choice.accuracies) for choice in own])
+        base = np.mean([selection.of(reference, selection.accuracies) for selection in own])
         better = int((mean > base).sum())
         rows.append(
             [

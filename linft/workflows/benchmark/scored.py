@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -10,8 +11,8 @@ from linft.core.task import Task
 from linft.runtime import json_lines
 from linft.runtime.progress import Count
 from linft.scores.table import SCORES
-from linft.workflows.benchmark.settings import Settings, Shots, Target
-from linft.workflows.benchmark.truth import Row, candidates, digest_of, sample
+from linft.workflows.benchmark.protocol import Protocol, Shots, Target, sample
+from linft.workflows.benchmark.zoos import candidates, digest_of
 from linft.workflows.rank.rank import rank
 
 
@@ -24,33 +25,33 @@ class Sampled:
     seed: int
     per_class: int
     """At most so many of the drawn images of each class are scored on."""
-    settings: Settings
+    protocol: Protocol
 
     @property
     def key(self) -> str:
         """All that determines the scores of a model, but for its weights."""
-        images = f"{self.shots} shots" if self.shots != "full" else f"{self.settings.train_images} images"
+        images = f"{self.shots} shots" if self.shots != "full" else f"{self.protocol.train_images} images"
         drawn = self.task.digest
         return f"{self.target.name}, {images}, seed {self.seed}, {self.per_class} a class, {drawn}"
 
     @property
     def task(self) -> Task:
-        return sample(self.target, self.shots, self.seed, self.settings)
+        return sample(self.target, self.shots, self.seed, self.protocol)
 
 
 def samples(
-    settings: Settings, targets: Sequence[Target], per_class: int, shots: Sequence[Shots] | None = None
+    protocol: Protocol, targets: Sequence[Target], per_class: int, shots: Sequence[Shots] | None = None
 ) -> list[Sampled]:
     """The samples that models are fine-tuned on: everything once, then with other seeds.
 
     Args:
-      shots: some of the settings'; all by default.
+      shots: some of the protocol's; all by default.
     """
     return [
-        Sampled(target, of, seed, per_class, settings)
-        for seed in settings.seeds
-        for of in settings.shots
-        if (shots is None or of in shots) and (of != "full" or seed == settings.seeds[0])
+        Sampled(target, of, seed, per_class, protocol)
+        for seed in protocol.seeds
+        for of in protocol.shots
+        if (shots is None or of in shots) and (of != "full" or seed == protocol.seeds[0])
         for target in targets
     ]
 
@@ -62,7 +63,7 @@ def scored(
     file: Path,
     jobs: int = 1,
     progress: Count | None = None,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Score the models on the samples that the file does not have; the rows of all, one a model and sample.
 
     Args:
@@ -92,7 +93,7 @@ def scored(
     return rows
 
 
-def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs: int) -> list[Row]:
+def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs: int) -> list[dict[str, Any]]:
     ranking = rank(models, sampled.task, scores, per_class=sampled.per_class, seed=sampled.seed, resamples=0, jobs=jobs)
     weights = {path.stem: path for path in models}
     return [

@@ -2,10 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,14 @@ import jax
 
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.core.task import Task
-from linft.data.load import load_task
 from linft.runtime import json_lines
 from linft.runtime.processes import unordered
 from linft.runtime.progress import Count
 from linft.training.finetune import finetune
-from linft.workflows.benchmark.settings import Settings, Shots, Target
+from linft.workflows.benchmark.protocol import Protocol, Shots, Target, sample
+from linft.workflows.benchmark.zoos import candidates, digest_of
 from linft.zoo import directory
 from linft.zoo.load import load_model
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,12 +30,12 @@ class Case:
     shots: Shots
     rate: float
     seed: int
-    settings: Settings
+    protocol: Protocol
 
     @property
     def key(self) -> str:
-        """All that determines the run, so that changed settings, weights or images make other runs."""
-        recipe, of = self.recipe, self.settings
+        """All that determines the run, so that a changed protocol, weights or images make other runs."""
+        recipe, of = self.recipe, self.protocol
         images = f"{self.shots} shots" if self.shots != "full" else f"{of.train_images} images"
         how = f"{recipe.steps}x{recipe.batch_size}, rate {self.rate:g}, seed {self.seed}, {of.test_images} tested"
         drawn = sample(self.target, self.shots, self.seed, of).digest
@@ -48,38 +43,10 @@ class Case:
 
     @property
     def recipe(self) -> Recipe:
-        return self.settings.recipe(self.shots, self.rate, self.seed)
+        return self.protocol.recipe(self.shots, self.rate, self.seed)
 
 
-@cache
-def digest_of(file: Path) -> str:
-    """A short hash of a file of weights."""
-    return sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def candidates(zoo: Path, target: str) -> list[Path]:
-    """The models of a zoo that did not see the target's data, by name.
-
-    A model saw what it was trained on, with other domains at once or not, and what the model that it
-    started from saw. Files that cannot be read are left out; `linft zoo list` names them.
-
-    Example:
-      >>> from linft.zoo.load import SHIPPED
-      >>> len(candidates(SHIPPED, "digits")), len(candidates(SHIPPED, "mnist"))
-      (34, 25)
-    """
-    entries = [entry for entry in directory.entries(zoo) if not entry.failed]
-    sources = {entry.name: directory.opened(entry.path)[1]["source"] for entry in entries}
-    return [entry.path for entry in entries if target not in _seen(entry.name, sources)]
-
-
-def _seen(model: str, sources: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    source, others = sources.get(model, {}), {name: of for name, of in sources.items() if name != model}
-    start = source.get("init")
-    return {str(source.get("data")), *(source.get("domains") or ()), *(_seen(start, others) if start else ())}
-
-
-def cases(settings: Settings, targets: Sequence[Target], zoo: Path) -> list[Case]:
+def cases(protocol: Protocol, targets: Sequence[Target], zoo: Path) -> list[Case]:
     """All runs, in an order in which the first ones are worth most: everything once, then at other rates and seeds.
 
     Within these, one architecture after another, the most frequent first: it is a zoo of its own, complete early.
@@ -91,12 +58,12 @@ def cases(settings: Settings, targets: Sequence[Target], zoo: Path) -> list[Case
     networks = {path: _network(path) for path in sorted(set().union(*models.values()))}
     most_frequent_first = [network for network, _ in Counter(networks.values()).most_common()]
     return [
-        Case(target, model, shots, rate, seed, settings)
-        for seed in settings.seeds
-        for rate in settings.rates
+        Case(target, model, shots, rate, seed, protocol)
+        for seed in protocol.seeds
+        for rate in protocol.rates
         for network in most_frequent_first
-        for shots in settings.shots
-        if shots != "full" or (rate, seed) == (settings.rates[0], settings.seeds[0])
+        for shots in protocol.shots
+        if shots != "full" or (rate, seed) == (protocol.rates[0], protocol.seeds[0])
         for target in targets
         for model in models[target]
         if networks[model] == network
@@ -107,19 +74,9 @@ def _network(path: Path) -> str:
     return json.dumps(directory.opened(path)[1]["architecture"])
 
 
-@cache
-def sample(target: Target, shots: Shots, seed: int, settings: Settings) -> Task:
-    """The target's training images of a run, and its test images."""
-    task = load_task(target.task)
-    task = task.subset(len(task.y_train), min(settings.test_images, len(task.y_test)))
-    if shots == "full":
-        return task.subset(min(settings.train_images, len(task.y_train)), seed=seed)
-    return task.few_shot(shots, seed)
-
-
-def run(case: Case) -> Row:
+def run(case: Case) -> dict[str, Any]:
     """Fine-tune one model and measure it at the end, on test images that nothing was chosen on."""
-    task = sample(case.target, case.shots, case.seed, case.settings)
+    task = sample(case.target, case.shots, case.seed, case.protocol)
     model = load_model(case.model).with_head(task.num_classes, jax.random.key(case.seed))
     steps = case.recipe.num_steps(len(task.y_train))
     result = finetune(model, task, record_every=max(steps, 1))(case.recipe)
@@ -149,7 +106,7 @@ def truth(
     file: Path,
     jobs: int = 1,
     progress: Count | None = None,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Do the runs that the file does not have, adding each to it as it ends; the rows of all that were planned.
 
     Args:

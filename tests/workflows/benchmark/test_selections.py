@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from linft.core.errors import LinftError
-from linft.workflows.benchmark.choices import choices
-from linft.workflows.benchmark.summary import CHANCE, ORACLE, summary, weights
+from linft.workflows.benchmark.selections import CHANCE, ORACLE, selections, summary, weights
 
 MODELS = ("a", "b", "c", "d")
 ALL = {"one": MODELS, "two": MODELS}
@@ -30,7 +29,7 @@ def scored(seeds=(0, 1)):
 
 
 def test_a_model_counts_by_its_best_rate_and_its_quickest_run():
-    (first, *_) = choices(truth(), scored(), ALL)
+    (first, *_) = selections(truth(), scored(), ALL)
     assert first.models == MODELS
     np.testing.assert_allclose(first.accuracies, [0.2, 0.3, 0.4, 0.5])
     np.testing.assert_allclose(first.finetuning_seconds, [2, 3, 4, 5])
@@ -40,23 +39,23 @@ def test_a_model_counts_by_its_best_rate_and_its_quickest_run():
 
 def test_only_what_is_finished_for_all_models_counts():
     unfinished = [r for r in truth() if (r["seed"], r["model"]) != (1, "b") and (r["rate"], r["model"]) != (0.2, "c")]
-    found = choices(unfinished, scored(), ALL)
+    found = selections(unfinished, scored(), ALL)
     assert [(c.target, c.seed) for c in found] == [("one", 0), ("two", 0)]
     np.testing.assert_allclose(found[0].accuracies, [0.1, 0.2, 0.3, 0.4])  # the first rate alone
-    assert choices(truth(), [], ALL) == []
+    assert selections(truth(), [], ALL) == []
 
 
 def test_seconds_of_several_devices_do_not_compare():
-    found = choices([*truth((0,)), *truth((1,), device="gpu")], scored(), ALL)
+    found = selections([*truth((0,)), *truth((1,), device="gpu")], scored(), ALL)
     assert [np.isfinite(c.finetuning_seconds).all() for c in found if c.target == "one"] == [True, False]
 
 
 def test_among_some_models():
-    assert choices(truth(), scored(), {"one": ("d", "b")})[0].models == ("b", "d")
+    assert selections(truth(), scored(), {"one": ("d", "b")})[0].models == ("b", "d")
 
 
 def test_summary_of_scores_that_are_right_and_wrong():
-    found = summary(choices(truth(), scored(), ALL), "b")
+    found = summary(selections(truth(), scored(), ALL), "b")
     assert found["right"]["gain of top 1"].mean == pytest.approx(0.2)
     assert found["wrong"]["gain of top 1"].mean == pytest.approx(-0.1)
     assert found["right"]["trials until the best"].mean == 1 and found["wrong"]["trials until the best"].mean == 4
@@ -64,7 +63,7 @@ def test_summary_of_scores_that_are_right_and_wrong():
     for name, wins in (("right", 1), ("wrong", 0), (ORACLE, 1)):
         assert found[name]["regret of top 1"].wins == wins
     assert 2 < found[CHANCE]["trials until the best"].mean < 3
-    assert all(np.isnan(of["gain of top 3"].mean) for of in summary(choices(truth(), scored(), ALL), "e").values())
+    assert all(np.isnan(of["gain of top 3"].mean) for of in summary(selections(truth(), scored(), ALL), "e").values())
 
 
 def test_interval_is_the_bootstrap_of_means():

@@ -13,11 +13,12 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.runtime import json_lines
 from linft.training.finetune import finetune
-from linft.workflows.benchmark.settings import Settings, Target
-from linft.workflows.benchmark.truth import candidates, cases, run, sample, truth
+from linft.workflows.benchmark.protocol import Protocol, Target, sample
+from linft.workflows.benchmark.truth import cases, run, truth
+from linft.workflows.benchmark.zoos import candidates
 from linft.zoo.load import SHIPPED
 
-SETTINGS = Settings(
+PROTOCOL = Protocol(
     shots=(2, "full"), steps=(2, 3), batches=(5, 8), rates=(0.1, 0.01), seeds=(0, 1), train_images=30, test_images=20
 )
 DIGITS = Target("digits", "digits")
@@ -60,7 +61,7 @@ def test_shipped_models_that_saw_the_targets():
 
 
 def test_the_order_of_runs(zoo):
-    planned = cases(SETTINGS, [DIGITS], zoo)
+    planned = cases(PROTOCOL, [DIGITS], zoo)
     assert [(case.seed, case.rate, case.shots, case.model.stem) for case in planned] == [
         (0, 0.1, 2, "a"), (0, 0.1, 2, "b"), (0, 0.1, "full", "a"), (0, 0.1, "full", "b"),
         (0, 0.01, 2, "a"), (0, 0.01, 2, "b"),
@@ -79,7 +80,7 @@ def test_other_weights_and_other_images_of_the_same_names_are_other_runs(zoo, tm
     arrays = {name: getattr(digits, name) for name in ("x_train", "y_train", "x_test", "y_test")}
     np.savez(tmp_path / "digits.npz", **arrays)
     before, weights, images = (
-        {case.model.stem: case.key for case in cases(SETTINGS, [target], of)[:2]}
+        {case.model.stem: case.key for case in cases(PROTOCOL, [target], of)[:2]}
         for of, target in ((zoo, DIGITS), (tmp_path, DIGITS), (zoo, Target("digits", f"npz:{tmp_path}/digits.npz")))
     )
     assert before["a"] != weights["a"] and before["b"] == weights["b"]
@@ -87,9 +88,9 @@ def test_other_weights_and_other_images_of_the_same_names_are_other_runs(zoo, tm
 
 
 def test_a_run_is_fine_tuning_by_the_recipe(zoo):
-    (case, *_) = cases(SETTINGS, [DIGITS], zoo)
+    (case, *_) = cases(PROTOCOL, [DIGITS], zoo)
     row = run(case)
-    task = sample(DIGITS, 2, 0, SETTINGS)
+    task = sample(DIGITS, 2, 0, PROTOCOL)
     assert (len(task.y_train), len(task.y_test)) == (20, 20)
     model = linft.load_model(zoo / "a.safetensors").with_head(10, jax.random.key(0))
     recipe = Recipe(
@@ -102,7 +103,7 @@ def test_a_run_is_fine_tuning_by_the_recipe(zoo):
 
 
 def test_runs_go_on_where_they_were_cut_off(zoo, tmp_path):
-    planned, file = cases(SETTINGS, [DIGITS], zoo)[:4], tmp_path / "new" / "truth.jsonl"
+    planned, file = cases(PROTOCOL, [DIGITS], zoo)[:4], tmp_path / "new" / "truth.jsonl"
     before = truth(planned[:2], file)
     with file.open("a") as out:
         out.write('{"key": "digits, a, 30 im')
@@ -116,7 +117,7 @@ def test_runs_go_on_where_they_were_cut_off(zoo, tmp_path):
 
 def test_models_of_one_architecture_share_what_is_compiled(zoo):
     """The network is not traced again for the second model's steps and measurements."""
-    a, b, *_ = cases(SETTINGS, [DIGITS], zoo)
+    a, b, *_ = cases(PROTOCOL, [DIGITS], zoo)
     traced = []
 
     def spy(call, args, kwargs, context):
@@ -129,7 +130,7 @@ def test_models_of_one_architecture_share_what_is_compiled(zoo):
         run(b)
         assert not traced
         other = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=1)
-        finetune(other, sample(DIGITS, 2, 0, SETTINGS))(Recipe(steps=0))
+        finetune(other, sample(DIGITS, 2, 0, PROTOCOL))(Recipe(steps=0))
     assert traced
 
 
@@ -141,11 +142,11 @@ def test_models_of_one_architecture_share_what_is_compiled(zoo):
         ({"shots": (5, 5, "full")}, "name one twice"),
     ],
 )
-def test_settings_that_cannot_be(changes, message):
+def test_protocols_that_cannot_be(changes, message):
     with pytest.raises(LinftError, match=message):
-        Settings(**changes)
+        Protocol(**changes)
 
 
 def test_a_choice_needs_two_models(zoo):
     with pytest.raises(LinftError, match="1 models that did not see birds"):
-        cases(SETTINGS, [Target("birds", "digits")], zoo)
+        cases(PROTOCOL, [Target("birds", "digits")], zoo)

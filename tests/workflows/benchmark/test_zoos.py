@@ -1,6 +1,6 @@
 """Which zoos are in the shipped one, by what its files say of themselves."""
 
-from linft.workflows.benchmark.settings import Target
+from linft.workflows.benchmark.protocol import Target
 from linft.workflows.benchmark.zoos import zoos
 from linft.zoo.load import SHIPPED
 
