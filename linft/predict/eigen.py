@@ -45,8 +45,7 @@ def eigenbasis(op: Operator) -> Eigenbasis:
       LinftError: neither a single K ⊗ A nor small enough for its matrix [n·c n·c], with what that takes.
     """
     if _factors(op):
-        (kernel, mixing), *_ = op
-        (of_kernel, left), (of_mixing, right) = np.linalg.eigh(kernel), np.linalg.eigh(mixing)
+        (of_kernel, left), (of_mixing, right) = (np.linalg.eigh(np.asarray(factor)) for factor in op[0])
         return Eigenbasis(np.maximum(np.outer(of_kernel, of_mixing), 0).reshape(-1), left, right)
     size = side(op)
     if reason := too_large(size):

@@ -46,7 +46,7 @@ def on_host(op: Operator) -> Operator:
       LinftError: its numbers, as many as the parts have, do not fit into the host's memory.
     """
     memory.check_host({"the kernel in float64": 8 * sum(block.size for block, _ in op)}, "use fewer images")
-    found: dict[bytes | None, tuple[np.ndarray, np.ndarray | None]] = {}
+    found: dict[bytes | None, tuple[Numbers, Numbers | None]] = {}
     for block, mixing in op:
         key = None if mixing is None else np.asarray(mixing).tobytes()
         double = np.asarray(block, np.float64)
@@ -54,7 +54,7 @@ def on_host(op: Operator) -> Operator:
             found[key] = (found[key][0] + double, found[key][1])
         else:
             found[key] = (double, None if mixing is None else np.asarray(mixing, np.float64))
-    return [part for part in found.values() if part[0].any()] or list(found.values())[:1]
+    return [part for part in found.values() if np.any(part[0])] or list(found.values())[:1]
 
 
 def among(op: Operator, rows: np.ndarray) -> Operator:

@@ -51,11 +51,11 @@ def top_eigenvalues(
     if not scale:  # a kernel of zeros, as below a head of zeros, where Lanczos cannot start
         return np.zeros(k), np.eye(size, k)
     if size <= max(2 * k + 1, FEWEST):
-        matrix = operator @ np.eye(size, dtype=dtype)
+        matrix: np.ndarray = operator @ np.eye(size, dtype=dtype)  # pyright: ignore
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         return values[::-1][:k], vectors[:, ::-1][:, :k]
     try:
-        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=tolerance)
+        values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=tolerance)  # pyright: ignore
     except ArpackNoConvergence as error:
         raise LinftError(
             f"Lanczos found {len(error.eigenvalues)} of {k} eigenvalues; "

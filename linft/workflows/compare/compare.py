@@ -226,7 +226,7 @@ def _choose(
     }
     if not named:
         reasons |= dict.fromkeys(ON_REQUEST, "trained in weights, which takes as long as the real run; see --runs all")
-    skipped = {name: reasons[name] for name in RUNS if reasons.get(name)}
+    skipped = {name: reason for name in RUNS if (reason := reasons.get(name))}
     for name in RUNS:
         if name in named and name in skipped:
             raise LinftError(f"{name} cannot be run: {skipped[name]}; leave it out of runs")
