@@ -24,7 +24,7 @@ from linft.runtime.versions import versions
 from linft.scores.gather import LAST_CONVOLUTION, Gradients
 from linft.scores.table import SCORES, chosen
 from linft.workflows.rank import uncertainty
-from linft.workflows.rank.score_models import Given, Measured, Sample, scored
+from linft.workflows.rank.score_models import ModelSource, Sample, ScoredModel, scored
 
 SCHEMA = "linft-rank-1"
 COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "group", "seconds", "undefined")
@@ -36,7 +36,7 @@ class Ranking:
 
     about: dict[str, Any]
     """Task, sample, scores and settings, as JSON has them."""
-    measured: tuple[Measured, ...]
+    measured: tuple[ScoredModel, ...]
     failed: dict[str, str]
     """Models that could not be scored, and why."""
 
@@ -178,7 +178,7 @@ def rank(
     """Rank pretrained models for a task without fine-tuning any (Deshpande and others 2021, section 3.2).
 
     All scores of a model come from one pass over the sample. Their errors come from random halves of it
-    (`standings`), the same for all models, so that models can be told apart by their differences. A model
+    (`uncertainty`), the same for all models, so that models can be told apart by their differences. A model
     that cannot be loaded, and a score that does not exist for one, are reported and the others go on.
 
     Args:
@@ -208,7 +208,7 @@ def rank(
     begin, names, tell = time.perf_counter(), chosen(scores), progress or (lambda what, done, total: None)
     given, drawn = named(models), _drawn(task, per_class, seed)
     sample = Sample(drawn, names, uncertainty.halves(drawn.y_train, resamples, seed), gradients, seed)
-    found: dict[str, Measured] = {}
+    found: dict[str, ScoredModel] = {}
     failed: dict[str, str] = {}
     tell("models", 0, len(given))
     for name, one in scored(given, sample, jobs, None if output is None else Path(output)):
@@ -246,9 +246,9 @@ def _within(entry: dict[str, Any], least: float, most: float) -> dict[str, Any]:
     return {**entry, "low": max(entry["low"], least), "high": min(entry["high"], most)}
 
 
-def named(models: Sequence[Given]) -> dict[str, Given]:
+def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:
     """Models by name: a file's is its stem."""
-    named: dict[str, Given] = {}
+    named: dict[str, ModelSource] = {}
     for model in models:
         path = None if isinstance(model, Model) else Path(model)
         name = printable(model.name if isinstance(model, Model) else path.stem if path and path.is_file() else model)

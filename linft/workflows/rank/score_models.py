@@ -28,12 +28,12 @@ from linft.scores.table import SCORES, SMALL, Score, needs
 from linft.zoo.load import load_model, local, shipped
 
 LINES = "models.jsonl"
-Given = str | Path | Model
+ModelSource = str | Path | Model
 """A model, or where `load_model` finds it."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoredModel:
     """The scores of one model."""
 
     model: str
@@ -69,8 +69,8 @@ class Sample:
 
 
 def scored(
-    models: Mapping[str, Given], sample: Sample, jobs: int, output: Path | None
-) -> Iterator[tuple[str, Measured | str]]:
+    models: Mapping[str, ModelSource], sample: Sample, jobs: int, output: Path | None
+) -> Iterator[tuple[str, ScoredModel | str]]:
     """Name and scores of every model as they come, or why it cannot be scored; those on disk first.
 
     Args:
@@ -91,12 +91,14 @@ def scored(
         return
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
     for name, one in unordered(partial(_measure, sample=sample, small=small), missing.items(), jobs):
-        if isinstance(one, Measured) and output is not None:
+        if isinstance(one, ScoredModel) and output is not None:
             json_lines.append(output / LINES, [{"key": keys[name], "measured": asdict(one)}])
         yield name, one
 
 
-def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None) -> tuple[str, Measured | str]:
+def _measure(
+    name: str, model: ModelSource, sample: Sample, small: SmallNetwork | None
+) -> tuple[str, ScoredModel | str]:
     """The name, and the scores of the model or why it cannot be scored."""
     seconds: dict[str, float] = {}
     try:
@@ -116,7 +118,7 @@ def _measure(name: str, model: Given, sample: Sample, small: SmallNetwork | None
         error = alignment_error(inputs.given("kernel"), inputs.kernel_error, inputs.labels)
     architecture = (loaded.architecture or {}).get("name", "")
     data = str(loaded.source.get("data", ""))
-    return name, Measured(name, str(architecture), data, scores, on_halves, undefined, seconds, error)
+    return name, ScoredModel(name, str(architecture), data, scores, on_halves, undefined, seconds, error)
 
 
 def _scores(
@@ -147,7 +149,7 @@ def _or_none(score: Score, inputs: ScoreInputs) -> float | None:
         return None
 
 
-def _identity(model: Given) -> str:
+def _identity(model: ModelSource) -> str:
     """What tells whether a model is the one that was scored before."""
     if isinstance(model, Model):
         return model.digest
@@ -158,10 +160,10 @@ def _identity(model: Given) -> str:
         return str(model)
 
 
-def _kept(file: Path) -> dict[str, Measured]:
+def _kept(file: Path) -> dict[str, ScoredModel]:
     """What the lines of a file hold, by key; those of another version are passed over."""
     kept = {}
     for row in json_lines.read(file):
         with suppress(KeyError, TypeError):
-            kept[row["key"]] = Measured(**row["measured"])
+            kept[row["key"]] = ScoredModel(**row["measured"])
     return kept

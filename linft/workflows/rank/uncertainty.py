@@ -1,4 +1,4 @@
-"""What values with an uncertainty say of an order: errors from halves of a sample, groups that tie, a consensus.
+"""Ranking uncertainty: errors of scores from halves of a sample, groups of models that tie, a consensus of scores.
 
 The values of m models are computed on a sample of n images, and again on many halves of it: the same
 images for all models. A bootstrap would draw images twice, and to a score that compares images a copy is

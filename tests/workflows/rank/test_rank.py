@@ -11,7 +11,7 @@ from linft.core.errors import LinftError
 from linft.scores.gather import Gradients
 from linft.workflows.rank import score_models, uncertainty
 from linft.workflows.rank.rank import Ranking
-from linft.workflows.rank.score_models import LINES, Measured
+from linft.workflows.rank.score_models import LINES, ScoredModel
 
 SCORES = ("lgc", "lfc", "leep", "knn", "random")
 
@@ -198,7 +198,7 @@ def test_bad_input(case, zoo, task):
 
 
 def measured(model, scores, halves):
-    return Measured(model, "net", "data", scores, halves, {}, {})
+    return ScoredModel(model, "net", "data", scores, halves, {}, {})
 
 
 def test_groups_of_the_consensus():
