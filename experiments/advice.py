@@ -4,7 +4,7 @@
 
 Five tasks × two budgets of steps, 128 training images, resnet14-cifar10. Three recipes are really trained on all
 training images and tested on at most 200 test images, equally many of each class: the advised one; the default one
-(`linft.workflows.advise.default`, cosine schedule); and the best of a random search that may cost what the advice
+(`linft.workflows.advise.DEFAULT`, cosine schedule); and the best of a random search that may cost what the advice
 cost: random points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 0.9, weight decay 0, 0.0001 or 0.01,
 new groups 1 or 2) are trained on four fifths of the training images for the same steps and judged on the fifth, as
 many as begin within the seconds that the advice took, three at least. Seconds are wall time of the same process, one
@@ -26,7 +26,7 @@ import linft
 from linft.core.base import Task
 from linft.core.layer_settings import LayerSettings
 from linft.runtime import json_lines
-from linft.workflows.advise.default import DEFAULT
+from linft.workflows.advise import DEFAULT
 from linft.workflows.sweep.grid import Point, at, grid
 from linft.workflows.sweep.result import Row, row
 

@@ -29,7 +29,7 @@ from linft.predict.tangent import kept
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
 from linft.training.optimizer import kernel_groups
-from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.measures import curvature
 from linft.workflows.advise.rules import safe
 from linft.workflows.sweep.grid import Point, Source, at, grid
@@ -249,7 +249,7 @@ def below(row: Row, share: float) -> bool:
 
 def cautious(both: Iterable[tuple[Row, Row]], steps: int) -> list[tuple[Row, Row]]:
     """Those whose rate is safe for so many steps (`advising.rules.safe`)."""
-    return [pair for pair in both if below(pair[0], safe(Start(), steps))]
+    return [pair for pair in both if below(pair[0], safe(Initialization(), steps))]
 
 
 @dataclass(frozen=True)

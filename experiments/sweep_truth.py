@@ -41,7 +41,7 @@ from beside import (
 )
 from matplotlib.figure import Figure
 
-from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.rules import safe
 from linft.workflows.sweep.agreement import agreement
 from linft.workflows.sweep.result import Row, key
@@ -100,7 +100,7 @@ def agreements(directory: Path, sizes: Sizes) -> str:
     for case in cases(sizes):
         for step in sizes.budgets.values():
             cells = [case.task, case.name, step]
-            for limit in (safe(Start(), step), 1.0):
+            for limit in (safe(Initialization(), step), 1.0):
                 both = up_to(pairs(case, directory, step), limit)
                 found = agreed(both)
                 cells += [
@@ -111,8 +111,8 @@ def agreements(directory: Path, sizes: Sizes) -> str:
     measures = ("points", "τ accuracy", "τ loss", "difference", "regret")
     heads = ["task", "batch norm", "steps", *(f"{m}, {where}" for where in ("safe", "stable") for m in measures)]
     title = (
-        f"Points up to {' or '.join(f'{safe(Start(), step):.1%}' for step in sizes.budgets.values())} of the edge of "
-        "stability (safe, by the number of steps), and all up to the edge (stable): rank "
+        f"Points up to {' or '.join(f'{safe(Initialization(), step):.1%}' for step in sizes.budgets.values())} of the "
+        "edge of stability (safe, by the number of steps), and all up to the edge (stable): rank "
         "correlation of predicted and real, mean difference of accuracy, and the real accuracy lost by taking the "
         "point predicted to be best."
     )
@@ -166,7 +166,7 @@ def kernels(directory: Path, sizes: Sizes) -> str:
             broken = [broke(*pair) for pair in both]
             for kernel, of_kernel in (("network", both), ("features", by_features)):
                 cells = [case.task, step, kernel]
-                for limit in (safe(Start(), step), 1.0):
+                for limit in (safe(Initialization(), step), 1.0):
                     found = agreed(up_to(of_kernel, limit))
                     cells += [
                         number(found["tau_accuracy"]),
@@ -203,7 +203,7 @@ def figure(directory: Path, sizes: Sizes) -> Figure:
             ax = axes[line, column]
             for momentum, colour in COLOURS.items():
                 for marker, kind in (("o", True), ("x", False)):
-                    both = list(_accuracies(pairs(case, directory, step), momentum, kind, safe(Start(), step)))
+                    both = list(_accuracies(pairs(case, directory, step), momentum, kind, safe(Initialization(), step)))
                     label = f"m = {momentum:g}{'' if kind else ', not safe'}"
                     ax.plot(*np.reshape(both, (-1, 2)).T, marker, color=colour, markersize=4, alpha=0.8, label=label)
             ax.axline((0.5, 0.5), slope=1, color="#999999", linewidth=0.8, zorder=0)

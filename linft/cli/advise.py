@@ -11,7 +11,7 @@ from linft.cli import config
 from linft.cli.prediction_kernel import Kernel
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.workflows.advise.default import DEFAULT
+from linft.workflows.advise import DEFAULT
 
 
 @dataclass(frozen=True)

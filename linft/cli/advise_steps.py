@@ -20,10 +20,9 @@ from linft.core.task import Task
 from linft.data.lazy import in_memory
 from linft.runtime.atomic_files import whole
 from linft.runtime.json_files import write_json
-from linft.workflows.advise.advise import FILE, Advice, advise
-from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.advise import FILE, Advice, advise, verify
+from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.rules import effective_rates, safe
-from linft.workflows.advise.verification import verify
 
 RECIPE = "recipe.yaml"
 
@@ -48,7 +47,7 @@ def carry_out(command: Advise) -> None:
             task,
             steps,
             default=command.training,
-            start=Start(command.start.head, command.start.head_scale, command.training.seed),
+            start=Initialization(command.start.head, command.start.head_scale, command.training.seed),
             shots=command.shots,
             folds=command.folds,
             output=command.output,

@@ -25,8 +25,9 @@ from linft.runtime.json_files import plain, read_json, write_json
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.training.optimizer import kernel_groups
-from linft.workflows.advise.default import DEFAULT
-from linft.workflows.advise.initialization import Start, Tangents
+from linft.training.run_directory import Diverged, run_in
+from linft.workflows.advise import DEFAULT
+from linft.workflows.advise.initialization import Initialization, Tangents
 from linft.workflows.advise.measures import Curvature, Measures, curvature, measure
 from linft.workflows.advise.rules import Rule, Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
@@ -34,6 +35,7 @@ from linft.workflows.sweep.grid import Block, Grid, Values, at
 
 SCHEMA, FILE = "linft-advise-1", "advice.json"
 SEARCHED = ("reinit_groups", "momentum", "learning_rate", "l2sp", "weight_decay")
+FINALS = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Advice:
     """Last layer groups at new random weights; 1 is the head alone."""
     values: Values
     """What was chosen, by depth where it goes by layers."""
-    start: Start
+    start: Initialization
     default: Recipe
     """The recipe that the others vary, for as many steps."""
     measures: Measures
@@ -140,7 +142,7 @@ def advise(
     budget: int | None = None,
     *,
     default: Recipe = DEFAULT,
-    start: Start = Start(),
+    start: Initialization = Initialization(),
     shots: int = 25,
     folds: int = 5,
     output: str | Path | None = None,
@@ -243,6 +245,40 @@ def advise(
     return found
 
 
+def verify(
+    advice: Advice,
+    model: Model,
+    task: Task,
+    output: str | Path,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Train the advised recipe and the default one from the starts that they have; what was begun is gone on with.
+
+    Returns:
+      By `advised` and `default`: status (finished or diverged), and of a finished run its accuracy, mean
+      accuracy per class, loss and calibration error on the test part, its curve and its seconds.
+
+    Raises:
+      LinftError: the directory holds other runs, or cannot be written.
+    """
+    tell = progress or (lambda what, done, total: None)
+    runs: dict[str, tuple[Recipe, int]] = {
+        "advised": (advice.recipe, advice.reinit_groups),
+        "default": (advice.default, 1),
+    }
+    found = {}
+    for name, (recipe, reinit_groups) in runs.items():
+        try:
+            done = run_in(Path(output) / name, advice.start(model, task, reinit_groups), task, recipe)
+            result = done.result
+            found[name] = {"status": "finished", **{key: result["final"][key] for key in FINALS},
+                           "seconds": result["trajectory"]["seconds"], "curve": result["trajectory"]}  # fmt: skip
+        except Diverged as error:
+            found[name] = {"status": "diverged", "reason": str(error)}
+        tell(name, 1, 1)
+    return found
+
+
 @dataclass(frozen=True)
 class Kept:
     """Facts as JSON on disk, with the seconds that they took."""
@@ -269,7 +305,7 @@ def _curvature(found: dict[str, Any]) -> Curvature:
     return Curvature(**{**found, "condition": math.inf if found["condition"] is None else found["condition"]})
 
 
-def _described(model: Model, task: Task, start: Start, kernel: Mapping[str, Any]) -> dict[str, Any]:
+def _described(model: Model, task: Task, start: Initialization, kernel: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of model and task; of the latter's test part nothing."""
     return {
         "model": {"name": model.name, "digest": model.digest,
@@ -315,7 +351,7 @@ def _certainty(
     curve: Trajectory,
     edge: Stability,
     new: tuple[str, ...],
-    start: Start,
+    start: Initialization,
     own: bool,
     measured: bool,
 ) -> Certainty:

@@ -14,7 +14,7 @@ from linft.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialization:
     """How new layers are made."""
 
     head: Literal["normal", "probe", "zeros"] = "normal"
@@ -33,7 +33,7 @@ class Start:
 class Tangents:
     """The tangent of each start on a task's training images, computed once; its test part is one of them."""
 
-    start: Start
+    start: Initialization
     model: Model
     task: Task
     kernel: Mapping[str, Any]

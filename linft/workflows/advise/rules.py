@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linft.core.recipe import Recipe
-from linft.workflows.advise.initialization import Start
+from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.measures import Curvature, Measures
 from linft.workflows.sweep.grid import INCEPTION, Block
 
@@ -169,14 +169,14 @@ def narrowed(rules: tuple[Rule, ...], space: Space = Space()) -> Space:
     return space
 
 
-def safe(start: Start, steps: int) -> float:
+def safe(start: Initialization, steps: int) -> float:
     """Share of the start's edge of stability up to which rates are searched for so many steps.
 
     A fresh head near zero hides the curvature of the layers below it, which grows as the square of the head's length,
     and that at first as η' t. So η' (η' t)² is what stability bounds, and η' goes as t^(-2/3).
 
     Example:
-      >>> [round(safe(Start(), steps), 3) for steps in (1, 30, 120)], safe(Start("probe"), 120)
+      >>> [round(safe(Initialization(), steps), 3) for steps in (1, 30, 120)], safe(Initialization("probe"), 120)
       ([0.25, 0.026, 0.01], 0.5)
     """
     return SAFE if start.head == "probe" else FRESH * steps ** (-2 / 3)
