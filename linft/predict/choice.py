@@ -33,7 +33,7 @@ FALLS = (0.25, 0.6, 1.0)
 
 
 @dataclass(frozen=True)
-class Kind:
+class PredictionKind:
     """One way to predict a run."""
 
     label: str
@@ -74,7 +74,7 @@ def first_steps(recipe: Recipe, n: int) -> int:
     return math.floor(AFTER * recipe.num_steps(n))
 
 
-def _kinds() -> dict[str, Kind]:
+def _kinds() -> dict[str, PredictionKind]:
     ways: dict[str, tuple[str, Callable[..., Trajectory]]] = {
         "trace": ("kernel of the network, its trace over logits", _dual("trace")),
         "dual": ("kernel of the network", _dual("full")),
@@ -84,7 +84,7 @@ def _kinds() -> dict[str, Kind]:
         "features": ("kernel of the features", _feature_dual("full")),
     }
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    kinds = {name: Kind(label, run, **measured[name]) for name, (label, run) in ways.items()}
+    kinds = {name: PredictionKind(label, run, **measured[name]) for name, (label, run) in ways.items()}
     return dict(sorted(kinds.items(), key=lambda item: math.inf if item[1].cost is None else item[1].cost))
 
 
@@ -151,7 +151,7 @@ def affordable(model: Model, task: Task) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenKind:
     """A kind, and why."""
 
     kind: str
@@ -178,7 +178,7 @@ def auto(
     first: Callable[[], Trajectory],
     head: str,
     scale: float = 0.01,
-) -> Choice:
+) -> ChosenKind:
     """The kind for a run: by measured errors where the run is like those measured, else the most exact one.
 
     Args:
@@ -193,8 +193,8 @@ def auto(
     return choose(error, fall(first()), "probe" if head == "probe" else "fresh", kinds)
 
 
-def _most_exact(kinds: Sequence[str], reason: str) -> Choice:
-    return Choice(kinds[0], None, False, f"{reason}; of what fits into memory this one leaves out least")
+def _most_exact(kinds: Sequence[str], reason: str) -> ChosenKind:
+    return ChosenKind(kinds[0], None, False, f"{reason}; of what fits into memory this one leaves out least")
 
 
 def _check(error: float) -> None:
@@ -202,7 +202,7 @@ def _check(error: float) -> None:
         raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
 
 
-def choose(error: float, fall: float | None, head: Head, kinds: Sequence[str] = EXACT) -> Choice:
+def choose(error: float, fall: float | None, head: Head, kinds: Sequence[str] = EXACT) -> ChosenKind:
     """The cheapest kind whose measured error, at such a head and such a fall of the loss, is within `error`.
 
     Errors are the upper quartiles in `KINDS`, of the runs of experiments/prediction_kinds.py whose predicted
@@ -232,12 +232,14 @@ def choose(error: float, fall: float | None, head: Head, kinds: Sequence[str] = 
         return _most_exact(kinds, f"nothing was measured with a {head} head and such a fall of the loss")
     best = min(known, key=lambda name: known[name])
     if fall is None:
-        return Choice(best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate")
+        return ChosenKind(
+            best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate"
+        )
     for name, value in known.items():
         if value <= error:
-            return Choice(name, value, True, f"expected to be off by {value:.1%} ({where})")
+            return ChosenKind(name, value, True, f"expected to be off by {value:.1%} ({where})")
     reason = f"no kind is expected to hold {error:.1%}; this one comes closest, with {known[best]:.1%} ({where})"
-    return Choice(best, known[best], False, reason)
+    return ChosenKind(best, known[best], False, reason)
 
 
 def _between(place: int) -> str:
