@@ -35,9 +35,8 @@ from linft.data import folder
 from linft.data.augment import AUGMENTATIONS
 from linft.data.stream import Batch
 from linft.models import create
-from linft.training import optimizer
 from linft.training.batches import feed
-from linft.training.step import Execution, steps_per_call, training
+from linft.training.step import Execution, begin_training, steps_per_call
 
 ROUNDS = 3
 CALLS = 8  # of the compiled step, a round
@@ -60,24 +59,22 @@ class Row:
 
 def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Row:
     """One row of the table."""
-    n, execution, groups = len(task.y_train), Execution(), optimizer.groups_for(recipe, model.layer_groups)
+    n, execution = len(task.y_train), Execution()
     recipe = recipe.replace(steps=4 * CALLS * steps_per_call())
-    begin, advance = training(model, recipe, groups, execution)
-    numbers = optimizer.settings(recipe, tuple(groups), n)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, workers)
 
     def train(batches: Iterable[Batch]) -> tuple[float, float, float]:
-        state = begin(numbers)
+        state, advance = begin_training(model, recipe, n, execution)
 
         def step(batch: Batch) -> Any:
             nonlocal state
-            state = advance(state, batch, numbers, model.params, np.uint32(0), source.held)[0]
+            state = advance(state, batch, source.held)[0]
             return state
 
         return paced(batches, step)
 
     def read(calls: int = CALLS) -> Iterable[Batch]:
-        return source.batches(recipe, 0, [calls * steps_per_call()])
+        return source.batches(recipe.order(n), 0, [calls * steps_per_call()])
 
     def alone() -> tuple[float, float, float]:
         return paced(read(4 * CALLS), lambda batch: batch, skip=CALLS)  # by when what was read ahead is used up

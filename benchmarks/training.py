@@ -50,24 +50,22 @@ def ours(case: Case, how: str) -> Callable[[], None]:
     from linft.core.preprocessing import Preprocessing
     from linft.data.stream import Batch
     from linft.models import create
-    from linft.training import optimizer
-    from linft.training.step import Execution, steps_per_call, training
+    from linft.training.step import Execution, begin_training, steps_per_call
 
     n, k = case.steps * case.batch, steps_per_call()
     model = create(case.network, 10, jax.random.key(0), Preprocessing((case.side, case.side, 3)))
     model = linearize(model) if how == "linearized" else model
     mode = "train" if how == "train" else "frozen"
     recipe = Recipe(learning_rate=1e-3, batch_size=case.batch, epochs=1, batch_norm=mode)
-    groups = optimizer.groups_for(recipe, model.layer_groups)
-    begin, advance = training(model, recipe, groups, Execution(precision=case.precision))  # pyright: ignore
-    numbers, (images, labels) = optimizer.settings(recipe, tuple(groups), n), random_images(case)
-    held, state = jax.device_put(Batch(np.arange(n), images, None, labels)), begin(numbers)
+    state, advance = begin_training(model, recipe, n, Execution(precision=case.precision))  # pyright: ignore
+    images, labels = random_images(case)
+    held = jax.device_put(Batch(np.arange(n), images, None, labels))
 
     def epoch() -> None:
         nonlocal state
         order = np.random.default_rng(0).permutation(n).reshape(-1, k, case.batch)
         for index in order:
-            state, losses = advance(state, Batch(index), numbers, model.params, np.uint32(0), held)
+            state, losses = advance(state, Batch(index), held)
         jax.block_until_ready(losses)
 
     return epoch

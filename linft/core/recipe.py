@@ -1,4 +1,4 @@
-"""How a network is fine-tuned: every setting of a run, and the order of its minibatches.
+"""How a network is fine-tuned: every setting of a run, its learning rates, and what holds for a layer group.
 
 Plain Python and numpy, so that the command line can describe a recipe without importing JAX.
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from linft.core.errors import LinftError
+from linft.core.order import Order
 
 Loss = Literal["cross_entropy", "squared_error"]
 Augmentation = Literal[
@@ -168,22 +169,13 @@ class Recipe:
             raise LinftError("give steps or epochs")
         return round(self.epochs * (n // self.batch_size_for(n)))
 
-    def epoch(self, n: int, epoch: int) -> np.ndarray:
-        """Indices of the training images of one epoch's steps, [steps an epoch, batch].
-
-        All n images once, in a fresh order drawn from (seed, epoch) if `shuffle`, else in the order
-        given. A last batch that would be short is left out: its images wait for the next epoch.
-        """
-        batch = self.batch_size_for(n)
-        order = np.random.default_rng([self.seed, epoch]).permutation(n) if self.shuffle else np.arange(n)
-        return order[: n // batch * batch].reshape(-1, batch)
+    def order(self, n: int) -> Order:
+        """Which of n training images every step takes."""
+        return Order(n, self.batch_size_for(n), self.num_steps(n), self.seed if self.shuffle else None)
 
     def batches(self, n: int) -> np.ndarray:
         """Indices of the training images of every step, [steps, batch]: epoch after epoch."""
-        steps = self.num_steps(n)
-        per_epoch = n // self.batch_size_for(n)
-        epochs = [self.epoch(n, epoch) for epoch in range(math.ceil(steps / per_epoch))]
-        return np.concatenate(epochs)[:steps] if epochs else np.zeros((0, self.batch_size_for(n)), np.int64)
+        return self.order(n).batches()
 
     def rates(self, n: int) -> np.ndarray:
         """Learning rate η_t of every step, [steps], before group multipliers."""

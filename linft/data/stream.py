@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from multiprocessing import parent_process, resource_tracker
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from absl import flags
 from jaxtyping import Int, UInt8
 
 from linft.core.errors import LinftError
-from linft.core.recipe import Recipe
+from linft.core.order import Order
 from linft.data.lazy import LazyImages
 
 Prepared = tuple[UInt8[np.ndarray, "side side c"], tuple[int, int]]  # an image, and the height and width it fills
@@ -45,35 +45,10 @@ class Batch(NamedTuple):
     """[b]; None where the device holds them."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """The images of a step of a recipe on n training images: row `step` of `recipe.batches(n)`.
-
-    Epochs are computed when reached, so that an order of any length takes the memory of two.
-
-    Example:
-      >>> recipe = Recipe(batch_size=4, epochs=3)
-      >>> Order(recipe, 10)(5).tolist() == recipe.batches(10)[5].tolist()
-      True
-    """
-
-    recipe: Recipe
-    n: int
-
-    def __call__(self, step: int) -> Int[np.ndarray, "b"]:
-        epoch, step = divmod(step, self.n // self.recipe.batch_size_for(self.n))
-        return _epoch(self.recipe, self.n, epoch)[step]
-
-
-@lru_cache(maxsize=2)  # threads read ahead across the border of two epochs
-def _epoch(recipe: Recipe, n: int, epoch: int) -> Int[np.ndarray, "steps b"]:
-    return recipe.epoch(n, epoch)
-
-
 def stream(
     images: LazyImages | UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, "n"],
-    order: Callable[[int], Int[np.ndarray, "b"]],
+    order: Order,
     steps: range,
     prepare: Callable[[UInt8[np.ndarray, "_ _ _"]], Prepared],
     *,
@@ -93,10 +68,9 @@ def stream(
 
     Example:
       >>> from linft.data.load import load_task
-      >>> task, recipe = load_task("digits"), Recipe(batch_size=4, steps=3)
-      >>> order = Order(recipe, len(task.y_train))
+      >>> task, order = load_task("digits"), Order(n=1347, batch_size=4, steps=3, seed=0)
       >>> batches = stream(task.x_train, task.y_train, order, range(1, 3), lambda image: (image, image.shape[:2]))
-      >>> [batch.labels.tolist() for batch in batches] == task.y_train[recipe.batches(1347)][1:].tolist()
+      >>> [batch.labels.tolist() for batch in batches] == task.y_train[order.batches()][1:].tolist()
       True
     """
     if not steps:
@@ -132,7 +106,7 @@ def stream(
 class _Places:
     """Number of the image at every place of a stream: row after row of step after step."""
 
-    order: Callable[[int], Int[np.ndarray, "b"]]
+    order: Order
     steps: range
     rows: slice
 

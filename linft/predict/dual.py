@@ -24,7 +24,7 @@ from linft.predict.operator import apply, apply_rows, operator
 from linft.predict.replay import Network
 from linft.predict.tangent import tangent as tangent_of
 from linft.training import optimizer
-from linft.training.optimizer import Settings
+from linft.training.optimizer import GroupSettings, Settings
 
 
 class Coordinates(NamedTuple):
@@ -105,8 +105,8 @@ class Dual:
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
-        bundles, stacked = bundle([optimizer.settings(recipe, t.groups, n) for recipe in recipes])
-        return replay.replay(_network, named(bundles), t, stacked, recipes, n, self.record_every)
+        bundles, settings = bundle([optimizer.settings(recipe, t.groups, n) for recipe in recipes])
+        return replay.replay(_network, named(bundles), t, settings, recipes, n, self.record_every)
 
 
 def predictable(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -124,25 +124,22 @@ def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
     Without decay, and with the same multipliers in every recipe, all groups are one bundle with the
     weighted kernel Σ μ_g Θ_g. Otherwise groups of equal multiplier and decay in every recipe are one.
     """
-    groups = tuple(settings[0].multipliers)
-    keys = {
-        g: tuple((float(s.multipliers[g]), float(s.decays[g]), float(s.pulls[g])) for s in settings) for g in groups
-    }
+    keys = {g: tuple(tuple(map(float, s.groups[g])) for s in settings) for g in settings[0].groups}
     undecayed = all(decay == 0 for key in keys.values() for _, decay, _ in key)
     if undecayed and all(len(set(key)) == 1 for key in keys.values()):
-        bundles = {"all": {g: keys[g][0][0] for g in groups}}
-        one, none = {"all": jnp.ones(())}, {"all": jnp.zeros(())}
-        stacked = [s.replace(multipliers=one, decays=none, pulls=none) for s in settings]
+        bundles = {"all": {g: key[0][0] for g, key in keys.items()}}
+        plain = {"all": GroupSettings(jnp.ones(()), jnp.zeros(()), jnp.zeros(()))}
+        bundled = [s.on(plain) for s in settings]
     else:
         firsts = {key: g for g, key in reversed(keys.items())}
-        bundles = {first: {g: 1.0 for g in groups if keys[g] == key} for key, first in firsts.items()}
-        stacked = [
-            s.replace(
-                **{name: {b: getattr(s, name)[b] for b in bundles} for name in ("multipliers", "decays", "pulls")}
-            )
-            for s in settings
-        ]
-    return bundles, jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *stacked)
+        bundles = {first: {g: 1.0 for g in keys if keys[g] == key} for key, first in firsts.items()}
+        bundled = [s.on({b: s.groups[b] for b in bundles}) for s in settings]
+    return bundles, stacked(bundled)
+
+
+def stacked(settings: list[Settings]) -> Settings:
+    """The settings of some recipes as one, with a leading axis of recipes."""
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *settings)
 
 
 Named = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]

@@ -18,11 +18,10 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.predict import replay
-from linft.predict.dual import Named, bundle, named, predictable, span
+from linft.predict.dual import Named, bundle, named, predictable, span, stacked
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
 from linft.predict.replay import Network
 from linft.training import optimizer
-from linft.training.optimizer import Settings
 
 
 def feature_dual(
@@ -77,22 +76,10 @@ class FeatureDual:
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
         settings = [optimizer.settings(recipe, t.groups, n) for recipe in recipes]
-        bundles, stacked = bundle([_of(s, {g: g for g in t.projected.groups}) for s in settings])
-        of_head = [_of(s, {_member(name): g for name, g in t.head_groups}) for s in settings]
-        whole = stacked.replace(
-            **{
-                kind: getattr(stacked, kind) | {name: jnp.stack([getattr(s, kind)[name] for s in of_head])
-                                                for name in getattr(of_head[0], kind)}
-                for kind in ("multipliers", "decays", "pulls")
-            }
-        )  # fmt: skip
+        bundles, below = bundle([s.on({g: s.groups[g] for g in t.projected.groups}) for s in settings])
+        head = stacked([s.on({_member(name): s.groups[g] for name, g in t.head_groups}) for s in settings])
+        whole = below.on(below.groups | head.groups)
         return replay.replay(_network, named(bundles), t, whole, recipes, n, self.record_every)
-
-
-def _of(settings: Settings, names: dict[str, str]) -> Settings:
-    """The settings of some groups, by other names."""
-    kinds = ("multipliers", "decays", "pulls")
-    return settings.replace(**{kind: {k: getattr(settings, kind)[g] for k, g in names.items()} for kind in kinds})
 
 
 def _member(name: str) -> str:

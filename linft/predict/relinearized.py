@@ -25,15 +25,14 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.predict import replay
-from linft.predict.dual import Coordinates, predictable
+from linft.predict.dual import Coordinates, predictable, stacked
 from linft.predict.operator import apply, apply_rows, operator
 from linft.predict.replay import Network
 from linft.predict.tangent import pushed, tangent
 from linft.training import optimizer
 from linft.training.batches import feed
-from linft.training.evaluate import Row, measuring, parts
-from linft.training.optimizer import Settings
-from linft.training.step import Execution, State, training
+from linft.training.evaluate import Row, evaluation, parts
+from linft.training.step import Execution, State, begin_training
 
 HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
 """γ of w_t, of v_t and of w0."""
@@ -76,13 +75,12 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
             recipe, tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups)))), n
         )
         at = recorded_steps(steps, record_every)
-        rows, state = _train(model, task, recipe, groups, settings, after, set(at[at < after].tolist()))
+        rows, state = _train(model, task, recipe, after, set(at[at < after].tolist()))
         if rows and losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
             return replay.trajectory(at[: len(rows)], _curves(rows), time.perf_counter() - begin)
         arrays = _departed(model, task, state, groups, recipe, kernel)
         names = (tuple(arrays.tangent.groups), recipe.convention, after)
-        stacked = jax.tree.map(lambda number: jnp.asarray(number)[None], settings)
-        rest = replay.replay(_network, names, arrays, stacked, [recipe], n, record_every, first=after)[0]
+        rest = replay.replay(_network, names, arrays, stacked([settings]), [recipe], n, record_every, first=after)[0]
         return _joined(at, rows, rest, time.perf_counter() - begin, f"linearized at step {after}")
 
     return OneByOne(run)
@@ -99,18 +97,16 @@ class Departed(NamedTuple):
     """Inner products of the directions."""
 
 
-def _train(
-    model: Model, task: Task, recipe: Recipe, groups: Groups, settings: Settings, steps: int, recorded: set[int]
-) -> tuple[list[Row], State]:
+def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[int]) -> tuple[list[Row], State]:
     """Rows at the recorded steps, the last one where the loss is beyond recovery; and the state after all steps."""
     execution = Execution()
     source = feed(model, task, False, execution, 0)
-    measure = measuring(model, *parts(model, task, execution, source.held and source.held.images), execution)
-    begin, advance = training(model, recipe, groups)
-    state, step = begin(settings), 0
+    measure = evaluation(model, *parts(model, task, execution, source.held and source.held.images), execution)
+    state, advance = begin_training(model, recipe, len(task.y_train))
+    step = 0
     rows = [measure(recipe, state)] if recorded else []
-    for batch in source.batches(recipe, 0, sorted((recorded | {steps}) - {0})):
-        state, _ = advance(state, batch, settings, model.params, np.uint32(recipe.seed), source.held)
+    for batch in source.batches(recipe.order(len(task.y_train)), 0, sorted((recorded | {steps}) - {0})):
+        state, _ = advance(state, batch, source.held)
         step += len(batch.index)
         if step in recorded:
             rows.append(measure(recipe, state))

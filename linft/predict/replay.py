@@ -54,9 +54,7 @@ def many(recipes: list[Recipe], n: int, family: Callable[[list[Recipe]], list[Tr
     """Trajectories of recipes, those of one structure and one sequence of minibatches at once."""
     families: dict[Any, list[int]] = {}
     for i, recipe in enumerate(recipes):
-        order = recipe.seed if recipe.shuffle else None
-        key = (structure(recipe), recipe.num_steps(n), recipe.batch_size_for(n), order)
-        families.setdefault(key, []).append(i)
+        families.setdefault((structure(recipe), recipe.order(n)), []).append(i)
     results: dict[int, Trajectory] = {}
     for members in families.values():
         results.update(zip(members, family([recipes[i] for i in members]), strict=True))
@@ -84,7 +82,7 @@ def replay(
       record_every: measure every so many steps; about a dozen times by default.
     """
     begin = time.perf_counter()
-    batches = recipes[0].batches(n)[first:]
+    batches = recipes[0].order(n).batches()[first:]
     steps = first + len(batches)
     at = recorded_steps(steps, record_every)
     at = at[at >= first]

@@ -10,22 +10,22 @@ from jaxtyping import UInt8
 
 from linft.core import parallel
 from linft.core.base import Model
+from linft.core.order import Order
 from linft.core.preprocessing import Preprocessing
-from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.data.lazy import LazyImages
-from linft.data.stream import Batch, Order, Prepared, stream
+from linft.data.stream import Batch, Prepared, stream
 from linft.training.step import Execution, steps_per_call
 
 
 @dataclass(frozen=True)
 class Feed:
-    """A task's training images for recipes of one kind of augmentation."""
+    """A task's training images, for recipes of one kind of augmentation."""
 
     held: Batch | None
     """All of them, on the device; None where batches bring their own."""
-    batches: Callable[[Recipe, int, Sequence[int]], Iterator[Batch]]
-    """(recipe, first step, stops) -> batches [k b …] of k steps each, which never pass a stop; to the last stop."""
+    batches: Callable[[Order, int, Sequence[int]], Iterator[Batch]]
+    """(order, first step, stops) -> batches [k b …] of k steps each, which never pass a stop; to the last stop."""
 
 
 def feed(model: Model, task: Task, canvas: bool, execution: Execution, workers: int) -> Feed:
@@ -42,16 +42,15 @@ def feed(model: Model, task: Task, canvas: bool, execution: Execution, workers: 
         return _streamed(model, task, canvas, execution, workers)
     images, sizes = model.preprocessing.canvas(task.x_train) if canvas else _resized(model, task)
     held = Batch(np.arange(len(images), dtype=np.int32), images, sizes, task.y_train.astype(np.int32))
-    return Feed(parallel.replicate(execution.mesh, held), partial(_indices, len(images), execution))
+    return Feed(parallel.replicate(execution.mesh, held), partial(_indices, execution))
 
 
 def _resized(model: Model, task: Task) -> tuple[np.ndarray, None]:
     return model.preprocessing.resize(task.x_train), None
 
 
-def _indices(n: int, execution: Execution, recipe: Recipe, first: int, stops: Sequence[int]) -> Iterator[Batch]:
-    order = Order(recipe, n)
-    rows = parallel.own_rows(recipe.batch_size_for(n))
+def _indices(execution: Execution, order: Order, first: int, stops: Sequence[int]) -> Iterator[Batch]:
+    rows = parallel.own_rows(order.batch_size)
     for stop in stops:
         while first < stop:
             last = min(first + steps_per_call(), stop)
@@ -61,13 +60,12 @@ def _indices(n: int, execution: Execution, recipe: Recipe, first: int, stops: Se
 
 
 def _streamed(model: Model, task: Task, canvas: bool, execution: Execution, workers: int) -> Feed:
-    n = len(task.y_train)
     prepare = partial(_to_canvas if canvas else _to_input_size, model.preprocessing)
 
-    def batches(recipe: Recipe, first: int, stops: Sequence[int]) -> Iterator[Batch]:
-        rows = parallel.own_rows(recipe.batch_size_for(n))
+    def batches(order: Order, first: int, stops: Sequence[int]) -> Iterator[Batch]:
+        rows = parallel.own_rows(order.batch_size)
         steps = range(first, max(stops, default=first))
-        for batch in stream(task.x_train, task.y_train, Order(recipe, n), steps, prepare, workers=workers, rows=rows):
+        for batch in stream(task.x_train, task.y_train, order, steps, prepare, workers=workers, rows=rows):
             yield parallel.divide_rows(execution.mesh, jax.tree.map(lambda x: np.asarray(x)[None], batch))
 
     return Feed(None, batches)

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from linft.core import parallel, trees
+from linft.core import trees
 from linft.core.base import Model
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.data.augment import AUGMENTATIONS
 from linft.training import optimizer
 from linft.training.batches import feed
-from linft.training.step import Execution, training
+from linft.training.step import Execution, begin_training
 
 TIMED = 3  # steps, after the one that compiles
 
@@ -38,40 +38,33 @@ def plan(model: Model, task: Task, recipe: Recipe, execution: Execution = Execut
       6
     """
     n = len(task.y_train)
-    batch = recipe.batch_size_for(n)
-    execution.check(batch)
-    groups = optimizer.groups_for(recipe, model.layer_groups)
-    labels = trees.labels(model.params, groups)
-    settings = optimizer.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
-    begin, advance = training(model, recipe, groups, execution)
+    order = recipe.order(n)
+    execution.check(order.batch_size)
+    state, advance = begin_training(model, recipe, n, execution)
     source = feed(model, task, AUGMENTATIONS[recipe.augmentation].canvas, execution, 0)
-    state = begin(settings)
     sizes = [_bytes(state), _bytes(source.held) if source.held is not None else 0]
-    settings, start = parallel.replicate(execution.mesh, (settings, model.params))
-    rest = settings, start, np.uint32(recipe.seed), source.held
-    probe = recipe.replace(steps=TIMED + 1)
     memory, seconds = None, []
-    for each in source.batches(probe, 0, range(1, TIMED + 2)):
+    for batch in source.batches(order, 0, range(1, TIMED + 2)):
         if memory is None:
-            memory = _memory(advance, state, each, *rest)
+            memory = _memory(advance, state, batch, source.held)
         began = time.perf_counter()
-        state, losses = advance(state, each, *rest)
+        state, losses = advance(state, batch, source.held)
         jax.block_until_ready(losses)
         seconds.append(time.perf_counter() - began)
-    steps, step = recipe.num_steps(n), float(np.median(seconds[1:]))
+    step = float(np.median(seconds[1:]))
     by_group = _by_group(model, recipe)
     return {
         "groups": by_group,
         "parameters": trees.count(model.params),
         "trained": sum(group["parameters"] for group in by_group.values() if group["learning_rate"] > 0),
-        "steps": steps,
-        "steps_per_epoch": n // batch,
-        "batch_size": batch,
+        "steps": order.steps,
+        "steps_per_epoch": order.steps_per_epoch,
+        "batch_size": order.batch_size,
         "step_memory": memory,
         "state_memory": sizes[0],
         "images_memory": sizes[1],
         "seconds_per_step": step,
-        "seconds": step * steps,
+        "seconds": step * order.steps,
     }
 
 
@@ -101,5 +94,5 @@ def _bytes(tree: Any) -> int:
 
 
 def _memory(advance: Any, *arguments: Any) -> int | None:
-    analysis = advance.lower(*arguments).compile().memory_analysis()
+    analysis = advance.func.lower(*arguments, **advance.keywords).compile().memory_analysis()
     return getattr(analysis, "temp_size_in_bytes", None)

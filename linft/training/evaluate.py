@@ -55,7 +55,7 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
     return Part(train, y_train), Part(images(task.x_test), task.y_test)
 
 
-def measuring(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
+def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
     """A function (recipe, state) -> row, in evaluation mode."""
     groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
     lengths = _lengths(groups, execution.mesh)

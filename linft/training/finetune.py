@@ -8,20 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from linft.core import parallel, trees
+from linft.core import parallel
 from linft.core.base import Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trees import Groups
 from linft.data.augment import AUGMENTATIONS
 from linft.models import batch_norm
 from linft.runtime import signals
 from linft.runtime.checkpoints import Checkpoints
-from linft.training import delta, optimizer
+from linft.training import delta
 from linft.training.batches import Feed, feed
-from linft.training.evaluate import measuring, parts, refuse_start
+from linft.training.evaluate import evaluation, parts, refuse_start
 from linft.training.history import Position, Tracking, recording
-from linft.training.step import Execution, Penalty, State, training
+from linft.training.step import Execution, Penalty, State, begin_training
 
 LOGS = 100  # at most so many times a run says how it goes
 
@@ -75,7 +74,7 @@ def finetune(
     feed_for: Callable[[bool], Feed] = cache(lambda canvas: feed(model, task, canvas, execution, workers))
     plain = feed_for(False)
     train, test = parts(model, task, execution, None if plain.held is None else plain.held.images)
-    measure = measuring(model, train, test, execution)
+    measure = evaluation(model, train, test, execution)
 
     @cache
     def begun(batch_norm_mode: str) -> Model:
@@ -90,24 +89,22 @@ def finetune(
         return model.trained(params, batch_stats)
 
     def run(recipe: Recipe) -> Trajectory:
-        execution.check(recipe.batch_size_for(n))
-        groups = optimizer.groups_for(recipe, model.layer_groups)
-        settings = optimizer.settings(recipe, _used(model, groups), n)
+        order, rates = recipe.order(n), recipe.rates(n)
+        execution.check(order.batch_size)
         added = penalty(recipe.batch_norm) if recipe.delta > 0 else None
-        begin, advance = training(begun(recipe.batch_norm), recipe, groups, execution, added)
+        first, advance = begin_training(begun(recipe.batch_norm), recipe, n, execution, added)
         source = feed_for(AUGMENTATIONS[recipe.augmentation].canvas)
-        total, rates, batch_size = recipe.num_steps(n), recipe.rates(n), recipe.batch_size_for(n)
-        end = total if until is None else min(until, total)
-        recorded = {step for step in recorded_steps(total, record_every).tolist() if step < end} | {end}
-        stops = recorded | set(range(0, end, max(1, total // LOGS)))
+        end = order.steps if until is None else min(until, order.steps)
+        recorded = {step for step in recorded_steps(order.steps, record_every).tolist() if step < end} | {end}
+        stops = recorded | set(range(0, end, max(1, order.steps // LOGS)))
         diverged_at = None
 
         def segments(at: Position) -> Iterator[Position]:
             """Where the run is at every stop, and when it is asked to leave."""
-            (step, state, before), (start, placed) = at, parallel.replicate(execution.mesh, (model.params, settings))
+            step, state, before = at
             losses: list[Any] = [before]
-            for batch in source.batches(recipe, step, sorted(stop for stop in stops if stop > step)):
-                state, of_batch = advance(state, batch, placed, start, np.uint32(recipe.seed), source.held)
+            for batch in source.batches(order, step, sorted(stop for stop in stops if stop > step)):
+                state, of_batch = advance(state, batch, source.held)
                 step, losses = step + len(batch.index), [*losses, of_batch]
                 if step in stops or (requested() and jax.process_count() == 1):
                     losses = [np.concatenate([np.asarray(x, float) for x in losses])]
@@ -116,7 +113,7 @@ def finetune(
 
         with (
             signals.deferred() as requested,
-            recording(begin(settings), partial(measure, recipe), tracking, checkpoints) as (kept, begun_at),
+            recording(first, partial(measure, recipe), tracking, checkpoints) as (kept, begun_at),
         ):
             at = begun_at
             if not kept.rows and not kept.record(at):
@@ -129,7 +126,7 @@ def finetune(
                     break
                 if step not in stops:
                     kept.leave(at)
-                loss, pace = float(losses.mean()), len(losses) * batch_size / (time.perf_counter() - clock)
+                loss, pace = float(losses.mean()), len(losses) * order.batch_size / (time.perf_counter() - clock)
                 kept.track(step, {"loss": loss, "learning_rate": float(rates[step - 1]), "images_per_second": pace})
                 if progress is not None:
                     progress(step, end, loss)
@@ -149,8 +146,3 @@ def finetune(
         )
 
     return OneByOne(run)
-
-
-def _used(model: Model, groups: Groups) -> tuple[str, ...]:
-    """The groups that have parameters."""
-    return tuple(dict.fromkeys(jax.tree.leaves(trees.labels(model.params, groups))))

@@ -24,8 +24,7 @@ from linft.core.trees import Tree
 from linft.data.stream import Batch
 from linft.models.architectures import norm
 from linft.runtime.progress import Count
-from linft.training import optimizer
-from linft.training.step import State, steps_per_call, training
+from linft.training.step import State, begin_training, steps_per_call
 
 Sharing = Literal["shared", "multi-bn", "adapter"]
 ADAPTER = "adapter"
@@ -71,13 +70,11 @@ def train_domains(
     labels = np.concatenate([t.y_train + o for t, o in zip(tasks, offsets[:-1], strict=True)])
     held = jax.tree.map(jnp.asarray, Batch(np.arange(len(images)), images, None, labels))
     batches = _balanced(tasks, recipe)
-    settings = optimizer.settings(recipe, tuple(joint.layer_groups), len(images))
-    begin, advance = training(joint, recipe, joint.layer_groups)
-    state, seed = begin(settings), np.uint32(recipe.seed)
+    state, advance = begin_training(joint, recipe, len(images))
     each = steps_per_call()
     for done in range(0, len(batches), each):
         batch = Batch(batches[done : done + each])
-        state, _ = advance(state, batch, settings, joint.params, seed, held)
+        state, _ = advance(state, batch, held)
         if progress is not None:
             progress(min(done + each, len(batches)), len(batches))
     if not bool(trees.finite(state.params)):

@@ -1,7 +1,8 @@
 """A recipe as an optax chain: the same chain trains weights and function-space coordinates.
 
-`Settings` carries it from a recipe to the update: numbers, which a vmapped sweep varies, as leaves, and
-the recipe's structure, which a program is compiled for, as metadata.
+`settings` makes of a recipe the one thing that goes into a compiled step, and `transform` makes the chain of it:
+numbers, which a vmapped sweep varies, are leaves, and the recipe's structure, which a program is compiled for,
+is metadata.
 """
 
 import dataclasses
@@ -21,26 +22,46 @@ from linft.core.recipe_fields import structure
 from linft.core.trees import Groups, Tree
 
 
+class GroupSettings(NamedTuple):
+    """What a recipe sets for one group."""
+
+    multiplier: Any
+    """Factor on the learning rate; 0 freezes."""
+    decay: Any
+    """Strength of decay."""
+    pull: Any
+    """What decay pulls towards: this multiple of the pretrained weights, 0 (L2) or 1 (L2-SP)."""
+
+
 @trees.pytree
 @dataclass(frozen=True)
 class Settings:
-    """A recipe on given groups; its numbers may carry a leading axis of recipes."""
+    """All that a compiled step needs of a recipe, on given groups; its numbers may carry a leading axis of recipes."""
 
     structure: Recipe = field(metadata={"static": True})
     """The recipe without its numbers, steps and order, from `recipe_fields.structure`."""
     rates: Any
     """Learning rate of every step, [steps]."""
     momentum: Any
-    multipliers: dict[str, Any]
-    """Factor on the learning rate, for each group."""
-    decays: dict[str, Any]
-    """Decay strength, for each group."""
-    pulls: dict[str, Any]
-    """What decay pulls a group towards: this multiple of its pretrained weights, 0 (L2) or 1 (L2-SP)."""
+    seed: Any
+    """Of augmentation, mixup and dropout; the order of the images is `Recipe.order`."""
+    groups: dict[str, GroupSettings]
 
-    def replace(self, **changes: Any) -> Self:
-        """The same settings with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    @property
+    def multipliers(self) -> dict[str, Any]:
+        return {name: group.multiplier for name, group in self.groups.items()}
+
+    @property
+    def decays(self) -> dict[str, Any]:
+        return {name: group.decay for name, group in self.groups.items()}
+
+    @property
+    def pulls(self) -> dict[str, Any]:
+        return {name: group.pull for name, group in self.groups.items()}
+
+    def on(self, groups: dict[str, GroupSettings]) -> Self:
+        """The same settings on other groups."""
+        return dataclasses.replace(self, groups=groups)
 
 
 def groups_for(recipe: Recipe, groups: Groups) -> dict[str, tuple[str, ...]]:
@@ -89,22 +110,20 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
     if _splits(recipe) and not any(g.endswith(trees.VECTORS) for g in groups):
         raise LinftError(f"decay_vectors=False needs groups split into kernels and vectors; {build}")
 
-    def numbers(group: str) -> tuple[float, tuple[float, float]]:
+    def of(group: str) -> GroupSettings:
         found = {(recipe.multiplier(member), recipe.decay(member)) for member in trees.members(group)}
         if len(found) > 1:
             raise LinftError(f"the recipe has several settings for the layer groups of {group}; {build}")
         multiplier, decay = found.pop()
         exempt = group.endswith(trees.VECTORS) and not recipe.decay_vectors
-        return multiplier, (0.0, 0.0) if exempt else decay
+        return GroupSettings(*map(jnp.asarray, (multiplier, *((0.0, 0.0) if exempt else decay))))
 
-    of = {group: numbers(group) for group in groups}
     return Settings(
         structure=structure(recipe),
         rates=jnp.asarray(recipe.rates(n)),
         momentum=jnp.asarray(recipe.momentum),
-        multipliers={g: jnp.asarray(multiplier) for g, (multiplier, _) in of.items()},
-        decays={g: jnp.asarray(decay) for g, (_, (decay, _)) in of.items()},
-        pulls={g: jnp.asarray(pull) for g, (_, (_, pull)) in of.items()},
+        seed=jnp.asarray(recipe.seed, jnp.uint32),
+        groups={group: of(group) for group in groups},
     )
 
 

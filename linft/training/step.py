@@ -1,4 +1,4 @@
-"""Training by a recipe: the state, and the compiled step that takes it on."""
+"""The training step: the state of a run, and the compiled function that takes it on by a recipe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.core.recipe import Recipe
-from linft.core.trees import Groups, Tree
+from linft.core.trees import Tree
 from linft.data.augment import augment
 from linft.data.stream import Batch
 from linft.models import batch_norm
@@ -66,36 +66,32 @@ class State(NamedTuple):
     step: Array
 
 
-Advance = Callable[..., tuple[State, Float[Array, "k"]]]
-"""(state, batches, settings, start, seed, held) -> (state after k steps, the batches' losses)."""
+Advance = Callable[[State, Batch, Batch | None], tuple[State, Float[Array, "k"]]]
+"""(state, batches, held) -> (state after k steps, the batches' losses)."""
 
 
-def training(
-    model: Model,
-    recipe: Recipe,
-    groups: Groups,
-    execution: Execution = Execution(),
-    penalty: Penalty | None = None,
-) -> tuple[Callable[[Settings], State], Advance]:
-    """The first state, and a jitted, buffer-donating function that takes a state k steps on.
+def begin_training(
+    model: Model, recipe: Recipe, n: int, execution: Execution = Execution(), penalty: Penalty | None = None
+) -> tuple[State, Advance]:
+    """The first state of a run on n training images, and the compiled function that takes a state k steps on.
 
-    A batch names its images by their index among `held`, all training images on the device, or holds
-    them itself (held None). Randomness is drawn from seed, step and image index, so that it depends
-    neither on how a batch is divided nor on where a run was resumed. Recipes of one structure share
-    what is compiled.
+    The function gives up the state that it takes. A batch names its images by their index among `held`, all
+    training images on the device, or holds them itself (held None). Randomness is drawn from seed, step and
+    image index, so that it depends neither on how a batch is divided nor on where a run was resumed. Recipes
+    of one structure share what is compiled.
     """
+    groups = optimizer.groups_for(recipe, model.layer_groups)
+    labels = trees.labels(model.params, groups)
+    settings = optimizer.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
+    params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
+    opt_state = optimizer.transform(settings, labels, model.params).init(params)
+    state = parallel.replicate(execution.mesh, State(params, batch_stats, opt_state, jnp.zeros((), jnp.int32)))
+    settings, start = parallel.replicate(execution.mesh, (settings, model.params))
     train_mode = recipe.batch_norm == "train"
     forward_train = batch_norm.over_parts(model, recipe.bn_batch_size).forward_train if train_mode else None
-    tree_labels = trees.labels(model.params, groups)
-
-    def begin(settings: Settings) -> State:
-        params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
-        chain = optimizer.transform(settings, tree_labels, model.params)
-        state = State(params, batch_stats, chain.init(params), jnp.zeros((), jnp.int32))
-        return parallel.replicate(execution.mesh, state)
-
     named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
-    return begin, _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
+    compiled = _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
+    return state, partial(compiled, settings=settings, start=start)
 
 
 # Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
@@ -107,8 +103,8 @@ def _advance(
     groups: tuple[tuple[str, tuple[str, ...]], ...],
     execution: Execution,
     penalty: Penalty | None,
-) -> Advance:
-    """A step depends on a model by its functions only."""
+) -> Callable:
+    """(state, batches, held, settings, start) -> (state, losses): a step depends on a model by its functions only."""
     height, width, _ = preprocessing.input_size
     dtype = jnp.dtype(execution.precision)
 
@@ -138,11 +134,11 @@ def _advance(
             loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
         return loss, batch_stats
 
-    def one_step(state: State, batch: Batch, settings: Settings, start: Tree, seed: Any, held: Batch | None) -> tuple:
+    def one_step(state: State, batch: Batch, held: Batch | None, settings: Settings, start: Tree) -> tuple:
         if held is not None:
             rows = batch.index
             batch = jax.tree.map(lambda of_all: of_all[rows], held)
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         gradient_of = jax.value_and_grad(partial(loss_of, structure=settings.structure), has_aux=True)
 
         def of_part(carry: tuple, part: tuple[Batch, Array]) -> tuple[tuple, None]:
@@ -164,11 +160,11 @@ def _advance(
         updates, opt_state = chain.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
 
-    def advance(state: State, batches: Batch, *rest: Any) -> tuple[State, Array]:
+    def advance(state: State, batches: Batch, held: Batch | None, settings: Settings, start: Tree) -> tuple:
         if len(batches.index) == 1:
-            state, loss = one_step(state, jax.tree.map(lambda x: x[0], batches), *rest)
+            state, loss = one_step(state, jax.tree.map(lambda x: x[0], batches), held, settings, start)
             return state, loss[None]
-        return jax.lax.scan(lambda s, b: one_step(s, b, *rest), state, batches)
+        return jax.lax.scan(lambda s, b: one_step(s, b, held, settings, start), state, batches)
 
     return jax.jit(advance, donate_argnums=0)
 

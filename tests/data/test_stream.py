@@ -18,7 +18,7 @@ from linft.core.preprocessing import Preprocessing
 from linft.data import folder, lazy
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
-from linft.data.stream import Order, stream
+from linft.data.stream import stream
 
 PREPROCESSING = Preprocessing((28, 28, 3))
 SIDE = PREPROCESSING.canvas_side
@@ -49,7 +49,7 @@ def held(photos):
 
 def run(task, steps=None, **options):
     steps = range(RECIPE.num_steps(len(task.y_train))) if steps is None else steps
-    return list(stream(task.x_train, task.y_train, Order(RECIPE, len(task.y_train)), steps, PREPARE, **options))
+    return list(stream(task.x_train, task.y_train, RECIPE.order(len(task.y_train)), steps, PREPARE, **options))
 
 
 def same(batches, index, held):
@@ -80,23 +80,6 @@ def test_hosts_share_out_the_rows_of_every_batch(photos, held):
         same(run(photos, range(4), rows=rows), index[:, rows], held)
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, RECIPE.replace(shuffle=False), RECIPE.replace(batch_size=None)])
-def test_order_is_the_recipes_at_any_step(recipe):
-    batches, order = recipe.batches(64), Order(recipe, 64)
-    for step in reversed(range(len(batches))):
-        np.testing.assert_array_equal(order(step), batches[step])
-
-
-def test_an_order_keeps_two_epochs_at_most(monkeypatch):
-    computed = []
-    epoch = Recipe.epoch
-    monkeypatch.setattr(Recipe, "epoch", lambda *arguments: computed.append(arguments[2]) or epoch(*arguments))
-    order = Order(Recipe(batch_size=4, epochs=1000, seed=7), 64)
-    for step in (5, 16 * 900, 5, 16 * 900 + 3, 16 * 901):
-        order(step)
-    assert computed == [0, 900, 901]
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_unreadable_image_is_named_when_its_batch_is_reached(photos, tmp_path, workers):
     files = photos.x_train.read
@@ -106,7 +89,7 @@ def test_an_unreadable_image_is_named_when_its_batch_is_reached(photos, tmp_path
     task = photos.replace(x_train=LazyImages(folder.Files(files.folder, names), np.arange(64)))
     at = [21 in row for row in RECIPE.batches(64)].index(True)
     assert at > 0
-    batches = stream(task.x_train, task.y_train, Order(RECIPE, 64), range(20), PREPARE, workers=workers)
+    batches = stream(task.x_train, task.y_train, RECIPE.order(64), range(20), PREPARE, workers=workers)
     for _ in range(at):
         next(batches)
     with pytest.raises(LinftError, match=r"cut.jpg is not a readable image .*; repair or remove it") as error:

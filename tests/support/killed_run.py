@@ -32,7 +32,7 @@ def now(here: str) -> None:
 
 
 def stepping(*args):
-    begin, advance = training(*args)
+    state, advance = begin(*args)
 
     def step(*args):
         now("before")
@@ -40,7 +40,7 @@ def stepping(*args):
         now("after")
         return state
 
-    return begin, step
+    return state, step
 
 
 async def writing(*args):
@@ -53,7 +53,7 @@ def committing(*args):
     now("commit")
 
 
-training, linft.training.finetune.training = linft.training.finetune.training, stepping
+begin, linft.training.finetune.begin_training = linft.training.finetune.begin_training, stepping
 write, ocp.JsonCheckpointHandler._save_fn = ocp.JsonCheckpointHandler._save_fn, writing
 commit, ocp.CompositeCheckpointHandler.finalize = ocp.CompositeCheckpointHandler.finalize, committing
 

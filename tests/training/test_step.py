@@ -14,8 +14,7 @@ from linft.core import parallel
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.data.stream import Batch
-from linft.training import optimizer
-from linft.training.step import Execution, training
+from linft.training.step import Execution, begin_training
 
 RECIPE = Recipe(learning_rate=0.05, batch_size=8, steps=4)
 
@@ -34,11 +33,10 @@ def held(model, digits) -> Batch:
 
 def steps(model, held, recipe=RECIPE, execution=Execution(), penalty=None, index=None):
     """Losses of the batches, and the last state."""
-    begin, advance = training(model, recipe, model.layer_groups, execution, penalty)
-    numbers = optimizer.settings(recipe, tuple(model.layer_groups), 24)
-    state, losses = begin(numbers), []
+    state, advance = begin_training(model, recipe, 24, execution, penalty)
+    losses = []
     for rows in recipe.batches(24) if index is None else index:
-        state, loss = advance(state, Batch(rows[None]), numbers, model.params, np.uint32(recipe.seed), held)
+        state, loss = advance(state, Batch(rows[None]), held)
         losses.append(float(loss[0]))
     return np.array(losses), state
 
