@@ -79,3 +79,18 @@ def test_every_public_name_is_on_a_page_of_the_api():
     assert public - modules <= {*named}
     rooms = {path.name for path in (ROOT / "linft").iterdir() if (path / "__init__.py").exists()}
     assert rooms == {page.stem for page in PAGES if page.parent.name == "api"}
+
+
+NAMED = re.compile(r"`(?P<file>linft/[\w/]+\.py)`, `(?P<name>\w+)`|`(?P<row>\w+)` of `(?P<table>linft/[\w/]+\.py)`")
+
+
+def test_functions_on_the_page_of_the_architecture_are_in_the_files_named():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = [(m["file"] or m["table"], m["name"] or m["row"]) for m in NAMED.finditer(re.sub(r"\n +", " ", page))]
+    assert len(named) > 20
+    gone = [
+        (file, name)
+        for file, name in named
+        if not re.search(rf"^(?:def |class )?{name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert gone == []
