@@ -31,7 +31,7 @@ from rich.table import Table
 from linft import Recipe, Task, load_task
 from linft.core.base import Model
 from linft.core.preprocessing import Preprocessing
-from linft.data import folder
+from linft.data import lazy
 from linft.data.augment import AUGMENTATIONS
 from linft.data.stream import Batch
 from linft.models import create
@@ -152,7 +152,7 @@ def main(
     if images is None:
         print("photographs are left out: give a folder of them by --images")
     else:
-        folder.IN_MEMORY = 0
+        lazy.IN_MEMORY = 0
         photos = load_task(f"folder:{images}")
         recipe = recipe.replace(batch_size=batch_size, augmentation=augmentation)
         architecture, options = (network, {}) if network else TINY

@@ -1,1 +1,1 @@
-"""Named sources of images, sampling, augmentation."""
+"""Tasks by name, the catalogue of data sets, augmentation, and images that stay in their files."""

@@ -1,14 +1,11 @@
-"""Windows of the input size, cut from images that lie at the top left of a larger canvas; ten-crop testing."""
+"""Windows of the input size, cut from images that lie at the top left of a larger canvas; the ten crops of a test."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
-from linft.core.base import Model
 from linft.core.errors import LinftError
-from linft.core.forward_pass import forward_pass
-from linft.core.preprocessing import Images
 
 
 def cut(
@@ -51,28 +48,3 @@ def ten_crops(
 
     upright = jax.vmap(five)(jnp.asarray(canvases), jnp.asarray(sizes))
     return jnp.concatenate([upright, jnp.flip(upright, axis=-2)], axis=1)
-
-
-def ten_crop_probabilities(model: Model, images: Images, batch: int = 25) -> Float[Array, "n classes"]:
-    """Class probabilities of images of any size: the mean over ten crops of the softmax.
-
-    The crops are of the short side resized to 8/7 of the input's; probabilities are averaged, not
-    logits (Krizhevsky and others 2012, section 4.1).
-
-    Args:
-      model: the network, with its preprocessing.
-      images: uint8 images, as `Preprocessing` takes them.
-      batch: images whose crops are evaluated at once, ten for each.
-    """
-    height, width, _ = model.preprocessing.input_size
-    logits_of = forward_pass(model.forward, "logits", model.preprocessing)
-
-    def of_batch(part: Images) -> Array:
-        crops = _ten_crops(*model.preprocessing.canvas(part, model.preprocessing.canvas_side), (height, width))
-        logits = logits_of(model.params, model.batch_stats, crops.reshape(-1, *crops.shape[2:]))
-        return jax.nn.softmax(logits).reshape(len(crops), 10, -1).mean(axis=1)
-
-    return jnp.concatenate([of_batch(images[i : i + batch]) for i in range(0, len(images), batch)])
-
-
-_ten_crops = jax.jit(ten_crops, static_argnums=2)

@@ -13,10 +13,10 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.data.crops import ten_crop_probabilities
 from linft.training import metrics as evaluation
 from linft.training.history import Tracking
 from linft.training.run_directory import Diverged, RunOptions, run_in, save_weights
+from linft.training.ten_crop import ten_crop_probabilities
 
 SCORES = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 BEST = "best.safetensors"

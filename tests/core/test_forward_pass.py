@@ -8,11 +8,11 @@ import pytest
 import linft
 from linft.core.forward_pass import forward_pass
 from linft.core.preprocessing import Preprocessing
-from linft.data.crops import ten_crop_probabilities
 from linft.models import batch_norm
 from linft.predict.tangent import outputs_on
 from linft.scores.gather import gather
 from linft.training import delta
+from linft.training.ten_crop import ten_crop_probabilities
 
 compiled: list[str] = []
 

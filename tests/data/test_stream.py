@@ -15,7 +15,7 @@ import pytest
 from linft import Recipe
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
-from linft.data import folder, lazy
+from linft.data import image_folder, lazy
 from linft.data.lazy import LazyImages
 from linft.data.load import load_task
 from linft.data.stream import stream
@@ -86,7 +86,7 @@ def test_an_unreadable_image_is_named_when_its_batch_is_reached(photos, tmp_path
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(Path(files.folder, os.fsdecode(files.names[21])).read_bytes()[:900])
     names = np.array([str(cut).encode() if i == 21 else name for i, name in enumerate(files.names)])
-    task = photos.replace(x_train=LazyImages(folder.Files(files.folder, names), np.arange(64)))
+    task = photos.replace(x_train=LazyImages(image_folder.Files(files.folder, names), np.arange(64)))
     at = [21 in row for row in RECIPE.batches(64)].index(True)
     assert at > 0
     batches = stream(task.x_train, task.y_train, RECIPE.order(64), range(20), PREPARE, workers=workers)
@@ -113,7 +113,7 @@ def test_a_worker_that_dies_is_reported():
 ENDLESS = """
 from functools import partial
 import numpy as np
-from linft.preprocess import Preprocessing
+from linft.core.preprocessing import Preprocessing
 from linft.data.stream import stream
 
 def order(step):

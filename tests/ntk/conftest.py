@@ -19,13 +19,13 @@ def quick_compiler() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model() -> Model:
     """A narrow residual network with three outputs."""
     return linft.models.create("cifar_resnet8", 3, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(digits) -> jax.Array:
     """24 digits as the narrow network takes them."""
     resized = jax.image.resize(jnp.asarray(digits.x_train, jnp.float32) / 255, (24, 8, 8, 1), "linear")

@@ -1,5 +1,6 @@
 """The kernel of every kind of layer, by both engines, held against explicit Jacobians."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -121,22 +122,24 @@ def randomised(tree: trees.Tree) -> trees.Tree:
 
 @pytest.fixture(params=MODELS, scope="module")
 def case(request) -> Case:
-    return make_case(MODELS[request.param]())
+    return make_case(request.param)
 
 
 @pytest.fixture(params=["sequence", pytest.param("resnet, convolved shortcut", marks=pytest.mark.slow)], scope="module")
 def brief(request) -> Case:
     """A network of every shape that matters to laws that do not depend on the layers."""
-    return make_case(MODELS[request.param]())
+    return make_case(request.param)
 
 
 @pytest.fixture(scope="module")
 def small() -> Case:
     """The case that compiles soonest, for laws that do not depend on the layers."""
-    return make_case(user(Sequence()))
+    return make_case("sequence")
 
 
-def make_case(model: Model) -> Case:
+@functools.cache  # so that laws of one network share its programs
+def make_case(name: str) -> Case:
+    model = MODELS[name]()
     model = model.replace(params=randomised(model.params), batch_stats=randomised(model.batch_stats))
     images = np.random.default_rng(2).normal(size=(9, *SIZE)).astype(np.float32)
     before = jax.config.jax_enable_x64

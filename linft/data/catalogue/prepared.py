@@ -10,7 +10,7 @@ from typing import Any
 
 from linft.core.errors import LinftError
 from linft.core.task import Task
-from linft.data import folder, tfds
+from linft.data import image_folder, tfds
 from linft.data.catalogue.table import CATALOGUE, DataSet, Tfds
 from linft.data.image_folder import Listing
 from linft.data.lazy import held
@@ -188,7 +188,7 @@ def _from_files(row: DataSet, index: Index, test: str) -> Task:
     if (test := test or "test") not in index.parts:
         raise LinftError(f"{row.name} has no part {test!r}; give one of {', '.join(index.parts)}")
     examples = {part: list(zip(*index.parts[of], strict=True)) for part, of in (("train", "train"), ("test", test))}
-    return folder.listed(Path(index.root), Listing(tuple(index.classes), examples), row.name)
+    return image_folder.listed(Path(index.root), Listing(tuple(index.classes), examples), row.name)
 
 
 def _from_tfds(row: DataSet, version: Path, part: str) -> Task:
