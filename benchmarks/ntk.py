@@ -267,7 +267,7 @@ def large(n: int, memory: str) -> None:
     import jax.numpy as jnp
     from rich.progress import Progress
 
-    from linft.cli.size import to_bytes
+    from linft.cli.kernel import to_bytes
     from linft.ntk.empirical import empirical_ntk
 
     model = network()

@@ -22,6 +22,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score
 
 import linft
+from linft.cli.options import PretrainingOptions, TaskOptions
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
 from linft.core.preprocessing import Preprocessing
@@ -120,23 +121,24 @@ def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
         for source, about in SOURCES.items():
             name, first = f"{network}-{source}", f"{network}-cifar10"
             steps = round(row.share * about.steps)
+            fresh = PretrainingOptions(row.architecture, options=row.options)
             recipe = row.cifar10 if source == "cifar10" else BASE.replace(steps=steps)
             recipe = recipe.replace(augmentation=about.augmentation)
-            to_here = Pretrain(config.task(source), zoo=config.work, data=source, citation=about.citation)
-            yield [name], replace(to_here, model=row.architecture, options=row.options, name=name, recipe=recipe)
+            to_here = Pretrain(TaskOptions(config.task(source)), zoo=config.work, data=source, citation=about.citation)
+            yield [name], replace(to_here, start=fresh, name=name, recipe=recipe)
             if source != "cifar10":
-                name, init = f"{first}-{source}", str(config.trained(first))
+                name, start = f"{first}-{source}", PretrainingOptions(init=str(config.trained(first)))
                 again = recipe.replace(learning_rate=row.again, steps=steps // 2)
-                yield [name], replace(to_here, init=init, name=name, recipe=again)
+                yield [name], replace(to_here, start=start, name=name, recipe=again)
 
 
 def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:
     """The same for the multi-domain experts."""
     for name, (sharing, sources, steps) in SHARINGS.items():
         tasks = tuple(config.task(source) for source in sources)
-        init = str(config.trained("resnet14-cifar10"))
+        start = PretrainingOptions(init=str(config.trained("resnet14-cifar10")))
         recipe = DOMAINS.replace(steps=steps)
-        command = PretrainDomains(tasks, sharing, init=init, zoo=config.work, name=name, data=sources, recipe=recipe)
+        command = PretrainDomains(tasks, sharing, start, zoo=config.work, name=name, data=sources, recipe=recipe)
         cited = replace(command, citations=tuple(SOURCES[source].citation for source in sources))
         yield [f"{name}-{source}" for source in sources], cited
 

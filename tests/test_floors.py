@@ -85,7 +85,6 @@ def test_imports_go_down(module):
         assert height(imported) <= height(module), f"{module} imports {imported}, which is above it"
 
 
-@pytest.mark.xfail(strict=True, reason="three commands of linft.cli are in two files each")
 def test_no_circles():
     graph = {
         module: {of for name in imports(path) if (of := module_of(name))} - {module} for module, path in MODULES.items()

@@ -64,7 +64,7 @@ class BenchmarkSelection:
         from rich.console import Console
 
         import linft
-        from linft.cli.progress import bars
+        from linft.cli.terminal import bars
         from linft.report.selection import ZooResult, write
         from linft.runtime import json_lines
         from linft.scores.table import DEFAULT, chosen

@@ -1,13 +1,12 @@
 """`linft compare`: predict a fine-tuning run, make it, and write a page that shows both."""
 
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from linft.cli.options import ImageOptions, KernelOptions, ModelOptions, OutputOptions, TaskOptions, with_length
 from linft.core.recipe import Recipe
 
 DEFAULT_STEPS = 40
@@ -22,57 +21,27 @@ class Compare:
     finished.
     """
 
-    model: str = "resnet14-cifar10"
-    """A shipped model's name, hf:OWNER/NAME, or the path of a file of weights."""
-    task: str = "digits"
-    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
-    output: Path = Path("comparison")
-    """Directory for everything that is written."""
-    train_images: int | None = 200
-    """Training images, drawn with the sample seed; None takes all."""
-    test_images: int | None = 200
-    """Test images, drawn with the sample seed; None takes all."""
-    sample_seed: int = 0
-    """Seed of the drawn images and of the head."""
-    download: bool = False
-    """Let tfds:NAME download what is not on disk."""
-    head: Literal["probe", "normal", "zeros"] = "probe"
-    """The new head: the ridge solution on the training features, random, or zero."""
-    head_scale: float = 0.01
-    """Standard deviation of a random head."""
     runs: tuple[str, ...] = ()
     """Runs to make, such as finetuned and dual, or all; by default without those that take as long as the real one."""
-    record_every: int | None = None
-    """Measure every so many steps; by default about a dozen times."""
-    kernel: Literal["full", "trace", "pseudo"] = "full"
-    """Kernel that predictions use."""
-    engine: Literal["auto", "layerwise", "neural-tangents"] = "auto"
-    """What computes the kernel."""
-    kernel_batch: int = 32
-    """Images whose activations are in memory at once while the kernel is computed."""
+    task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
+    images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
+    kernel: Annotated[KernelOptions, tyro.conf.OmitArgPrefixes] = KernelOptions()
+    writing: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions(Path("comparison"))
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.001)
 
     def __call__(self) -> None:
         """Run the comparison and print what was found."""
         import jax
-        from rich.console import Console
 
         import linft
         from linft import report
-        from linft.cli.progress import bars
-        from linft.data.lazy import in_memory
+        from linft.cli.terminal import bars, terminal
 
-        console = Console()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-        logging.getLogger("linft").setLevel(logging.INFO)
-        recipe = self.recipe
-        if recipe.steps is None and recipe.epochs is None:
-            recipe = recipe.replace(steps=DEFAULT_STEPS)
-        task = linft.load_task(self.task, download=self.download)
-        task = in_memory(task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed))
-        model = linft.load_model(self.model)
-        key = jax.random.key(self.sample_seed)
-        model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
+        console, output = terminal(), self.writing.output
+        recipe = with_length(self.recipe, steps=DEFAULT_STEPS)
+        task = self.images.read(self.task.load())
+        model = self.model.with_head(task, self.images.sample_seed)
         console.print(
             f"{model.name} → {task.name}: {len(task.y_train)} training and {len(task.y_test)} test images, "
             f"{recipe.num_steps(len(task.y_train))} steps, on {jax.default_backend()}"
@@ -83,14 +52,12 @@ class Compare:
                 task,
                 recipe,
                 self.runs,
-                self.output,
-                record_every=self.record_every,
-                outputs=self.kernel,
-                engine=self.engine,
-                batch_size=self.kernel_batch,
+                output,
+                record_every=self.writing.record_every,
+                **self.kernel.arguments(),
                 progress=progress,
             )
-        page = report.write(comparison.result, self.output)
+        page = report.write(comparison.result, output)
         for line in findings(comparison.result):
             console.print(line)
         console.print(f"Report: {page}", soft_wrap=True)

@@ -41,7 +41,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
     """The last value that an option is given, which must be known before the others are read."""
     found = None
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for word, following in zip(arguments, [*arguments, None][1:], strict=True):
         if word == f"--{option}":
             found = following
         elif word.startswith(f"--{option}="):

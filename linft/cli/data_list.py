@@ -19,7 +19,7 @@ class DataList:
 
     def __call__(self) -> None:
         """Print the table, and under it what is to be known of single data sets."""
-        from linft.cli.table import print_lines, print_table
+        from linft.cli.terminal import print_lines, print_table
         from linft.data.catalogue.table import CATALOGUE
 
         print_table(HEADER, [row(data) for data in CATALOGUE.values()])

@@ -20,7 +20,7 @@ class DataPrepare:
 
     def __call__(self) -> None:
         """Prepare, and say where."""
-        from linft.cli.table import print_lines
+        from linft.cli.terminal import print_lines
         from linft.data.catalogue.prepared import named, prepare
 
         data = named(self.name)

@@ -1,9 +1,6 @@
 """`linft kernel`: the empirical NTK of a model on a task, on disk, tile by tile."""
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,34 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from linft.cli.size import to_bytes
+from linft.cli.options import ImageOptions, ModelOptions, TaskOptions
 from linft.core.errors import LinftError
-from linft.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-    from rich.console import Console
 
     from linft.core.base import Model
     from linft.core.task import Task
 
-LINES = 20  # of a kernel, where there is no terminal
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images of the task."""
-
-    train_images: int | None = None
-    """Training images, drawn with the sample seed; None takes all."""
-    test_images: int | None = None
-    """Test images, drawn with the sample seed; None takes all."""
-    test: bool = True
-    """Whether to compute Θ(test, train) beside Θ(train, train)."""
-    sample_seed: int = 0
-    """Seed of the drawn images and of the head."""
-    download: bool = False
-    """Let tfds:NAME download what is not on disk."""
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 @dataclass(frozen=True)
@@ -57,6 +37,8 @@ class Network:
 class Blocks:
     """What is computed."""
 
+    test: bool = True
+    """Whether to compute Θ(test, train) beside Θ(train, train)."""
     outputs: Literal["full", "trace", "pseudo"] = "full"
     """A number for each pair of images and pair of logits, or for each pair of images only."""
     groups: tuple[str, ...] = ()
@@ -88,30 +70,22 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Output:
-    """What is written."""
-
-    output: Path = Path("kernel.zarr")
-    """Directory of the kernel, a zarr v3 group."""
-    resume: bool = False
-    """Go on with the kernel that the directory holds."""
-
-
-@dataclass(frozen=True)
-class Kernel:
+class ComputeKernel:
     """Compute a tangent kernel of any size on disk, so that a call that was ended goes on where it was.
 
     Writes a zarr v3 group with the arrays train/GROUP, Θ(train, train), and test/GROUP, Θ(test, train):
     [n c m c] for full kernels, [n m] for others. `linft.ntk.load_kernel` or any reader of zarr reads them.
     """
 
-    task: str
-    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
-    data: Annotated[Data, tyro.conf.OmitArgPrefixes] = Data()
+    task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes]
+    output: Path = Path("kernel.zarr")
+    """Directory of the kernel, a zarr v3 group."""
+    resume: bool = False
+    """Go on with the kernel that the directory holds."""
+    images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions()
     network: Annotated[Network, tyro.conf.OmitArgPrefixes] = Network()
     blocks: Annotated[Blocks, tyro.conf.OmitArgPrefixes] = Blocks()
     machine: Annotated[Machine, tyro.conf.OmitArgPrefixes] = Machine()
-    writing: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
 
     def __call__(self) -> None:
         """Compute what is missing, and say what there is."""
@@ -127,32 +101,29 @@ class Kernel:
 
     def compute(self) -> None:
         """What is missing."""
-        path = self.writing.output
+        path = self.output
         resumes = (path / "zarr.json").exists()
         if self.machine.distributed:  # before any of them makes it
             from linft.core import parallel
 
             resumes = parallel.any_host(resumes)
-        if resumes and not self.writing.resume:
+        if resumes and not self.resume:
             raise LinftError(f"{path} holds a kernel; go on with it by --resume, or choose another --output")
         memory = None if self.machine.memory is None else to_bytes(self.machine.memory)
         import jax
-        from rich.console import Console
         from rich.filesize import decimal
 
+        from linft.cli.terminal import counts, terminal
         from linft.core import trees
         from linft.ntk import empirical
         from linft.ntk.engine import How
         from linft.ntk.tiled import manifest, store
         from linft.runtime import multihost
 
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-        first = jax.process_index() == 0
-        logging.getLogger("linft").setLevel(logging.INFO if first else logging.WARNING)
-        console = Console(quiet=not first)
+        console = terminal(first=jax.process_index() == 0)
         mesh = self.mesh()
         before = manifest.read(path) if resumes else None
-        task = self.load_task()
+        task = self.images.of(self.task.load())
         model = self.model(task)
         what, machine = self.blocks, self.machine
         if what.split_vectors:
@@ -170,20 +141,20 @@ class Kernel:
             mesh=mesh,
         )
         x_train = model.preprocess(task.x_train)
-        x_test = model.preprocess(task.x_test) if self.data.test else None
+        x_test = model.preprocess(task.x_test) if what.test else None
         images = f"{len(x_train)} training" + ("" if x_test is None else f" and {len(x_test)} test")
         place = jax.default_backend() + ("" if mesh is None else f", {mesh.size} devices, {jax.process_count()} hosts")
         console.print(f"{model.name} → {task.name}: {images} images, on {place}", soft_wrap=True)
         train, test = empirical.works(model, x_train, x_test, what.groups or None, how)
         store.begin(path, model, x_train, train, x_test, test, labels=labels, **self.options())
         share = (jax.process_index(), jax.process_count())
-        with told(console) as tell:
+        with counts(console) as tell:
             for name, work in (("train", train), ("test", test)):
                 if work is not None:
                     store.fill(path, name, work, partial(tell, f"tiles of {name}"), share)
         multihost.meet(mesh)
         found = manifest.read(path)
-        shapes = " and ".join(f"{name} {found[f'{name} shape']}" for name in ("train", "test")[: 1 + self.data.test])
+        shapes = " and ".join(f"{name} {found[f'{name} shape']}" for name in ("train", "test")[: 1 + what.test])
         size = decimal(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
         groups = ", ".join(train.groups)
         console.print(f"Kernel: {path}, {shapes} for {groups}; {size} on disk", markup=False, soft_wrap=True)
@@ -206,43 +177,29 @@ class Kernel:
             options |= {"draws": self.blocks.draws, "seed": self.blocks.seed}
         return options
 
-    def load_task(self) -> "Task":
-        """The task, as many images of it as are asked for."""
-        import linft
-
-        data = self.data
-        task = linft.load_task(self.task, download=data.download)
-        return task.subset(data.train_images or len(task.y_train), data.test_images, data.sample_seed)
-
     def model(self, task: "Task") -> "Model":
         """The model with the head that is asked for."""
-        import jax
-
-        import linft
-
         network = self.network
-        model = linft.load_model(network.model)
-        if network.head == "own":
-            model.check_classes(task)
-            return model
-        key = jax.random.key(self.data.sample_seed)
-        return model.with_head(task.num_classes, key, network.head, network.head_scale, task=task)
+        if network.head != "own":
+            options = ModelOptions(network.model, network.head, network.head_scale)
+            return options.with_head(task, self.images.sample_seed)
+        model = ModelOptions(network.model).load()
+        model.check_classes(task)
+        return model
 
 
-@contextmanager
-def told(console: "Console") -> Iterator[Progress]:
-    """A function (what, done, total) that moves a bar, or where there is no terminal prints a line now and then."""
-    from linft.cli.progress import bars
+def to_bytes(text: str) -> int:
+    """Bytes of a size such as 4GiB, 500 MB or 1.5TiB.
 
-    if console.is_terminal:
-        with bars(console) as move:
-            yield move
-        return
-    last: dict[str, int] = {}
+    Raises:
+      LinftError: it is no such size, or less than a byte.
 
-    def say(what: str, done: int, total: int) -> None:
-        if done == total or done >= last.get(what, 0) + total / LINES:
-            last[what] = done
-            console.print(f"{what}: {done}/{total}", soft_wrap=True)
-
-    yield say
+    Example:
+      >>> to_bytes("1.5KiB"), to_bytes("500 MB")
+      (1536, 500000000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
+    size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
+    if size < 1:
+        raise LinftError(f"{text!r} is no size of memory; give one such as 4GiB or 500MB")
+    return size

@@ -14,7 +14,7 @@ from linft.cli.compare import Compare
 from linft.cli.data_list import DataList
 from linft.cli.data_prepare import DataPrepare
 from linft.cli.finetune import Finetune
-from linft.cli.kernel import Kernel
+from linft.cli.kernel import ComputeKernel
 from linft.cli.predict import Predict
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
@@ -31,7 +31,7 @@ COMMANDS = {
     "benchmark-selection": BenchmarkSelection,
     "compare": Compare,
     "finetune": Finetune,
-    "kernel": Kernel,
+    "kernel": ComputeKernel,
     "predict": Predict,
     "pretrain": Pretrain,
     "pretrain-domains": PretrainDomains,

@@ -1,14 +1,17 @@
 """`linft predict`: predict a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
 
-import logging
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from linft.cli.options import ImageOptions, ModelOptions, OutputOptions, TaskOptions, with_length
 from linft.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from linft.core.base import Trajectory
+    from linft.predict.choice import Kind
 
 DEFAULT_STEPS = 40
 
@@ -26,40 +29,20 @@ class Predict:
     those measured the most exact that fits into memory."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
-    model: str = "resnet14-cifar10"
-    """A shipped model's name, hf:OWNER/NAME, or the path of a file of weights."""
-    task: str = "digits"
-    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
-    output: Path = Path("prediction")
-    """Directory for everything that is written."""
-    train_images: int | None = 200
-    """Training images, drawn with the sample seed; None takes all."""
-    test_images: int | None = 200
-    """Test images, drawn with the sample seed; None takes all."""
-    sample_seed: int = 0
-    """Seed of the drawn images and of the head."""
-    download: bool = False
-    """Let tfds:NAME download what is not on disk."""
-    head: Literal["probe", "normal", "zeros"] = "probe"
-    """The new head: the ridge solution on the training features, random, or zero."""
-    head_scale: float = 0.01
-    """Standard deviation of a random head."""
-    record_every: int | None = None
-    """Measure every so many steps; by default about a dozen times."""
+    task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
+    images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
     kernel_batch: int = 32
     """Images whose activations are in memory at once while the kernel is computed."""
+    writing: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions(Path("prediction"))
     recipe: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.001)
 
     def __call__(self) -> None:
         """Make the prediction and print it."""
-        import jax
-        from rich.console import Console
-
         import linft
         from linft import predict
-        from linft.cli.progress import bars
+        from linft.cli.terminal import bars, terminal
         from linft.core.trajectory_json import trajectory_as_json
-        from linft.data.lazy import in_memory
         from linft.predict.choice import FIRST, KINDS, auto
         from linft.report import trajectories
         from linft.runtime.atomic_files import whole
@@ -68,34 +51,39 @@ class Predict:
         from linft.training import optimizer
         from linft.workflows.compare.store import Store
 
-        console = Console()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
-        logging.getLogger("linft").setLevel(logging.INFO)
-        asked = self.recipe
-        if asked.steps is None and asked.epochs is None:
-            asked = asked.replace(steps=DEFAULT_STEPS)
+        console, output = terminal(), self.writing.output
+        asked = with_length(self.recipe, steps=DEFAULT_STEPS)
         recipe, dropped = predict.nearest(asked)
-        task = linft.load_task(self.task, download=self.download)
-        task = in_memory(task.subset(self.train_images or len(task.y_train), self.test_images, self.sample_seed))
-        model = linft.load_model(self.model)
-        key = jax.random.key(self.sample_seed)
-        model = model.with_head(task.num_classes, key, self.head, self.head_scale, task=task)
+        task = self.images.read(self.task.load())
+        model = self.model.with_head(task, self.images.sample_seed)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
-        store = Store.open(self.output, "predict", model, task, recipe, {"record_every": self.record_every})
+        store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
         runs: dict[str, linft.Trajectory] = {}
         with bars(console) as progress:
+
+            def predicted(kind: str) -> tuple[linft.Trajectory, None]:
+                made = KINDS[kind].run(
+                    model,
+                    task,
+                    recipe,
+                    self.writing.record_every,
+                    groups=groups,
+                    batch_size=self.kernel_batch,
+                    progress=lambda done, total: progress(f"{kind}: kernel", done, total),
+                )
+                return made, None
 
             def run(kind: str) -> linft.Trajectory:
                 """The prediction on disk, or a new one that is kept."""
                 if kind not in runs:
-                    runs[kind], _ = store.run(
-                        kind, lambda: (self._predicted(kind, model, task, recipe, groups, progress), None)
-                    )
+                    runs[kind], _ = store.run(kind, lambda: predicted(kind))
                 return runs[kind]
 
             chosen = None
             if self.how == "auto":
-                chosen = auto(self.error, model, task, asked, lambda: run(FIRST), self.head, self.head_scale)
+                chosen = auto(
+                    self.error, model, task, asked, lambda: run(FIRST), self.model.head, self.model.head_scale
+                )
             kind = self.how if chosen is None else chosen.kind
             found = run(kind)
         result = {
@@ -111,29 +99,16 @@ class Predict:
             "runs": {name: trajectory_as_json(trajectory) for name, trajectory in runs.items()},
             "versions": versions(),
         }  # fmt: skip
-        write_json(self.output / "prediction.json", result)
-        with whole(self.output / "trajectories.csv") as partial:
+        write_json(output / "prediction.json", result)
+        with whole(output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result), encoding="utf-8")
         for line in [dropped, *findings(kind, KINDS[kind], found, chosen and chosen.reason)]:
             if line:
                 console.print(line, soft_wrap=True)
-        console.print(f"Written: {self.output / 'prediction.json'}", soft_wrap=True)
-
-    def _predicted(self, kind: str, model: Any, task: Any, recipe: Recipe, groups: Any, progress: Any) -> Any:
-        from linft.predict.choice import KINDS
-
-        return KINDS[kind].run(
-            model,
-            task,
-            recipe,
-            self.record_every,
-            groups=groups,
-            batch_size=self.kernel_batch,
-            progress=lambda done, total: progress(f"{kind}: kernel", done, total),
-        )
+        console.print(f"Written: {output / 'prediction.json'}", soft_wrap=True)
 
 
-def findings(name: str, kind: Any, found: Any, reason: str | None) -> list[str]:
+def findings(name: str, kind: "Kind", found: "Trajectory", reason: str | None) -> list[str]:
     """What is predicted and by what, in a few lines."""
     lines = [f"Predicted by {name} ({kind.label})" + (f": {reason}." if reason else ".")]
     if kind.cost is not None:

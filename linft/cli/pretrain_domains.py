@@ -1,11 +1,12 @@
 """`linft pretrain-domains`: train one network on several source tasks, and put every domain into a zoo."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from linft.cli.options import PretrainingOptions, TaskOptions
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 
@@ -22,12 +23,7 @@ class PretrainDomains:
     """Source tasks: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     sharing: Literal["shared", "multi-bn", "adapter"] = "multi-bn"
     """What the domains have in common."""
-    model: str | None = None
-    """Architecture to start at random weights."""
-    init: str | None = None
-    """A model to start from instead: a shipped one's name or a file."""
-    options: dict[str, int] = field(default_factory=dict)
-    """Options of the architecture, such as `growth 6 width 12`."""
+    start: Annotated[PretrainingOptions, tyro.conf.OmitArgPrefixes] = PretrainingOptions()
     zoo: Path = Path("zoo")
     """Directory that the models are written to."""
     name: str | None = None
@@ -54,15 +50,14 @@ class PretrainDomains:
         from rich.console import Console
 
         import linft
-        from linft.cli.progress import bars
+        from linft.cli.terminal import bars
         from linft.training.multidomain import train_domains
-        from linft.training.pretrain import measured, settings, start
+        from linft.training.pretrain import measured, settings
         from linft.zoo.directory import unused
 
-        if (self.model is None) == (self.init is None):
-            raise LinftError("give either --model (an architecture, at random weights) or --init (a model)")
+        self.start.check()
         console = Console()
-        tasks = [linft.load_task(name, download=self.download) for name in self.tasks]
+        tasks = [TaskOptions(name, self.download).load() for name in self.tasks]
         data = self.data or tuple(task.name for task in tasks)
         if len(data) != len(tasks) or len(set(data)) < len(data):
             raise LinftError(
@@ -71,9 +66,9 @@ class PretrainDomains:
         citations = self.citations or ("",) * len(tasks)
         if len(citations) != len(tasks):
             raise LinftError(f"{len(tasks)} tasks need as many --citations, or none; {len(citations)} are given")
-        first = self.name or f"{self.model or Path(str(self.init)).stem}-{self.sharing}"
+        first = self.name or f"{self.start.name}-{self.sharing}"
         paths = [unused(self.zoo, f"{first}-{name}") for name in data]
-        model = start(tasks[0], self.model, self.init, self.options, self.recipe.seed)
+        model = self.start.start(tasks[0], self.recipe.seed)
         with bars(console) as progress:
             domains = train_domains(
                 model, tasks, self.recipe, self.sharing, lambda step, steps: progress(first, step, steps)
@@ -83,7 +78,7 @@ class PretrainDomains:
             source = {
                 **expert.source,
                 "data": name,
-                "init": self.init and model.name,
+                "init": self.start.init and model.name,
                 "sharing": self.sharing,
                 "domains": list(data),
                 "citation": citation,

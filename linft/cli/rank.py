@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from linft.cli.options import TaskOptions
 from linft.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class Rank:
     scored. Models that cannot be read are reported.
     """
 
-    task: str
-    """The target: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
+    task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes]
     zoo: str = "shipped"
     """Directory of a zoo; shipped: the one that comes with the package."""
     models: tuple[str, ...] = ()
@@ -60,22 +60,19 @@ class Rank:
     """Models at either end of the ranking whose kernels the page shows."""
     epochs: int = 0
     """Fine-tune the first model for so many epochs, and show its kernels before, halfway and after; 0: do not."""
-    download: bool = False
-    """Let tfds:NAME download what is not on disk."""
 
     def __call__(self) -> None:
         """Score, write, and print the table."""
         from rich.console import Console
 
         import linft
-        from linft.cli.progress import bars
-        from linft.cli.table import print_lines, print_table
+        from linft.cli.terminal import bars, print_lines, print_table
         from linft.report import ranking as page
         from linft.scores.gather import Gradients
 
         console, layers = Console(), self.layers
         models = self.given()
-        task = linft.load_task(self.task, download=self.download)
+        task = self.task.load()
         with bars(console) as progress:
             ranking = linft.rank(
                 models,

@@ -3,16 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tyro
 
 from linft.cli import config
-from linft.cli.prediction_kernel import Kernel
+from linft.cli.options import ImageOptions, KernelOptions, ModelOptions, OutputOptions, TaskOptions
 from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.workflows.sweep import grid as grids
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from linft.core.base import Model, Run, Tangent
+    from linft.core.task import Task
+    from linft.runtime.progress import Progress
+    from linft.workflows.sweep import result
+    from linft.workflows.sweep.shared import Sharing, Watch
 
 FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
     "features": "full",
@@ -39,34 +48,6 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images of the task."""
-
-    train_images: int | None = 256
-    """Training images, drawn with the sample seed; None takes all."""
-    test_images: int | None = 200
-    """Test images, drawn with the sample seed; None takes all."""
-    sample_seed: int = 0
-    """Seed of the drawn images and of the new layers."""
-    validation: float | None = None
-    """Share of the training images held out and measured on, in place of the test images."""
-    download: bool = False
-    """Let tfds:NAME download what is not on disk."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Weights to start from."""
-
-    model: str = "resnet14-cifar10"
-    """A shipped model's name, hf:OWNER/NAME, or the path of a file of weights."""
-    head: Literal["normal", "probe", "zeros"] = "normal"
-    """The new head: random, the ridge solution on the training features, or zero."""
-    head_scale: float = 0.01
-    """Standard deviation of a random head."""
-
-
-@dataclass(frozen=True)
 class Workers:
     """How real runs are shared: call the same command as often, and on as many machines, as you like."""
 
@@ -84,16 +65,6 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Output:
-    """What is written."""
-
-    output: Path = Path("sweep")
-    """Directory for everything that is written; sweeps of the same points by other runs go into the same one."""
-    record_every: int | None = None
-    """Measure every so many steps; by default about a dozen times."""
-
-
-@dataclass(frozen=True)
 class Sweep:
     """Try a grid of recipes on a task: in function space from one kernel (dual, spectral), or by training.
 
@@ -102,8 +73,6 @@ class Sweep:
     storage, each point run once.
     """
 
-    task: str = "digits"
-    """digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     by: Literal[
         "dual", "spectral", "features", "features-trace", "features-low-rank", "linearized", "finetune"
     ] = "dual"  # fmt: skip
@@ -113,14 +82,17 @@ class Sweep:
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
     """A YAML file of options, which those given here override."""
+    validation: float | None = None
+    """Share of the training images held out and measured on, in place of the test images."""
     trying: Annotated[Points, tyro.conf.OmitArgPrefixes] = Points()
-    data: Annotated[Data, tyro.conf.OmitArgPrefixes] = Data()
-    start: Annotated[Start, tyro.conf.OmitArgPrefixes] = Start()
-    kernel: Annotated[Kernel, tyro.conf.OmitArgPrefixes] = Kernel()
+    task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
+    images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(256, 200)
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions()
+    kernel: Annotated[KernelOptions, tyro.conf.OmitArgPrefixes] = KernelOptions()
     training: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(learning_rate=0.001, steps=40)
     depth: Annotated[LayerSettings, tyro.conf.OmitArgPrefixes] = LayerSettings()
     workers: Annotated[Workers, tyro.conf.OmitArgPrefixes] = Workers()
-    writing: Annotated[Output, tyro.conf.OmitArgPrefixes] = Output()
+    writing: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions(Path("sweep"))
 
     @classmethod
     def parse(cls, arguments: Sequence[str], prog: str) -> Self:
@@ -138,9 +110,51 @@ class Sweep:
     def __call__(self) -> None:
         """Run what is missing, and say what was found."""
         self.check()
-        from linft.cli.sweep_steps import carry_out
+        from functools import partial
 
-        carry_out(self)
+        import jax
+
+        from linft import predict
+        from linft.cli.terminal import counts, terminal
+        from linft.core import recipe_fields
+        from linft.workflows.sweep.shared import Watch
+        from linft.workflows.sweep.sweep import as_it_is, sweep
+
+        console = terminal()
+        task = self.load_task()
+        model = self.model.load()
+        groups = tuple(model.layer_groups)
+        chosen = self.grid(len(groups))
+        n = len(task.y_train)
+        console.print(
+            f"{model.name} → {task.name}: {n} training and {len(task.y_test)} "
+            f"{'test' if self.validation is None else 'held-out'} images, "
+            f"{len(chosen.points()) if self.workers.search == 'grid' else chosen.trials} points, "
+            f"by {self.by} on {jax.default_backend()}",
+            soft_wrap=True,
+        )
+        watch = Watch() if self.workers.prune else None
+        nearest = {
+            **dict.fromkeys(("dual", *FEATURES), predict.nearest),
+            "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
+            "linearized": partial(recipe_fields.nearest, by="linearized"),
+            "finetune": as_it_is,
+        }[self.by]
+        with counts(console) as progress:
+            swept = sweep(
+                lambda reinit_groups: make(self, model, task, reinit_groups, watch, progress),
+                chosen,
+                self.training,
+                layer_groups=groups,
+                depth=self.depth,
+                nearest=nearest,
+                sharing=sharing(self, watch),
+                output=self.writing.output,
+                by=name(self),
+                described=described(self, model, task),
+                progress=progress,
+            )
+        tell(self, console, swept)
 
     def check(self) -> None:
         """Refuse what cannot go together, before anything is loaded."""
@@ -151,7 +165,7 @@ class Sweep:
         chooses = self.workers.search == "tpe" or self.workers.prune
         if chooses and self.by in PREDICTED:
             raise LinftError(f"--by {self.by} predicts every point at once; leave out --search tpe and --prune")
-        if chooses and self.data.validation is None:
+        if chooses and self.validation is None:
             raise LinftError("a search and pruning choose by images that are held out; give --validation 0.2")
 
     def grid(self, groups: int) -> grids.Grid:
@@ -159,3 +173,116 @@ class Sweep:
         trying = self.trying
         source = trying.grid if trying.grid is not None else grids.varied(trying.vary)
         return grids.grid(source, groups, trying.trials, trying.draw_seed)
+
+    def load_task(self) -> "Task":
+        """The task, as many images of it as are asked for; its test part is what is measured on."""
+        task = self.images.read(self.task.load())
+        return task if self.validation is None else task.holdout(self.validation, self.images.sample_seed)
+
+
+def name(command: Sweep) -> str:
+    """What a run is called in the output directory."""
+    approximate = command.by in PREDICTED and command.kernel.kernel != "full"
+    return f"{command.by}-{command.kernel.kernel}" if approximate else command.by
+
+
+def described(command: Sweep, model: "Model", task: "Task") -> dict[str, Any]:
+    """What is known of model and task."""
+    sizes = {"train_images": len(task.y_train), "test_images": len(task.y_test), "num_classes": task.num_classes}
+    start = {"head": command.model.head, "head_scale": command.model.head_scale, "seed": command.images.sample_seed}
+    return {
+        "model": {"name": model.name, "digest": model.digest, "layer_groups": list(model.layer_groups), **start},
+        "task": {"name": task.name, "digest": task.digest, "held_out": command.validation, **sizes},
+        "record_every": command.writing.record_every,
+    }
+
+
+def sharing(command: Sweep, watch: "Watch | None") -> "Sharing | None":
+    """How training is shared; predictions are not."""
+    from linft.workflows.sweep.shared import Sharing
+
+    if command.by in PREDICTED:
+        return None
+    workers = command.workers
+    storage = workers.storage or str(command.writing.output / "study.journal")
+    return Sharing(storage, workers.search, watch, workers.heartbeat, workers.timeout)
+
+
+def make(
+    command: Sweep, model: "Model", task: "Task", reinit_groups: int, watch: "Watch | None", progress: "Progress"
+) -> "Run":
+    """The run that starts with so many new layer groups."""
+    from linft import predict
+    from linft.models.linearize import linearize
+    from linft.training.finetune import finetune
+
+    every = command.writing.record_every
+    started = command.model.with_new_layers(model, task, command.images.sample_seed, reinit_groups)
+    if command.by in FEATURES:
+        computed: dict[str, Any] = options(command, model, reinit_groups, progress) | {"outputs": FEATURES[command.by]}
+        of_features = predict.feature_tangent(started, task, **computed)
+        return predict.feature_dual(of_features, record_every=every)
+    if command.by in PREDICTED:
+        found = tangent(command, started, task, reinit_groups, progress)
+        return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
+    network = linearize(started) if command.by == "linearized" else started
+    return finetune(network, task, record_every=every, tracking=watch)
+
+
+def tangent(command: Sweep, model: "Model", task: "Task", reinit_groups: int, progress: "Progress") -> "Tangent":
+    """The kernel of a start, on disk once it has been computed."""
+    from linft import predict
+    from linft.core.trees import digest
+    from linft.predict.tangent import kept
+
+    given = options(command, model, reinit_groups, progress)
+    finer = "" if given["groups"] == model.stages else f"-{digest(tuple(given['groups']))[:8]}"
+    kind = f"{given['outputs']}{finer}-{reinit_groups}"
+    return kept(
+        command.writing.output / f"tangent-{kind}.safetensors",
+        lambda: predict.tangent(model, task, **given),
+    )
+
+
+def options(command: Sweep, model: "Model", reinit_groups: int, progress: "Progress") -> dict[str, Any]:
+    """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
+    from linft.training.optimizer import kernel_groups
+
+    names = tuple(model.layer_groups)
+    recipes = [grids.at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
+    what = "kernel" if reinit_groups == 1 else f"kernel {reinit_groups}"
+    return command.kernel.arguments() | {
+        "groups": kernel_groups(model.layer_groups, *recipes),
+        "progress": lambda done, total: progress(what, done, total),
+    }
+
+
+def tell(command: Sweep, console: "Console", swept: "result.Sweep") -> None:
+    """The best points, what became of the others, and what was dropped."""
+    from linft.cli.terminal import print_lines, print_table
+    from linft.report.sweep import write
+    from linft.runtime.json_files import read_json
+    from linft.workflows.sweep import result
+
+    finished = [row for row in swept.rows if row["status"] == "finished"]
+    best = sorted(finished, key=lambda row: (-row["test_accuracy"], row["test_loss"]))[:SHOWN]
+    part = "test" if command.validation is None else "held-out"
+    if best:
+        names = list(dict.fromkeys(setting for row in best for setting in row["values"]))
+        print_table(
+            [*(setting.replace("_", " ") for setting in names), f"{part} accuracy", f"{part} loss", "train loss"],
+            [
+                [f"{row['values'].get(setting, '')}" for setting in names]
+                + [f"{row['test_accuracy']:.1%}", f"{row['test_loss']:.3f}", f"{row['train_loss']:.3f}"]
+                for row in best
+            ],
+        )
+    counts = {status: sum(row["status"] == status for row in swept.rows) for status in result.STATUSES}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    lines = [f"{len(swept.rows)} points: {told}."]
+    reasons = dict.fromkeys(row["reason"] for row in swept.rows if row["status"] in ("refused", "failed"))
+    lines += [f"Not run: {reason}." for reason in reasons]
+    lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
+    print_lines(lines)
+    page = write(read_json(command.writing.output / result.FILE), command.writing.output)
+    console.print(f"Report: {page}", soft_wrap=True)

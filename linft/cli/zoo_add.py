@@ -1,10 +1,11 @@
 """`linft zoo add`: put a model, such as a fine-tuned one, into a zoo, with what selection needs of its task."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from linft.cli.options import TaskOptions, ZooFileOptions
 
 if TYPE_CHECKING:
     from linft.core.base import Model
@@ -17,38 +18,29 @@ class ZooAdd:
 
     model: tyro.conf.Positional[str]
     """A file of ours, or the name of a model that comes with the package."""
-    zoo: Path = Path("zoo")
-    """Directory of the zoo, made where there is none."""
     task: str | None = None
     """The task it was trained on: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     download: bool = False
     """Let tfds:NAME download what is not on disk."""
-    name: str | None = None
-    """Name in the zoo; the model's own by default."""
     data: str | None = None
     """Name of the source data set in the metadata; the task's by default."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Precision of the file."""
-    overwrite: bool = False
-    """Replace a model of that name."""
+    file: Annotated[ZooFileOptions, tyro.conf.OmitArgPrefixes] = ZooFileOptions()
 
     def __call__(self) -> None:
         """Load, measure, write, and print where."""
         import linft
-        from linft.cli.table import print_lines
-        from linft.zoo.directory import path_of, unused
+        from linft.cli.terminal import print_lines
 
         model = linft.load_model(self.model)
-        name = self.name or model.name
-        path = (path_of if self.overwrite else unused)(self.zoo, name)
+        self.file.path(model)  # refused before anything is measured
         if self.task is not None:
-            model = on_task(model, linft.load_task(self.task, download=self.download), self.data)
+            model = on_task(model, TaskOptions(self.task, self.download).load(), self.data)
         elif self.data is not None:
             model = model.replace(source={**model.source, "data": self.data})
-        linft.save_model(model.replace(name=name), path, self.dtype)
+        model, path = self.file.save(model)
         accuracy = model.source.get("test_accuracy")
         found = "" if accuracy is None else f"test accuracy {accuracy:.1%}, "
-        print_lines([f"{name}: {found}written to {path}"])
+        print_lines([f"{model.name}: {found}written to {path}"])
 
 
 def on_task(model: "Model", task: "Task", data: str | None) -> "Model":

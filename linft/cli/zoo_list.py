@@ -22,7 +22,7 @@ class ZooList:
 
     def __call__(self) -> None:
         """Print the table, and under it the files that cannot be used, with the reason."""
-        from linft.cli.table import print_lines, print_table
+        from linft.cli.terminal import print_lines, print_table
 
         if self.architectures:
             return print_table(ARCHITECTURES, architectures())

@@ -19,7 +19,7 @@ class ZooShow:
 
     def __call__(self) -> None:
         """Print all, one fact a line."""
-        from linft.cli.table import print_lines
+        from linft.cli.terminal import print_lines
         from linft.zoo.directory import existing
         from linft.zoo.load import SHIPPED
 

@@ -93,7 +93,7 @@ def test_the_kernel_of_the_features_predicts_a_sweep(call, tmp_path, model_file)
 
 
 def test_a_finished_sweep_is_told_again_without_running_anything(call, output, capsys, monkeypatch):
-    monkeypatch.setattr("linft.cli.sweep_steps.make", None)
+    monkeypatch.setattr("linft.cli.sweep.make", None)
     call(*SMALL, *VARY, "--by", "dual", "--output", output, "--batch-norm", "train")
     told = capsys.readouterr().out
     assert "6 points: 6 finished." in told

@@ -15,7 +15,8 @@ from drawn import make
 from sharing import Uneven
 
 import linft
-from linft.cli.kernel import Kernel, Machine
+from linft.cli.kernel import ComputeKernel, Machine
+from linft.cli.options import TaskOptions
 from linft.core import parallel, trees
 from linft.core.errors import LinftError
 from linft.ntk.empirical import train_test_ntk
@@ -161,7 +162,7 @@ def test_no_cluster_is_one_line(monkeypatch):
 def test_hosts_share_all_of_their_devices(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(LinftError, match="leave out --devices"):
-        Kernel("digits", machine=Machine(devices=1)).mesh()
+        ComputeKernel(TaskOptions("digits"), machine=Machine(devices=1)).mesh()
 
 
 def test_an_error_of_one_host_alone_is_left_as_it_is():

@@ -51,7 +51,7 @@ if __name__ == "__main__":
         return found
 
     sharded.images = images
-    kernel.Kernel.model = lambda self, task: make(Uneven())
+    kernel.ComputeKernel.model = lambda self, task: make(Uneven())
     if "LINFT_TEST_ACCELERATOR" in os.environ:
         jax.default_backend = lambda: "tpu"
     if count:
