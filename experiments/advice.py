@@ -9,10 +9,13 @@ cost: random points (learning rate 0.001 to 0.3 in the logarithm, momentum 0 or 
 new groups 1 or 2) are trained on four fifths of the training images for the same steps and judged on the fifth, as
 many as begin within the seconds that the advice took, three at least. Seconds are wall time of the same process, one
 CPU with two cores, all compilation included in both. Rows are in results/advice/SCALE/rows.jsonl, written as they
-come; writes table.md there. Tasks may run at once: `--tasks digits`, then `--tasks none`. Expected: better than the
-default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than the search in all.
+come; writes table.md there. Tasks may run at once: `--tasks digits --do run`, then `--do report`.
+
+Expected: better than the default recipe in 4 of 10, where that breaks by much, else up to 19 points worse; better than
+the search in all.
 """
 
+import itertools
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +23,9 @@ from typing import Any
 
 import numpy as np
 import tyro
-from beside import FAR, NEAR, SIZES, SOURCE, Scale, loaded, markdown, settings, share, start, task_of
+from options import Options
+from starts import FAR, NEAR, SOURCE, loaded, start, task_of
+from tables import markdown, settings, share
 
 import linft
 from linft.core.base import Task
@@ -31,7 +36,7 @@ from linft.workflows.sweep.grid import Point, at, grid
 from linft.workflows.sweep.result import Row, row
 
 TASKS = (*NEAR, *FAR, "fashion")
-BUDGETS = {"smoke": (2, 4), "laptop": (40, 120)}
+BUDGETS = {"smoke": (2,), "laptop": (40, 120)}
 SPACE = {
     "learning_rate": "log:0.001:0.3",
     "momentum": [0.0, 0.9],
@@ -43,24 +48,24 @@ FEWEST, MOST = 3, 30
 HELD_OUT = 0.2
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/advice"),
-    tasks: tuple[str, ...] = TASKS,
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write the table."""
-    directory = output / scale
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = options.directory("advice")
     file = directory / "rows.jsonl"
-    for name in tasks:
-        for budget in BUDGETS[scale]:
-            done = {(found["task"], found["steps"]) for found in json_lines.read(file)}
-            if name in TASKS and (name, budget) not in done:
-                found = compared(task_of(name, data, SIZES[scale]), budget)
+    if "run" in options.do:
+        done = {(found["task"], found["steps"]) for found in json_lines.read(file)}
+        for name, budget in itertools.product(options.chosen(TASKS), BUDGETS[options.scale]):
+            if (name, budget) not in done:
+                found = compared(task_of(name, options), budget)
                 json_lines.append(file, [found])
                 print(f"{name}, {budget} steps: {found['accuracy']}", flush=True)
-    rows = sorted(json_lines.read(file), key=lambda of: (TASKS.index(of["task"]), of["steps"]))
+    if "report" in options.do:
+        write_report(directory)
+
+
+def write_report(directory: Path) -> None:
+    """The table of the rows so far."""
+    rows = sorted(json_lines.read(directory / "rows.jsonl"), key=lambda of: (TASKS.index(of["task"]), of["steps"]))
     (directory / "table.md").write_text(table(rows))
     print(f"wrote {directory}/table.md")
 
@@ -125,7 +130,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for of in rows:
         ends = [accuracy(of, name) for name in ("advised", "default", "searched")]
         expected, seconds = share(of["predicted"]["accuracy"]), f"{of['seconds']['advised']:.0f}"
-        advised = settings({"values": of["values"]["advised"]}, shown)
+        advised = settings(of["values"]["advised"], shown)
         body.append([of["task"], of["similarity"], of["steps"], *ends, expected, of["tried"], seconds, advised])
     heads = ["task", "is", "steps", "advised", "default", "searched", "predicted", "points searched", "seconds",
              "advised: new groups, rate, momentum, α, β"]  # fmt: skip
@@ -149,4 +154,4 @@ def against(rows: list[dict[str, Any]], name: str) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

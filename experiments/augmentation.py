@@ -1,10 +1,10 @@
 """What every augmentation does to pictures, to be judged by eye.
 
-    python experiments/augmentation.py --data ../shared/data
+    python experiments/augmentation.py --scale laptop --data ../shared/data
 
 A row for each augmentation, five draws of one digit, one sign-language digit and one piece of clothing
-(Fashion-MNIST); the first row is the whole image on its canvas, the last two are the ten crops. Writes
-docs/augmentation.jpg.
+(Fashion-MNIST); the first row is the whole image on its canvas, the last two are the ten crops. At laptop
+scale it is docs/augmentation.jpg that is drawn.
 
 Expected: `flip` mirrors about half; `crop` has black edges, everything that cuts from a canvas has none;
 `short_side_crop` and `li2020_crop` keep the scale, `resized_crop` and `li2020_resized_crop` change scale
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from options import Options
 
 import linft
 from linft.core.preprocessing import Preprocessing
@@ -27,19 +28,17 @@ from linft.data.crops import ten_crops
 SHAPE = (64, 64)
 DRAWS = 5
 PREPROCESSING = Preprocessing((*SHAPE, 3))
-TASKS = {
-    "digits": "digits",
-    "sign_digits": "npz:{}/sign_digits_32.npz",
-    "Fashion-MNIST": "npz:{}/fashion_mnist_sprite_28.npz",
-}
+TASKS = ("digits", "sign_digits", "fashion")
+DOCS = Path("docs/augmentation.jpg")
 LAST = ("corners and centre", "their mirrors")
 
 
-def main(data: Path = Path("../shared/data"), output: Path = Path("docs/augmentation.jpg")) -> None:
+def main(options: Options) -> None:
     """Draw the contact sheet."""
-    columns = [rows(linft.load_task(source.format(data)).x_train[:1]) for source in TASKS.values()]
-    figure(columns).savefig(output, pil_kwargs={"quality": 85})
-    print(f"wrote {output}")
+    columns = {task: rows(linft.load_task(options.source(task)).x_train[:1]) for task in options.chosen(TASKS)}
+    sheet = DOCS if options.scale == "laptop" else options.directory("augmentation") / DOCS.name
+    figure(columns).savefig(sheet, pil_kwargs={"quality": 85})
+    print(f"wrote {sheet}")
 
 
 def rows(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,13 +54,13 @@ def rows(image: np.ndarray) -> dict[str, np.ndarray]:
     return found | dict(zip(LAST, np.split(crops, 2), strict=True))
 
 
-def figure(columns: list[dict[str, np.ndarray]]) -> Figure:
+def figure(columns: dict[str, dict[str, np.ndarray]]) -> Figure:
     """A panel for each row and task, the draws side by side with a gap between them."""
-    names = list(columns[0])
+    names = list(next(iter(columns.values())))
     drawing = Figure(figsize=(14, 0.9 * len(names)), dpi=90, layout="constrained")
-    panels = drawing.subplots(len(names), len(columns))
+    panels = drawing.subplots(len(names), len(columns), squeeze=False)
     for name, line in zip(names, panels, strict=True):
-        for axes, (title, found) in zip(line, zip(TASKS, columns, strict=True), strict=True):
+        for axes, (title, found) in zip(line, columns.items(), strict=True):
             strip = [np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=255) for picture in found[name]]
             axes.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
             axes.set(xticks=[], yticks=[], title=title if name == names[0] else None)
@@ -71,4 +70,4 @@ def figure(columns: list[dict[str, np.ndarray]]) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

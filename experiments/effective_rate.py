@@ -14,7 +14,6 @@ Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 step
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,27 +21,13 @@ import numpy as np
 import sources
 import sweep_truth
 import tyro
-from beside import (
-    SIZES,
-    Best,
-    Case,
-    Do,
-    Scale,
-    Sizes,
-    best,
-    carry_out,
-    cautious,
-    chosen,
-    loaded,
-    markdown,
-    number,
-    pairs,
-    share,
-    task_of,
-)  # fmt: skip
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from options import Options
+from paired_rows import Best, Case, best, carry_out, cautious, pairs
 from scipy.stats import kendalltau
+from starts import SIZES, Sizes, loaded, task_of
+from tables import markdown, number, share
 
 import linft
 from linft.workflows.sweep.result import Row
@@ -67,19 +52,13 @@ def cases(sizes: Sizes) -> list[Case]:
     ]
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results"),
-    tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write tables and figures."""
-    directory, sizes = output / "effective_rate" / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
-    if "report" not in do:
+    directory, sizes = options.directory("effective_rate"), SIZES[options.scale]
+    carry_out(cases(sizes), directory, options)
+    if "report" not in options.do:
         return
-    truth, from_sources = output / "sweep_truth" / scale, output / "sources" / scale
+    truth, from_sources = map(options.directory, ("sweep_truth", "sources"))
     frozen = {case.task: case for case in sweep_truth.cases(sizes) if case.name == "frozen"}
     undecayed = {
         budget: {task: [p for p in pairs(case, truth, step) if p[0]["values"]["weight_decay"] == 0]
@@ -99,7 +78,7 @@ def main(
     decayed = {task: pairs(case, truth, sizes.long) for task, case in frozen.items()}
     parts = [
         equal_rates(undecayed, sizes),
-        bests(by_source, data, sizes),
+        bests(by_source, options, sizes),
         decays(decayed, sizes.long),
         noise(batches, sizes),
     ]
@@ -166,11 +145,11 @@ def equal_rates(undecayed: dict[str, dict[str, list[tuple[Row, Row]]]], sizes: S
     return markdown(title, heads, rows)
 
 
-def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], data: Path, sizes: Sizes) -> str:
+def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], options: Options, sizes: Sizes) -> str:
     """The best η' of every source and task beside their similarity."""
     scores = {
         task: linft.rank(
-            [loaded(model) for model in sources.SOURCES], task_of(task, data, sizes), list(SIMILARITIES), resamples=0
+            [loaded(model) for model in sources.SOURCES], task_of(task, options), list(SIMILARITIES), resamples=0
         )
         for task in dict.fromkeys(task for task, _ in by_source)
     }
@@ -283,4 +262,4 @@ def _line(ax: Axes, by_x: dict[float, list[tuple[Row, Row]]], kind: int, colour:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

@@ -10,7 +10,8 @@ has a kernel of its own. Every point is really trained, with batch norm in train
 statistics of the task's images where a norm is new; for 30 and for 120 steps of 16 of 128 images at momentum 0.9.
 Points are chosen on training images that are held out, and then measured on test images, by runs of one seed. Rows are
 in results/layers/SCALE/real and predicted, those on held-out images beside them; writes table.md there. Tasks may
-run at once: `--tasks digits`, then `--do report`.
+run at once: `--tasks digits --do run`, then `--do report`.
+Not run in full yet: there are no results of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,24 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from beside import (
-    FAR,
-    NEAR,
-    SIZES,
-    Case,
-    Do,
-    Scale,
-    Sizes,
-    best,
-    carry_out,
-    cautious,
-    chosen,
-    markdown,
-    number,
-    pairs,
-    settings,
-    share,
-)  # fmt: skip
+from options import Options
+from paired_rows import Case, best, carry_out, cautious, pairs
+from starts import FAR, NEAR, SIZES, Sizes
+from tables import markdown, number, settings, share
 
 from linft.workflows.sweep.agreement import agreement
 from linft.workflows.sweep.grid import Values
@@ -98,17 +85,11 @@ def cases(sizes: Sizes) -> list[Case]:
     return [Case(task, "layers", GRID, base, parts=("test", "held-out")) for task in (*NEAR, *FAR)]
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/layers"),
-    tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write the table."""
-    directory, sizes = output / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
-    if "report" in do:
+    directory, sizes = options.directory("layers"), SIZES[options.scale]
+    carry_out(cases(sizes), directory, options)
+    if "report" in options.do:
         tables = [bests(directory, sizes, budget) for budget in sizes.budgets]
         (directory / "table.md").write_text("\n".join([agreements(directory, sizes), *tables]))
         print(f"wrote {directory}/table.md")
@@ -143,10 +124,10 @@ def bests(directory: Path, sizes: Sizes, budget: str) -> str:
             measured, judged = ([p for p in of if part.holds(p[0]["values"])] for of in (both, held_out))
             found = best(measured, step, judged)
             if found is not None:
+                real, predicted = (settings(of["values"], part.shown) for of in (found.real, found.predicted))
                 rows.append([
-                    case.task, part.name, settings(found.real, part.shown), share(found.real["test_accuracy"]),
-                    settings(found.predicted, part.shown), share(found.predicted["test_accuracy"]),
-                    share(found.taken["test_accuracy"]),
+                    case.task, part.name, real, share(found.real["test_accuracy"]),
+                    predicted, share(found.predicted["test_accuracy"]), share(found.taken["test_accuracy"]),
                 ])  # fmt: skip
     heads = ["task", "points", "best", "accuracy", "predicted best", "as predicted", "real"]
     title = (
@@ -159,4 +140,4 @@ def bests(directory: Path, sizes: Sizes, budget: str) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

@@ -18,7 +18,6 @@ pretrained weights.
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -26,6 +25,7 @@ import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from options import Options, Scale
 
 import linft
 from linft.core.base import Model, Run, Task
@@ -43,7 +43,7 @@ COLOURS = {"dual": "#0072b2", "features": "#d55e00"}
 class Config:
     """Sizes of the experiment."""
 
-    tasks: tuple[str, ...] = ("hymenoptera_32", "ucmerced16_32", "sign_digits_32")
+    tasks: tuple[str, ...] = ("hymenoptera", "ucmerced16", "sign_digits")
     model: str = "resnet14-cifar10"
     train_images: int = 96
     test_images: int = 96
@@ -52,41 +52,36 @@ class Config:
     batch_size: int = 32
 
 
-def get_config(scale: Literal["smoke", "laptop"]) -> Config:
-    """smoke: seconds, to see that it runs; laptop: half an hour on two CPU cores."""
-    if scale == "smoke":
-        return Config(tasks=("hymenoptera_32",), train_images=8, test_images=8, rates=(0.005,), steps=2, batch_size=4)
-    return Config()
+CONFIGS: dict[Scale, Config] = {
+    "smoke": Config(train_images=8, test_images=8, rates=(0.005,), steps=2, batch_size=4),
+    "laptop": Config(),
+}
 
 
-def main(
-    scale: Literal["smoke", "laptop"] = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/predicted_vs_actual"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then draw the table and the figure."""
-    directory = output / scale
-    directory.mkdir(parents=True, exist_ok=True)
-    config, file = get_config(scale), directory / "rows.jsonl"
-    claim(directory / "config.json", asdict(config), "rows")
-    rows = json_lines.read(file)
-    done = {row["key"] for row in rows}
-    for row in measure(config, data, done):
-        rows.append(row)
-        json_lines.append(file, [row])
-        print(f"{row['key']}: {row['error']}", flush=True)
-    (directory / "table.md").write_text(table(rows))
-    figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
-    print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
+    directory, config = options.directory("predicted_vs_actual"), CONFIGS[options.scale]
+    file = directory / "rows.jsonl"
+    if "run" in options.do:
+        claim(directory / "config.json", asdict(config), "rows")
+        for row in measure(config, options, {row["key"] for row in json_lines.read(file)}):
+            json_lines.append(file, [row])
+            print(f"{row['key']}: {row['error']}", flush=True)
+    if "report" in options.do:
+        rows = json_lines.read(file)
+        (directory / "table.md").write_text(table(rows))
+        figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
+        print(f"{len(rows)} rows; wrote {directory}/table.md and {directory}/figure.svg")
 
 
-def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, Any]]:
+def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[str, Any]]:
     """One row for each real run that is not done."""
-    for name, head, loss in itertools.product(config.tasks, HEADS, ("cross_entropy", "squared_error")):
+    tasks = options.chosen(config.tasks)
+    for name, head, loss in itertools.product(tasks, HEADS, ("cross_entropy", "squared_error")):
         keys = {(rate, bn): f"{name} {head} {loss} {rate} {bn}" for rate in config.rates for bn in BATCH_NORM}
         if done >= set(keys.values()):
             continue
-        task = linft.load_task(f"npz:{data / name}.npz").subset(config.train_images, config.test_images, seed=0)
+        task = linft.load_task(options.source(name)).subset(config.train_images, config.test_images, seed=0)
         model = linft.load_model(config.model)
         model = model.with_head(task.num_classes, jax.random.key(0), head, task=task)
         tangent = linft.predict.tangent(model, task)
@@ -103,7 +98,7 @@ def measure(config: Config, data: Path, done: set[str]) -> Iterator[dict[str, An
                 found = {how: agreement(run, real) for how, run in predicted.items()}
                 yield {
                     "key": keys[rate, bn],
-                    "task": task.name,
+                    "task": name,
                     "head": head,
                     "loss": loss,
                     "rate": rate,
@@ -199,4 +194,4 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

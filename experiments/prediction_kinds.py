@@ -36,6 +36,7 @@ import numpy as np
 import tyro
 from jax import monitoring
 from matplotlib.figure import Figure
+from options import Options, Scale
 
 import linft
 from linft import predict
@@ -62,7 +63,7 @@ COLOURS = {
 class Config:
     """Sizes of the experiment."""
 
-    tasks: tuple[str, ...] = ("digits", "hymenoptera_32", "ucmerced16_32", "sign_digits_32")
+    tasks: tuple[str, ...] = ("digits", "hymenoptera", "ucmerced16", "sign_digits")
     model: str = "resnet14-cifar10"
     train_images: int = 96
     test_images: int = 32
@@ -73,22 +74,15 @@ class Config:
     """Of either head, the same number."""
     steps: int = 48
     batch_size: int = 32
-    once: str = "hymenoptera_32"
+    once: str = "hymenoptera"
 
 
-def get_config(scale: Literal["smoke", "laptop"]) -> Config:
-    """smoke: a minute, to see that it runs; laptop: half an hour on one CPU core."""
-    if scale == "smoke":
-        return Config(
-            tasks=("digits",),
-            train_images=8,
-            test_images=8,
-            rates=(("normal", (0.01,)), ("probe", (0.001,))),
-            steps=4,
-            batch_size=4,
-            once="digits",
-        )
-    return Config()
+CONFIGS: dict[Scale, Config] = {
+    "smoke": Config(
+        train_images=8, test_images=8, rates=(("normal", (0.01,)), ("probe", (0.001,))), steps=4, batch_size=4
+    ),
+    "laptop": Config(),
+}
 
 
 class Clock:
@@ -118,32 +112,30 @@ class Clock:
         return covered
 
 
-def main(
-    scale: Literal["smoke", "laptop"] = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/prediction_kinds"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, and draw the table and the figure."""
-    directory = output / scale
-    directory.mkdir(parents=True, exist_ok=True)
-    config, file = get_config(scale), directory / "rows.jsonl"
+    directory, config = options.directory("prediction_kinds"), CONFIGS[options.scale]
+    if "run" in options.do:
+        run(config, options, directory)
+    if "report" in options.do:
+        report(directory, options.scale)
+
+
+def run(config: Config, options: Options, directory: Path) -> None:
+    """Write what is missing."""
     claim(directory / "config.json", asdict(config), "rows")
-    done = [row["key"] for row in json_lines.read(file)]
+    file, once = directory / "rows.jsonl", directory / "once.json"
     begin, clock = time.perf_counter(), Clock()
-    for number, row in enumerate(measure(config, data, set(done), clock), len(done) + 1):
+    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}, clock):
         json_lines.append(file, [row])
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
-        if number >= len(config.tasks) * len(config.rates):  # every task has its rows
-            report(config, data, directory, scale, clock)
-    report(config, data, directory, scale, clock)
-
-
-def report(config: Config, data: Path, directory: Path, scale: str, clock: Clock) -> None:
-    """Write table and figure of the rows so far, and what `linft predict --how auto` goes by."""
-    once = directory / "once.json"
     if not once.exists():
-        once.write_text(json.dumps(computed_once(config, data, clock), indent=1) + "\n")
+        once.write_text(json.dumps(computed_once(config, options, clock), indent=1) + "\n")
+
+
+def report(directory: Path, scale: Scale) -> None:
+    """Write table and figure of the rows so far, and what `linft predict --how auto` goes by."""
     rows = finished(directory)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
@@ -161,9 +153,9 @@ def finished(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
+def computed_once(config: Config, options: Options, clock: Clock) -> dict[str, Any]:
     """What trace and full features' kernels cost, and how far the latter's curve is from the weights' training."""
-    task = _task(config, data, config.once)
+    task = _task(config, options, config.once)
     (head, rates), *_ = config.rates
     model, recipe = _headed(linft.load_model(config.model), task, head), _recipe(config, rates[0])
     _, trace_seconds = clock(predict.tangent, model, task, outputs="trace")
@@ -171,7 +163,7 @@ def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
     found, recipe_seconds = clock(predict.feature_dual(tangent), recipe)
     trained = linft.finetune(linft.linearize(model, at="features"), task)(recipe)
     return {
-        "task": task.name,
+        "task": config.once,
         "seconds": {
             "trace": {"kernel_seconds": trace_seconds},
             "features": {"kernel_seconds": kernel_seconds, "recipe_seconds": recipe_seconds},
@@ -180,14 +172,14 @@ def computed_once(config: Config, data: Path, clock: Clock) -> dict[str, Any]:
     }
 
 
-def measure(config: Config, data: Path, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
+def measure(config: Config, options: Options, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
     """One row for each real run that is not done: on every task with the first rates, then with the next."""
-    bare = linft.load_model(config.model)
+    tasks, bare = options.chosen(config.tasks), linft.load_model(config.model)
     linear = linft.linearize(bare, at="features")  # whatever the head that is put on it
 
     @cache
     def of_any_head(name: str) -> tuple[Task, tuple[predict.FeatureTangent, float]]:
-        task = _task(config, data, name)
+        task = _task(config, options, name)
         return task, clock(predict.feature_tangent, _headed(bare, task, "normal"), task, outputs="trace")
 
     @cache
@@ -200,19 +192,18 @@ def measure(config: Config, data: Path, done: set[str], clock: Clock) -> Iterato
             "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
         }
 
-    for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), config.tasks, config.rates):
+    for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), tasks, config.rates):
         key = f"{name} {head} {rates[place]}"
         if key not in done:
             task, (model, kernels) = of_any_head(name)[0], of_head(name, head)
             recipe = _recipe(config, rates[place])
             real, seconds = clock(linft.finetune(model, task), recipe)
-            row = {"key": key, "task": task.name, "head": HEADS[head], "rate": rates[place]}
+            row = {"key": key, "task": name, "head": HEADS[head], "rate": rates[place]}
             yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
 
 
-def _task(config: Config, data: Path, name: str) -> Task:
-    task = linft.load_task("digits" if name == "digits" else f"npz:{data / name}.npz")
-    return task.subset(config.train_images, config.test_images, seed=0)
+def _task(config: Config, options: Options, name: str) -> Task:
+    return linft.load_task(options.source(name)).subset(config.train_images, config.test_images, seed=0)
 
 
 def _recipe(config: Config, rate: float) -> linft.Recipe:
@@ -368,4 +359,4 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

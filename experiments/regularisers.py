@@ -6,32 +6,19 @@ Appendix C of Li and others 2020: learning rate 0.02, 0.01, 0.005, 0.001, 0.0001
 0.0001, for L2-SP on the pretrained layers (with λ2 = 0.01 on the new head) and for L2 (λ2 = λ1); what its Table 4
 compares is the average class error of the best of either. All 40 points are predicted; those of three rates (0.01,
 0.005, 0.001) are really trained too; for 30 and for 120 steps of 16 of 128 images at momentum 0.9. Rows are in
-results/regularisers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits`, then
-`--do report`. Expected: either method's best is within 8 points of the other's, on near and far tasks.
+results/regularisers/SCALE/real and predicted; writes table.md there. Tasks may run at once: `--tasks digits --do run`,
+then `--do report`.
+Expected: either method's best is within 8 points of the other's, on near and far tasks.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
-from beside import (
-    FAR,
-    NEAR,
-    SIZES,
-    Case,
-    Do,
-    Scale,
-    Sizes,
-    best,
-    carry_out,
-    chosen,
-    markdown,
-    number,
-    pairs,
-    run,
-    settings,
-    share,
-)  # fmt: skip
+from options import Options
+from paired_rows import Case, best, carry_out, pairs
+from starts import FAR, NEAR, SIZES, Sizes
+from tables import markdown, number, settings, share
 
 from linft.workflows.sweep.agreement import agreement
 from linft.workflows.sweep.grid import l2sp
@@ -44,28 +31,20 @@ METHODS = ("L2", "L2-SP")
 
 def cases(sizes: Sizes) -> list[Case]:
     """What is predicted."""
-    return [Case(task, "regularisers", "l2sp", sizes.recipe()) for task in (*NEAR, *FAR)]
+    return [Case(task, "regularisers", "l2sp", sizes.recipe(), by=("predicted",)) for task in (*NEAR, *FAR)]
 
 
 def trained(case: Case) -> Case:
     """The part of a case that is really run."""
-    return replace(case, grid=[{**block, "learning_rate": RATES} for block in l2sp(0)])
+    return replace(case, grid=[{**block, "learning_rate": RATES} for block in l2sp(0)], by=("real",))
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/regularisers"),
-    tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write the table."""
-    directory, sizes = output / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, [by for by in do if by == "predicted"])
-    if "real" in do:
-        for case in chosen(cases(sizes), tasks):
-            run(trained(case), "real", directory, data, sizes)
-    if "report" in do:
+    directory, sizes = options.directory("regularisers"), SIZES[options.scale]
+    predicted = cases(sizes)
+    carry_out([*predicted, *map(trained, predicted)], directory, options)
+    if "report" in options.do:
         (directory / "table.md").write_text(table(directory, sizes))
         print(f"wrote {directory}/table.md")
 
@@ -88,10 +67,10 @@ def table(directory: Path, sizes: Sizes) -> str:
                     continue
                 tau = agreement([row for row, _ in of], [row for _, row in of])["tau_accuracy"]
                 names = ("learning_rate", "l2sp" if method == "L2-SP" else "weight_decay")
+                real, predicted = (settings(of["values"], names) for of in (found.real, found.predicted))
                 rows.append([
-                    case.task, step, method, share(1 - found.real["test_accuracy"]), settings(found.real, names),
-                    share(1 - found.predicted["test_accuracy"]), settings(found.predicted, names),
-                    share(found.regret), number(tau),
+                    case.task, step, method, share(1 - found.real["test_accuracy"]), real,
+                    share(1 - found.predicted["test_accuracy"]), predicted, share(found.regret), number(tau),
                 ])  # fmt: skip
     heads = ["task", "steps", "method", "error", "rate, λ1", "predicted error", "rate, λ1", "regret", "τ"]
     title = (
@@ -102,4 +81,4 @@ def table(directory: Path, sizes: Sizes) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

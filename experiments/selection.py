@@ -12,45 +12,30 @@ Expected: NCE, the generalization term, PARC, LGC and LEEP gain most (4 to 5 poi
 (Deshpande and others 2021) compares with, an ImageNet expert, is the CIFAR-10 one here: resnet14-cifar10.
 """
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal
-
 import tyro
+from options import Options
 
 from linft.cli.benchmark_selection import BenchmarkSelection
 
-TARGETS = {
-    "digits": "digits",
-    "hymenoptera": "npz:{data}/hymenoptera_32.npz",
-    "ucmerced16": "npz:{data}/ucmerced16_32.npz",
-    "sign_digits": "npz:{data}/sign_digits_32.npz",
-    "fashion": "npz:{data}/fashion_mnist_sprite_28.npz",
-}
+TARGETS = ("digits", "hymenoptera", "ucmerced16", "sign_digits", "fashion")
 
 
-def get_config(scale: Literal["smoke", "laptop"], data: Path, output: Path) -> BenchmarkSelection:
-    """smoke: minutes, to see that it runs; laptop: six to seven hours of one CPU core, or minutes of a GPU."""
-    if scale == "smoke":
-        return BenchmarkSelection(
-            tasks=("digits",), output=output / scale, shots=(2,), steps=(2,), batches=(4,), rates=(0.01,), seeds=(0,)
-        )
+def command(options: Options) -> BenchmarkSelection:
+    """smoke: a minute or two; laptop: six to seven hours of one CPU core, or minutes of a GPU."""
+    names = options.chosen(TARGETS)
+    tasks, output = tuple(map(options.source, names)), options.directory("selection")
+    do = tuple(part for of in options.do for part in (("truth", "scores") if of == "run" else ("report",)))
+    if options.scale == "laptop":
+        return BenchmarkSelection(tasks, names, output, do=do)
     return BenchmarkSelection(
-        tasks=tuple(task.format(data=data) for task in TARGETS.values()),
-        names=tuple(TARGETS),
-        output=output / scale,
+        tasks, names, output, shots=(2,), steps=(2,), batches=(4,), rates=(0.01,), seeds=(0,), do=do
     )
 
 
-def main(
-    scale: Literal["smoke", "laptop"] = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/selection"),
-    do: tuple[Literal["truth", "scores", "report"], ...] = ("truth", "scores", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then draw the tables and figures of what is done."""
-    replace(get_config(scale, data, output), do=do)()
+    command(options)()
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

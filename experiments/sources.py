@@ -8,7 +8,7 @@ From a source: learning rate 0.01, 0.005, 0.001 × momentum 0.9, 0, batch norm f
 0.05, 0.01, 0.005, 0.001 × weight decay 0, 0.01 at momentum 0.9, batch norm in training mode, which the prediction
 leaves out (it has the statistics of the task's images at the random weights). Every point is really trained and
 predicted, for 30 and for 120 steps of 16 of 128 images. Rows are in results/sources/SCALE/real and predicted;
-writes table.md there. Tasks may run at once: `--tasks digits`, then `--do report`.
+writes table.md there. Tasks may run at once: `--tasks digits --do run`, then `--do report`.
 Expected: CIFAR-10 is the best source of all tasks after 120 steps, predicted so on two; from scratch comes within 0 to
 17 points of it.
 """
@@ -17,26 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from beside import (
-    FAR,
-    NEAR,
-    SCRATCH,
-    SIZES,
-    SOURCE,
-    Case,
-    Do,
-    Scale,
-    Sizes,
-    best,
-    carry_out,
-    chosen,
-    markdown,
-    number,
-    pairs,
-    settings,
-    share,
-)  # fmt: skip
+from options import Options
+from paired_rows import Case, best, carry_out, pairs
 from scipy.stats import kendalltau
+from starts import FAR, NEAR, SCRATCH, SIZES, SOURCE, Sizes
+from tables import markdown, number, settings, share
 
 from linft.workflows.sweep.result import Row
 
@@ -59,17 +44,11 @@ def cases(sizes: Sizes) -> list[Case]:
     ]
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/sources"),
-    tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write the tables."""
-    directory, sizes = output / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
-    if "report" in do:
+    directory, sizes = options.directory("sources"), SIZES[options.scale]
+    carry_out(cases(sizes), directory, options)
+    if "report" in options.do:
         (directory / "table.md").write_text(
             "\n".join(
                 [
@@ -87,9 +66,10 @@ def errors(directory: Path, sizes: Sizes, budget: str) -> str:
     step, rows = sizes.budgets[budget], []
     for case in cases(sizes):
         if (found := best(pairs(case, directory, step), step)) is not None:
+            real, predicted = (settings(of["values"], SHOWN) for of in (found.real, found.predicted))
             rows.append([
-                case.task, case.model, share(1 - found.real["test_accuracy"]), settings(found.real, SHOWN),
-                share(1 - found.predicted["test_accuracy"]), settings(found.predicted, SHOWN), share(found.regret),
+                case.task, case.model, share(1 - found.real["test_accuracy"]), real,
+                share(1 - found.predicted["test_accuracy"]), predicted, share(found.regret),
             ])  # fmt: skip
     heads = [
         "task",
@@ -157,4 +137,4 @@ def _accuracies(pair: tuple[Row, Row]) -> tuple[float | None, float | None]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

@@ -8,7 +8,7 @@ rate 0.05, 0.01, 0.005, 0.001, 0.0001 × momentum 0.95, 0.9, 0 without decay, an
 frozen. Then ten of these points with batch norm in training mode, which no kernel follows. Every point is really
 trained and predicted, for 30 and for 120 steps of 16 of 128 images; the 35 also by the features' kernel. Rows are in
 results/sweep_truth/SCALE/real, predicted and features; writes table.md and figure.svg there. Tasks may run at
-once: `--tasks digits`, then `--do report`.
+once: `--tasks digits --do run`, then `--do report`.
 Expected: real runs with frozen batch norm break at a few per cent of the edge of stability; below, the prediction
 ranks them with τ of 0.7 and more, and its pick is mostly within 3 points of the best.
 """
@@ -22,24 +22,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import tyro
-from beside import (
-    FAR,
-    NEAR,
-    SIZES,
-    Case,
-    Do,
-    Scale,
-    Sizes,
-    below,
-    carry_out,
-    chosen,
-    markdown,
-    number,
-    pairs,
-    rows_of,
-    share,
-)
 from matplotlib.figure import Figure
+from options import Options
+from paired_rows import Case, below, carry_out, pairs, rows_of
+from starts import FAR, NEAR, SIZES, Sizes
+from tables import markdown, number, share
 
 from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.rules import safe
@@ -70,17 +57,11 @@ def cases(sizes: Sizes) -> list[Case]:
     ]
 
 
-def main(
-    scale: Scale = "smoke",
-    data: Path = Path("../shared/data"),
-    output: Path = Path("experiments/results/sweep_truth"),
-    tasks: tuple[str, ...] = (),
-    do: tuple[Do, ...] = ("real", "predicted", "features", "report"),
-) -> None:
+def main(options: Options) -> None:
     """Run what is missing, then write the table and the figure."""
-    directory, sizes = output / scale, SIZES[scale]
-    carry_out(chosen(cases(sizes), tasks), directory, data, sizes, do)
-    if "report" in do:
+    directory, sizes = options.directory("sweep_truth"), SIZES[options.scale]
+    carry_out(cases(sizes), directory, options)
+    if "report" in options.do:
         tables = (agreements, broken, kernels)
         (directory / "table.md").write_text("\n".join(table(directory, sizes) for table in tables))
         figure(directory, sizes).savefig(directory / "figure.svg", metadata={"Date": None})
@@ -225,4 +206,4 @@ def _accuracies(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options, description=__doc__))

@@ -1,14 +1,15 @@
 """Train the zoo that the package ships: two networks, eight sources, two starts; and multi-domain experts.
 
-    python experiments/zoo.py --data ../shared/data
+    python experiments/zoo.py --scale laptop --data ../shared/data
 
 Deshpande and others 2021, Tables 1 and 2, at 32×32. Single-domain: every source is learnt from random
 weights and from the CIFAR-10 expert. Multi-domain: one ResNet on all eight sources with shared weights,
 with batch norms of each domain, and with adapters; and one with batch norms on five sources only.
-`linft pretrain` and `linft pretrain-domains` train into `--work`; what is there already is skipped, so an
+`linft pretrain` and `linft pretrain-domains` train into build/zoo; what is there already is skipped, so an
 interrupted call goes on. Then the single-domain experts and the domains of the five-source network that
-beat ridge regression on 16×16 pixels in balanced accuracy go to the package's zoo, in half precision
-(the default model in full).
+beat ridge regression on 16×16 pixels in balanced accuracy go to the package's zoo, linft/zoo/weights, in half
+precision (the default model in full). At smoke scale (minutes) every training is of two steps, and all of it,
+the zoo too, stays in results/zoo/smoke.
 
 Expected: the tables in experiments/results/zoo/laptop/tables.md.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
+from options import Options
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score
 
@@ -25,6 +27,7 @@ import linft
 from linft.cli.options import PretrainingOptions, TaskOptions
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
+from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.core.recipe import Recipe
 
@@ -33,7 +36,6 @@ from linft.core.recipe import Recipe
 class Source:
     """A source data set."""
 
-    file: str
     citation: str
     augmentation: str = "crop"
     steps: int = 900
@@ -41,14 +43,14 @@ class Source:
 
 
 SOURCES = {
-    "cifar10": Source("cifar10_32", "Krizhevsky 2009", "crop_flip"),
-    "gtsrb": Source("gtsrb_32", "Stallkamp and others 2012", steps=1800),
-    "ucmerced16": Source("ucmerced16_32", "Yang and Newsam 2010", "crop_flip"),
-    "sign_digits": Source("sign_digits_32", "Mavi 2020, arXiv:2011.08927", "crop_flip"),
-    "mnist": Source("mnist_28", "LeCun and others 1998"),
-    "omniglot": Source("omniglot_small_32", "Lake, Salakhutdinov and Tenenbaum 2015", steps=1800),
-    "imagenet_coarse": Source("imagenet_sample_coarse_32", "Russakovsky and others 2015", "crop_flip"),
-    "fashion": Source("fashion_mnist_sprite_28", "Xiao, Rasul and Vollgraf 2017", "crop_flip"),
+    "cifar10": Source("Krizhevsky 2009", "crop_flip"),
+    "gtsrb": Source("Stallkamp and others 2012", steps=1800),
+    "ucmerced16": Source("Yang and Newsam 2010", "crop_flip"),
+    "sign_digits": Source("Mavi 2020, arXiv:2011.08927", "crop_flip"),
+    "mnist": Source("LeCun and others 1998"),
+    "omniglot": Source("Lake, Salakhutdinov and Tenenbaum 2015", steps=1800),
+    "imagenet_coarse": Source("Russakovsky and others 2015", "crop_flip"),
+    "fashion": Source("Xiao, Rasul and Vollgraf 2017", "crop_flip"),
 }
 NO_TARGETS = ("cifar10", "gtsrb", "mnist", "omniglot", "imagenet_coarse")  # the others serve as target tasks
 
@@ -97,22 +99,33 @@ SHARINGS = {  # what the domains share, which they are, steps
 
 @dataclass(frozen=True)
 class Config:
-    """Where things are."""
+    """Where things are, and how long is trained."""
 
-    data: Path
-    """Directory of the .npz files."""
-    work: Path = Path("build/zoo")
+    options: Options
+    work: Path
     """Where every expert is trained."""
-    zoo: Path = Path("linft/zoo/weights")
+    zoo: Path
     """Where those that beat the floor go."""
-    tables: Path = Path("experiments/results/zoo/laptop/tables.md")
-    """Where their accuracies go."""
+    steps: int | None = None
+    """Of every training, in place of its own."""
 
-    def task(self, source: str) -> str:
-        return f"npz:{self.data / SOURCES[source].file}.npz"
+    def source(self, source: str) -> str:
+        return self.options.source(source)
 
     def trained(self, name: str) -> Path:
         return self.work / f"{name}.safetensors"
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """For as long as is trained here."""
+        return recipe if self.steps is None else recipe.replace(steps=self.steps, epochs=None, warmup_steps=0)
+
+
+def config_of(options: Options) -> Config:
+    """The package's own zoo, or one to see that it runs."""
+    if options.scale == "laptop":
+        return Config(options, Path("build/zoo"), Path("linft/zoo/weights"))
+    directory = options.directory("zoo")
+    return Config(options, directory / "work", directory / "weights", steps=2)
 
 
 def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
@@ -123,21 +136,23 @@ def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
             steps = round(row.share * about.steps)
             fresh = PretrainingOptions(row.architecture, options=row.options)
             recipe = row.cifar10 if source == "cifar10" else BASE.replace(steps=steps)
-            recipe = recipe.replace(augmentation=about.augmentation)
-            to_here = Pretrain(TaskOptions(config.task(source)), zoo=config.work, data=source, citation=about.citation)
+            recipe = config.recipe(recipe.replace(augmentation=about.augmentation))
+            to_here = Pretrain(
+                TaskOptions(config.source(source)), zoo=config.work, data=source, citation=about.citation
+            )
             yield [name], replace(to_here, start=fresh, name=name, recipe=recipe)
             if source != "cifar10":
                 name, start = f"{first}-{source}", PretrainingOptions(init=str(config.trained(first)))
-                again = recipe.replace(learning_rate=row.again, steps=steps // 2)
+                again = config.recipe(recipe.replace(learning_rate=row.again, steps=steps // 2))
                 yield [name], replace(to_here, start=start, name=name, recipe=again)
 
 
 def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:
     """The same for the multi-domain experts."""
     for name, (sharing, sources, steps) in SHARINGS.items():
-        tasks = tuple(config.task(source) for source in sources)
+        tasks = tuple(config.source(source) for source in sources)
         start = PretrainingOptions(init=str(config.trained("resnet14-cifar10")))
-        recipe = DOMAINS.replace(steps=steps)
+        recipe = config.recipe(DOMAINS.replace(steps=steps))
         command = PretrainDomains(tasks, sharing, start, zoo=config.work, name=name, data=sources, recipe=recipe)
         cited = replace(command, citations=tuple(SOURCES[source].citation for source in sources))
         yield [f"{name}-{source}" for source in sources], cited
@@ -176,11 +191,22 @@ def table(config: Config, rows: dict[str, str], corner: str) -> list[str]:
     return lines
 
 
-def main(config: Config) -> None:
-    for names, command in [*singles(config), *multi(config)]:
-        if not all(config.trained(name).exists() for name in names):
-            command()
-    floors = {source: floor(linft.load_task(config.task(source))) for source in SOURCES}
+def main(options: Options) -> None:
+    """Train what is missing, then publish it and write the tables."""
+    if options.tasks:
+        raise LinftError("a zoo is of all its sources; leave out --tasks")
+    config = config_of(options)
+    if "run" in options.do:
+        for names, command in [*singles(config), *multi(config)]:
+            if not all(config.trained(name).exists() for name in names):
+                command()
+    if "report" in options.do:
+        report(config)
+
+
+def report(config: Config) -> None:
+    """Publish the experts that beat the floor, and write the tables of all."""
+    floors = {source: floor(linft.load_task(config.source(source))) for source in SOURCES}
     shipped = [name for names, _ in singles(config) for name in names]
     shipped += [f"multibn5-{source}" for source in NO_TARGETS]
     left_out = publish(config, shipped, floors)
@@ -194,7 +220,8 @@ def main(config: Config) -> None:
     lines = [
         "# Experts of the shipped zoo",
         "",
-        "Test accuracy (balanced over classes), as `python experiments/zoo.py --data ../shared/data` gives it.",
+        "Test accuracy (balanced over classes), as `python experiments/zoo.py --scale laptop --data ../shared/data` "
+        "gives it.",
         "",
         *one,
         f"| ridge on pixels (balanced) | {' | '.join(f'{f:.1%}' for f in floors.values())} |",
@@ -205,10 +232,10 @@ def main(config: Config) -> None:
         "",
         *(left_out or ["Every expert beats the floor."]),
     ]
-    config.tables.parent.mkdir(parents=True, exist_ok=True)
-    config.tables.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(shipped) - len(left_out)} models in {config.zoo}, tables in {config.tables}")
+    tables = config.options.directory("zoo") / "tables.md"
+    tables.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(shipped) - len(left_out)} models in {config.zoo}, tables in {tables}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(tyro.cli(Options, description=__doc__))
