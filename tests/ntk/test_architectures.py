@@ -1,16 +1,13 @@
 """Narrow networks of every kind: the layerwise kernel is that of the Jacobian, and of neural-tangents."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from narrow import NARROW
 
 from linft.core import trees
 from linft.core.base import Model
-from linft.core.preprocessing import Preprocessing
-from linft.models import create
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.layerwise.plan import plan
 from linft.ntk.layerwise.rules import RULES
@@ -18,28 +15,7 @@ from linft.ntk.layerwise.rules import RULES
 CLASSES, EXAMPLES = 2, 3
 
 
-class Narrow(NamedTuple):
-    """A registered network, small enough for its whole Jacobian."""
-
-    name: str
-    options: dict[str, Any]
-    size: int = 32
-
-
-TWO_STAGES = {"blocks": (1, 1), "width": 4}  # have every kind of layer that four have
-
-NETWORKS = {
-    "resnet, bottlenecks": Narrow("resnet50", TWO_STAGES),
-    "wide resnet": Narrow("wide_resnet101_2", TWO_STAGES),
-    "resnet v2": Narrow("resnetv2_50", TWO_STAGES),
-    "bit": Narrow("resnetv2_50x1_bit", TWO_STAGES | {"groups": 2}),
-    "wide resnet for small images": Narrow("wrn16_4", {"blocks": 1, "factor": 2, "width": 4}, 16),
-    "densenet": Narrow("densenet121", {"layers": (2, 0, 0, 0), "growth": 8, "width": 8, "bottleneck": 2}),
-    "mobilenet v1": Narrow("mobilenet_v1", {"blocks": (1, 2), "width": 2}),
-    "inception v4": Narrow("inception_v4", {"blocks": (0, 0, 1), "width": 1}, 75),
-    "alexnet": Narrow("alexnet", {"width": 1}, 63),
-}
-
+COVERED = ("cifar resnet", "cifar resnet, option b", "cifar densenet", "resnet, basic blocks", "resnet v1")  # elsewhere
 
 APART = (
     "bit",
@@ -52,11 +28,13 @@ APART = (
 )  # take longest to compile, and have no layer of their own
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in APART else n for n in NETWORKS])
+KINDS = [kind for kind in NARROW if kind not in COVERED]
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in APART else n for n in KINDS])
 def network(request, x64) -> tuple[Model, jax.Array]:
     """In float64, all of its parameters and statistics moved at random, and images."""
-    name, options, size = NETWORKS[request.param]
-    model = create(name, CLASSES, jax.random.key(0), Preprocessing((size, size, 3)), **options)
+    model = NARROW[request.param].create(CLASSES)
     rng = np.random.default_rng(0)
 
     def moved(path: tuple, leaf: jax.Array) -> jax.Array:
@@ -64,7 +42,7 @@ def network(request, x64) -> tuple[Model, jax.Array]:
         return jnp.asarray(abs(value) + 0.1 if trees.path_of(path).endswith("/var") else value, "float64")
 
     params, stats = jax.tree_util.tree_map_with_path(moved, (model.params, model.batch_stats))
-    images = jnp.asarray(rng.normal(size=(EXAMPLES, size, size, 3)))
+    images = jnp.asarray(rng.normal(size=(EXAMPLES, *model.preprocessing.input_size)))
     return model.replace(params=params, batch_stats=stats), images
 
 
