@@ -14,14 +14,13 @@ from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.core.trees import Groups
 from linft.models.architectures.alexnet import AlexNet
-from linft.models.architectures.bit import bit
 from linft.models.architectures.cifar_densenet import CifarDenseNet
 from linft.models.architectures.cifar_resnet import CifarResNet
 from linft.models.architectures.densenet import DenseNet
 from linft.models.architectures.inception import InceptionV4
 from linft.models.architectures.mobilenet import MobileNetV1
 from linft.models.architectures.resnet import BasicBlock, Bottleneck, ResNet
-from linft.models.architectures.resnet_v2 import ResNetV2
+from linft.models.architectures.resnet_v2 import ResNetV2, bit
 from linft.models.architectures.wide_resnet import WideResNet
 from linft.models.from_flax import functions, wrap
 from linft.models.modes import modes

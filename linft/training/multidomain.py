@@ -22,7 +22,7 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.data.stream import Batch
-from linft.models.architectures import norm
+from linft.models.architectures.layers import NORM_NAME
 from linft.runtime.progress import Count
 from linft.training.step import State, begin_training, steps_per_call
 
@@ -134,7 +134,7 @@ def _joint(model: Model, offsets: Int[np.ndarray, "d1"], sharing: Sharing) -> Mo
 def _is_own(path: tuple) -> bool:
     """Whether a domain has this parameter for itself: those of norms, and adapters."""
     layer, _, name = trees.path_of(path).rpartition("/")
-    return name == ADAPTER or norm.NAME.search(layer) is not None
+    return name == ADAPTER or NORM_NAME.search(layer) is not None
 
 
 def _with_adapters(params: Tree) -> Tree:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.convolution import Conv
+from linft.models.architectures.layers import Conv
 from linft.models.stages import in_stages
 
 

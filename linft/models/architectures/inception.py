@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures import convolution
-from linft.models.architectures.norm import Norm
+from linft.models.architectures.layers import Conv as Convolution
+from linft.models.architectures.layers import Norm
 from linft.models.stages import in_stages, numbered
 
 
@@ -85,7 +85,7 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         channels, strides = self.row.width * self.width // 32, (self.row.stride, self.row.stride)
-        x = convolution.Conv(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
+        x = Convolution(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
         return nn.relu(Norm(not train, epsilon=1e-3, name="norm")(x))
 
 

@@ -1,14 +1,17 @@
-"""The pre-activation ResNets of He and others 2016 (V2) for 224×224 images, the stride on the 3×3 convolution."""
+"""The pre-activation ResNets of He and others 2016 (V2) for 224×224 images, the stride on the 3×3 convolution.
+
+Big Transfer (BiT, Kolesnikov and others 2020) has standardized kernels and group norm in them, no batch norm.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.convolution import Conv
-from linft.models.architectures.norm import Norm
+from linft.models.architectures.layers import Conv, Norm, StandardizedConv
 from linft.models.stages import in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
@@ -100,3 +103,23 @@ class ResNetV2(nn.Module):
             stride = 1 if i == 0 else 2
             x = kind(blocks, self.width * 2**i, stride, self.conv, self.norm, name=f"stage{i + 1}")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def group_norm(train: bool, name: str, groups: int) -> nn.Module:
+    """The same in training and in evaluation.
+
+    Its variance is the mean of squared deviations: E x² − (E x)² would cancel digits where the sum of
+    many blocks has drifted from zero.
+    """
+    return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)
+
+
+def zero_padded_max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """Zeros around the image take part in the maximum: there was no ReLU before it."""
+    return nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+
+
+def bit(num_classes: int, blocks: tuple[int, ...], width: int = 64, groups: int = 32) -> ResNetV2:
+    """A BiT network; `groups` are those of every norm."""
+    norm = partial(group_norm, groups=groups)
+    return ResNetV2(num_classes, blocks, width, StandardizedConv, norm, zero_padded_max_pool)

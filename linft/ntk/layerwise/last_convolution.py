@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from linft.core import trees
 from linft.core.base import Model, dense
 from linft.core.errors import LinftError
-from linft.models.architectures.standardized_conv import StandardizedConv
+from linft.models.architectures.layers import StandardizedConv
 from linft.ntk.layerwise import jacobians, plan
 
 CONVOLUTIONS = (nn.Conv, StandardizedConv)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from linft.models.architectures.standardized_conv import StandardizedConv, standardized
+from linft.models.architectures.layers import StandardizedConv, standardized
 
 Gradients = dict[str, Float[Array, "b k _"]]
 

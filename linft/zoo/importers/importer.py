@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from linft.models.architectures import norm
+from linft.models.architectures.layers import NORM_NAME
 from linft.zoo.formats.tensors import Tensors
 
 NORM_LEAVES = {
@@ -37,7 +37,7 @@ def torch_path(module: Callable[[str], str]) -> Callable[[str], str | None]:
         if leaf == "num_batches_tracked":
             return None
         ours = module(name)
-        if norm.NAME.search(ours):
+        if NORM_NAME.search(ours):
             return NORM_LEAVES.get(leaf, "params/{}/" + leaf).format(ours)
         return f"params/{ours}/{'kernel' if leaf == 'weight' else leaf}"
 

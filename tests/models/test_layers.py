@@ -1,4 +1,4 @@
-"""The convolution that is fast on CPU is lax's, with all its derivatives."""
+"""The convolution that is fast on CPU is lax's, with all its derivatives; a standardized kernel has no scale."""
 
 import flax.linen as nn
 import jax
@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from narrow import NARROW
 
-from linft.models.architectures import convolution as module
-from linft.models.architectures.convolution import LAYOUT, Conv, convolution
+from linft.models.architectures import layers as module
+from linft.models.architectures.layers import LAYOUT, Conv, StandardizedConv, convolution, standardized
 
 NAMES = "height, width, channels, features, size, strides, padding"
 CASES = {
@@ -171,3 +172,29 @@ def test_on_an_accelerator_it_is_lax(monkeypatch):
         str(jax.make_jaxpr(lambda x, k, f=f: jax.grad(lambda k: f(x, k).sum())(k))(x, kernel)) for f in (ours, theirs)
     ]
     assert texts[0] == texts[1]
+
+
+def test_every_output_channel_is_standardized():
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 5)) + 2
+    found = np.asarray(standardized(kernel))
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(found.std((0, 1, 2)), 1, rtol=1e-5)
+
+
+def test_is_the_plain_convolution_by_the_standardized_kernel():
+    x, layer = jax.random.normal(jax.random.key(1), (2, 9, 8, 4)), StandardizedConv(5, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    params = layer.init(jax.random.key(0), x)["params"]
+    kernel, padded = standardized(params["kernel"]), np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.stack([padded[:, i : i + 9 : 2, j : j + 8 : 2] for i in range(3) for j in range(3)], axis=3)
+    expected = np.einsum("nhwti,tio->nhwo", patches, kernel.reshape(9, 4, 5))
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bit_does_not_see_scale_and_shift_of_its_kernels():
+    model = NARROW["bit"].create(3)
+    x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    moved = jax.tree.map(lambda leaf: 3 * leaf - 0.5 if leaf.ndim == 4 else leaf, model.params)
+    apply = jax.jit(model.apply)
+    np.testing.assert_allclose(apply(moved, x), apply(model.params, x), rtol=1e-4, atol=1e-5)
+    assert not model.batch_stats
+    assert jnp.abs(apply(model.params, x)).min() > 1e-3

@@ -1,6 +1,10 @@
-"""Convolution that is fast on CPU too, where XLA's filter gradient is slow and its smallest convolutions naive."""
+"""Layers that architectures share: convolutions, fast on CPU too or by a standardized kernel, and torch's batch norm.
+
+On CPU XLA's gradient by the kernel is slow, and its smallest convolutions naive.
+"""
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +23,8 @@ FEW_CHANNELS = 8
 """Below these, as in the first layer, matrices are too narrow to gain anything."""
 FEW_PRODUCTS = 2**24
 """Convolutions of fewer multiplications gain less in a run than the longer compilation costs."""
+NORM_NAME = re.compile(r"(^|[/_])norm\d*$")
+"""What the path of every norm ends with, and of no other layer."""
 
 
 def convolution(
@@ -148,3 +154,31 @@ def _by_phases(
     kernel = kernel.reshape(taps[0], s, taps[1], t, channels, features).transpose(0, 2, 1, 3, 4, 5)
     x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, -1, features)
     return _mixed(x, kernel, (1, 1), ((0, 0), (0, 0)), precision)
+
+
+def standardized(kernel: Float[Array, "h w i o"]) -> Float[Array, "h w i o"]:
+    """(k − mean) / √(variance + 1e-8) over everything but the output channel."""
+    mean, variance = kernel.mean((0, 1, 2), keepdims=True), kernel.var((0, 1, 2), keepdims=True)
+    return (kernel - mean) * jax.lax.rsqrt(variance + 1e-8)
+
+
+class StandardizedConv(nn.Module):
+    """A convolution of two axes by the standardized kernel, without bias (Qiao and others 2019)."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = standardized(self.param("kernel", nn.initializers.lecun_normal(), shape))
+        return convolution(x, kernel, self.strides, self.padding, dimension_numbers=LAYOUT)
+
+
+class Norm(nn.BatchNorm):
+    """Batch norm with torch's constants (momentum 0.1 there is 0.9 here)."""
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
