@@ -135,7 +135,11 @@ def test_every_parameter_is_of_one_group_and_groups_are_in_the_order_of_the_pass
     assert set(stages) == set(params) and list(stages)[-1] == row.head and row.first in paths
 
 
-@pytest.fixture(scope="module", params=NARROW)
+LONGEST = "inception v4"  # to compile
+KINDS = [pytest.param(kind, marks=[pytest.mark.slow] * (kind == LONGEST)) for kind in NARROW]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request):
     """A narrow network of every kind, with weights and statistics away from their initial values."""
     model = NARROW[request.param].create(5)
