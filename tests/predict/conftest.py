@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import judges
 import numpy as np
 import pytest
 
@@ -87,39 +87,8 @@ def two_classes(model, task) -> linft.Tangent:
     return linft.predict.tangent(model.with_head(2, init="probe", task=two), two)
 
 
-class Explicit(NamedTuple):
-    """The linearized network as plain arrays: f = f0 + J (w − w0)."""
-
-    f0: np.ndarray
-    """[n c], training images first."""
-    jacobian: np.ndarray
-    """[n c p]."""
-    w0: np.ndarray
-    """[p]."""
-    groups: np.ndarray
-    """Layer group of every parameter, [p]."""
-    is_vector: np.ndarray
-    """Whether it belongs to a bias or a norm, [p]."""
-    labels: np.ndarray
-    """[n], training images first."""
-    n: int
-    """Number of training images."""
-
-
 @pytest.fixture(scope="session")
 @float64()
-def explicit(model, task) -> Explicit:
-    x = model.preprocess(np.concatenate([task.x_train, task.x_test]))
-    f0, jacobian = jax.jit(lambda p: (model.apply(p, x), jax.jacobian(lambda q: model.apply(q, x))(p)))(model.params)
-    leaves = [
-        (trees.path_of(path), np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
-    ]
-    return Explicit(
-        f0=np.asarray(f0),
-        jacobian=np.concatenate([np.reshape(j, (*f0.shape, -1)) for j in jax.tree.leaves(jacobian)], axis=-1),
-        w0=np.concatenate([leaf.ravel() for _, leaf in leaves]),
-        groups=np.concatenate([np.repeat(path.split("/")[0], leaf.size) for path, leaf in leaves]),
-        is_vector=np.concatenate([np.repeat(leaf.ndim == 1, leaf.size) for _, leaf in leaves]),
-        labels=np.concatenate([task.y_train, task.y_test]),
-        n=len(task.y_train),
-    )
+def explicit(model, task) -> judges.Explicit:
+    """The linearized network as plain arrays."""
+    return judges.explicit(model, task)

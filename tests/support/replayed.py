@@ -1,4 +1,4 @@
-"""Recipes of all kinds that can be replayed exactly, and what of two trajectories must be the same."""
+"""Recipes of all kinds that can be predicted exactly, and what of two trajectories must be the same."""
 
 import numpy as np
 
@@ -37,6 +37,34 @@ RECIPES = {
         **RATES, **DECAY, decay_vectors=False, frozen_groups=("norm",), schedule="cosine", warmup_steps=5
     ),
 }  # fmt: skip
+
+PLAIN = SE.replace(momentum=0.0, nesterov=False, batch_size=None, steps=60)
+HEAVY, NESTEROV = PLAIN.replace(momentum=0.9), PLAIN.replace(momentum=0.9, nesterov=True)
+SLIGHT = {"weight_decay": 0.05}
+
+FULL_BATCH = {
+    "no momentum": PLAIN,
+    "heavy ball": HEAVY,
+    "Nesterov": NESTEROV,
+    "no momentum, decay to zero": PLAIN.replace(**SLIGHT),
+    "heavy ball, decay to zero": HEAVY.replace(**SLIGHT),
+    "Nesterov, decay to zero": NESTEROV.replace(**SLIGHT),
+    "heavy ball, decay to the pretrained": HEAVY.replace(l2sp=0.05),
+    "Nesterov, decay to the pretrained": NESTEROV.replace(l2sp=0.05),
+    "decoupled": NESTEROV.replace(convention="decoupled"),
+    "group rates, constant": NESTEROV.replace(rate_multipliers=(("conv", 0.3), ("head", 2.0))),
+    "one rate for all, and decay": HEAVY.replace(rate_multipliers=(("*", 0.5),), **SLIGHT),
+    "frozen groups, full batch": NESTEROV.replace(frozen_groups=("conv", "norm")),
+    "frozen groups, and decay": NESTEROV.replace(frozen_groups=("conv", "norm"), **SLIGHT),
+    "everything frozen": NESTEROV.replace(frozen_groups=("*",)),
+    "everything frozen, and decay": NESTEROV.replace(frozen_groups=("*",), **SLIGHT),
+    "a batch larger than the task": NESTEROV.replace(batch_size=50),
+    "no steps": NESTEROV.replace(steps=0),
+    "10000 steps": NESTEROV.replace(learning_rate=1e-4, steps=10000),
+    "10000 steps, decay to zero": HEAVY.replace(learning_rate=1e-4, steps=10000, weight_decay=1e-3),
+    "diverging": PLAIN.replace(learning_rate=0.5),
+}
+"""Of those with a closed form."""
 
 
 def values(trajectory: Trajectory) -> dict[str, np.ndarray]:
