@@ -289,7 +289,7 @@ def test_it_fills_a_trajectory(subject, row):
     if found.model is not None:
         x = subject.model.preprocess(subject.task.x_test)
         right = np.asarray(found.model.apply(found.model.params, x)).argmax(1) == subject.task.y_test
-        assert found.test_accuracy[-1] == right.mean()
+        assert found.test_accuracy[-1] == pytest.approx(right.mean())
     with pytest.raises(LinftError, match="record_every is 0; it must be 1 or more"):
         made(row, subject, recipe, 0)(recipe)
 
