@@ -303,8 +303,6 @@ def test_many_are_as_one_by_one(subject, row):
         np.testing.assert_array_equal(trajectory.steps, alone.steps)
         assert trajectory.diverged_at == alone.diverged_at
         assert_same(values(trajectory), values(alone), 1e-12)
-        steps = recipe.num_steps(len(subject.task.y_train))
-        assert_judged(row, subject, recipe, trajectory, np.arange(0, steps + 1, 10))
 
 
 @pytest.mark.parametrize("name", [name for name, row in RUNS.items() if row.resumed])
@@ -330,7 +328,8 @@ def test_it_refuses_in_one_line(subject, name, message):
 
 
 def test_it_refuses_a_task_of_other_classes(subject, row):
-    four = linft.Task.from_arrays(*(getattr(subject.task, part) for part in ("x_train", "y_train", "x_test", "y_test")),
-                                  name="four", class_names=("0", "1", "2", "3"))  # fmt: skip
+    y = subject.task.y_train.copy()
+    y[-1] = 3
+    four = linft.Task.from_arrays(subject.task.x_train, y, subject.task.x_test, subject.task.y_test)
     with pytest.raises(LinftError, match=CLASSES):
         row.make(subject, first(row), four)(first(row))
