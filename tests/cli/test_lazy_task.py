@@ -55,7 +55,7 @@ COMMANDS = {  # arguments, the file of results, and what of it does not depend o
 }
 
 
-QUICK = ("predict", "rank")  # the others share the digest with predict, and take a minute
+QUICK = ("rank",)
 
 
 @pytest.mark.parametrize("command", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS])

@@ -118,7 +118,7 @@ def test_a_papers_grid_brings_its_recipe_and_options_override_it():
     command = Sweep.parse(["--grid", "li2020", "--epochs", "2", "--momentum", "0.5"], "linft sweep")
     recipe = linft.recipes.named("li2020", 1).recipe
     assert command.training == recipe.replace(epochs=2.0, momentum=0.5)
-    assert command.task == "digits" and len(command.grid(5).points()) == 120
+    assert command.task.task == "digits" and len(command.grid(5).points()) == 120
     other = Sweep.parse(["--grid", "plested2021", "--recipe", "deshpande2021"], "linft sweep")
     assert other.training == linft.recipes.named("deshpande2021", 1).recipe
     assert Sweep.parse(["--vary", "seed=0,1"], "linft sweep").training.steps == 40

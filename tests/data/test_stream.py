@@ -14,6 +14,7 @@ import pytest
 
 from linft import Recipe
 from linft.core.errors import LinftError
+from linft.core.order import Order
 from linft.core.preprocessing import Preprocessing
 from linft.data import image_folder, lazy
 from linft.data.lazy import LazyImages
@@ -105,7 +106,7 @@ def test_a_worker_that_dies_is_reported():
         return image, (1, 1)
 
     images = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
-    batches = stream(images, np.arange(9), lambda step: np.array([step]), range(9), prepare, workers=1)
+    batches = stream(images, np.arange(9), Order(9, batch_size=1, steps=9, seed=None), range(9), prepare, workers=1)
     with pytest.raises(LinftError, match=r"a process that reads images died \(.* code -9\).*: use fewer workers"):
         list(batches)
 
