@@ -15,7 +15,6 @@ Expected: better than the default recipe in 4 of 10, where that breaks by much, 
 the search in all.
 """
 
-import itertools
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +53,7 @@ def main(options: Options) -> None:
     file = directory / "rows.jsonl"
     if "run" in options.do:
         done = {(found["task"], found["steps"]) for found in json_lines.read(file)}
-        for name, budget in itertools.product(options.chosen(TASKS), BUDGETS[options.scale]):
+        for name, budget in [(name, steps) for name in options.chosen(TASKS) for steps in BUDGETS[options.scale]]:
             if (name, budget) not in done:
                 found = compared(task_of(name, options), budget)
                 json_lines.append(file, [found])

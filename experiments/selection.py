@@ -12,11 +12,15 @@ Expected: NCE, the generalization term, PARC, LGC and LEEP gain most (4 to 5 poi
 (Deshpande and others 2021) compares with, an ImageNet expert, is the CIFAR-10 one here: resnet14-cifar10.
 """
 
+from typing import Literal
+
 import tyro
-from options import Options
+from options import Do, Options
 
 from linft.cli.benchmark_selection import BenchmarkSelection
 
+Part = Literal["truth", "scores", "report"]
+PARTS: dict[Do, tuple[Part, ...]] = {"run": ("truth", "scores"), "report": ("report",)}
 TARGETS = ("digits", "hymenoptera", "ucmerced16", "sign_digits", "fashion")
 
 
@@ -24,7 +28,11 @@ def command(options: Options) -> BenchmarkSelection:
     """smoke: a minute or two; laptop: six to seven hours of one CPU core, or minutes of a GPU."""
     names = options.chosen(TARGETS)
     tasks, output = tuple(map(options.source, names)), options.directory("selection")
-    do = tuple(part for of in options.do for part in (("truth", "scores") if of == "run" else ("report",)))
+    parts: dict[Do, tuple[Literal["truth", "scores", "report"], ...]] = {
+        "run": ("truth", "scores"),
+        "report": ("report",),
+    }
+    do = tuple(part for of in options.do for part in parts[of])
     if options.scale == "laptop":
         return BenchmarkSelection(tasks, names, output, do=do)
     return BenchmarkSelection(

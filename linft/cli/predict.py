@@ -11,7 +11,7 @@ from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from linft.core.base import Trajectory
-    from linft.predict.choice import Kind
+    from linft.predict.choice import PredictionKind
 
 DEFAULT_STEPS = 40
 
@@ -108,7 +108,7 @@ class Predict:
         console.print(f"Written: {output / 'prediction.json'}", soft_wrap=True)
 
 
-def findings(name: str, kind: "Kind", found: "Trajectory", reason: str | None) -> list[str]:
+def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str | None) -> list[str]:
     """What is predicted and by what, in a few lines."""
     lines = [f"Predicted by {name} ({kind.label})" + (f": {reason}." if reason else ".")]
     if kind.cost is not None:
