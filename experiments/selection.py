@@ -28,11 +28,7 @@ def command(options: Options) -> BenchmarkSelection:
     """smoke: a minute or two; laptop: six to seven hours of one CPU core, or minutes of a GPU."""
     names = options.chosen(TARGETS)
     tasks, output = tuple(map(options.source, names)), options.directory("selection")
-    parts: dict[Do, tuple[Literal["truth", "scores", "report"], ...]] = {
-        "run": ("truth", "scores"),
-        "report": ("report",),
-    }
-    do = tuple(part for of in options.do for part in parts[of])
+    do: tuple[Part, ...] = tuple(part for of in options.do for part in PARTS[of])
     if options.scale == "laptop":
         return BenchmarkSelection(tasks, names, output, do=do)
     return BenchmarkSelection(
