@@ -18,7 +18,7 @@ VERSIONS = {  # constraints, Python, packages that have the originals (of which 
 }
 
 # Not the kernel of every architecture nor every prediction, which take minutes: what they share is under test in these.
-LAWS = ("tests/ntk/test_kernel_laws.py", "tests/ntk/test_engine_choice.py", "tests/predict/test_dual_laws.py")
+LAWS = ("tests/ntk/test_kernel_laws.py", "tests/ntk/test_engine_choice.py", "tests/predict/test_dual.py")
 IMPORT_ALL = """
 import importlib, pkgutil, jax, linft
 for module in pkgutil.walk_packages(linft.__path__, "linft."):
