@@ -28,6 +28,14 @@ import linft  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """A command sends the log to its standard output, which ends with its test."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The directory of data sets beside the repository, or where LINFT_SHARED says."""
