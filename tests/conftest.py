@@ -1,5 +1,6 @@
 """What every test shares: array shapes checked as the code runs, strict numerics, small data."""
 
+import logging
 import os
 import sys
 import tempfile
