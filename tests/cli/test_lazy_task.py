@@ -55,7 +55,7 @@ COMMANDS = {  # arguments, the file of results, and what of it does not depend o
 }
 
 
-QUICK = ("rank",)
+QUICK = ("rank",)  # the others share its digest of files, and take half a minute or more
 
 
 @pytest.mark.parametrize("command", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS])

@@ -4,20 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import cut
 
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.data.crops import centre_crop, ten_crops
 
-SIZES = ((40, 40), (40, 45), (52, 40), (41, 40))
-
 
 @pytest.fixture(scope="module")
 def pictures(digits):
-    """Pictures of several sizes, cut from a sheet of digits."""
-    sheet = digits.x_train[..., 0].reshape(4, 6, 8, 8).swapaxes(1, 2).reshape(32, 48)
-    sheet = np.concatenate([sheet, sheet[:, ::-1]])
-    return [np.stack([part, part, 255 - part], axis=-1) for part in (sheet[:h, :w] for h, w in SIZES)]
+    return cut(digits)
 
 
 def test_the_centre_of_a_canvas_is_what_resize_gives_at_a_crop_of_seven_eighths(pictures):

@@ -4,21 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import cut
 
 from linft.core.base import Model
 from linft.core.preprocessing import Preprocessing
 from linft.data.crops import ten_crops
 from linft.training.ten_crop import ten_crop_probabilities
 
-SIZES = ((40, 40), (40, 45), (52, 40), (41, 40))
-
 
 @pytest.fixture(scope="module")
 def pictures(digits):
-    """Pictures of several sizes, cut from a sheet of digits."""
-    sheet = digits.x_train[..., 0].reshape(4, 6, 8, 8).swapaxes(1, 2).reshape(32, 48)
-    sheet = np.concatenate([sheet, sheet[:, ::-1]])
-    return [np.stack([part, part, 255 - part], axis=-1) for part in (sheet[:h, :w] for h, w in SIZES)]
+    return cut(digits)
 
 
 def test_probabilities_are_the_mean_over_crops_in_batches_of_any_size(pictures):
