@@ -8,9 +8,8 @@ from typing import Any
 from linft.core import trees
 from linft.core.errors import LinftError
 from linft.models import registry
-from linft.zoo.formats.safetensors_file import safetensors_file
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.importers import native
+from linft.zoo.tensors import Tensors, safetensors_file
 
 SUFFIX = ".safetensors"
 

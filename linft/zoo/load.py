@@ -9,30 +9,25 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.names import printable
 from linft.zoo import hub
-from linft.zoo.formats.formats import open_tensors
+from linft.zoo.importers import timm, torchvision
 from linft.zoo.importers.akamaster import AKAMASTER
 from linft.zoo.importers.bit_npz import BIT_NPZ
 from linft.zoo.importers.native import NATIVE
-from linft.zoo.importers.timm_inception import TIMM_INCEPTION
-from linft.zoo.importers.timm_mobilenet import TIMM_MOBILENET
-from linft.zoo.importers.timm_resnetv2 import TIMM_RESNETV2
-from linft.zoo.importers.torch_densenet import TORCH_DENSENET
-from linft.zoo.importers.torch_resnet import TORCH_RESNET
-from linft.zoo.importers.torchvision_alexnet import TORCHVISION_ALEXNET
 from linft.zoo.reading import read
+from linft.zoo.tensors import open_tensors
 from linft.zoo.wrapping import find
 
 SHIPPED = Path(__file__).parent / "weights"
 IMPORTERS = (
     NATIVE,
     AKAMASTER,
-    TORCH_RESNET,
-    TIMM_RESNETV2,
+    torchvision.RESNET,
+    timm.RESNET_V2,
     BIT_NPZ,
-    TORCH_DENSENET,
-    TIMM_MOBILENET,
-    TIMM_INCEPTION,
-    TORCHVISION_ALEXNET,
+    torchvision.DENSENET,
+    timm.MOBILENET,
+    timm.INCEPTION,
+    torchvision.ALEXNET,
 )
 
 

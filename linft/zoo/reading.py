@@ -13,8 +13,8 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.models import registry
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.importers.importer import Importer
+from linft.zoo.tensors import Tensors
 from linft.zoo.wrapping import Place, some
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from linft.core.errors import LinftError
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.importers.importer import Importer
+from linft.zoo.tensors import Tensors
 
 # Words in the names of averages over training (Polyak's, exponential, stochastic, a teacher's by its student's).
 AVERAGED = {"ema", "swa", "avg", "average", "averaged", "polyak", "shadow", "teacher"}

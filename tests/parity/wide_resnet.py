@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from linft.core.base import Model
-from linft.zoo.formats.formats import open_tensors
 from linft.zoo.importers.importer import Importer, torch_layout, torch_path
 from linft.zoo.reading import read
+from linft.zoo.tensors import open_tensors
 from linft.zoo.wrapping import Place
 
 

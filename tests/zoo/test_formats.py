@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from linft import load_model
 from linft.core.errors import LinftError
 from linft.models import registry
-from linft.zoo.formats.formats import open_tensors
+from linft.zoo.tensors import open_tensors
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 
 import linft
 from linft.core.errors import LinftError
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.load import IMPORTERS
+from linft.zoo.tensors import Tensors
 
 GROWTH, WIDTH, BOTTLENECK, LAYERS = 2, 6, 3, (2, 1, 1, 1)
 

@@ -1,1 +1,1 @@
-"""Weights of others, one family a file."""
+"""Weights of others, one family of files a module."""

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from linft.core.preprocessing import Preprocessing
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.importers.importer import Importer, torch_layout, torch_path
+from linft.zoo.tensors import Tensors
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

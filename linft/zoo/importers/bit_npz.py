@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from linft.zoo.formats.tensors import Tensors
-from linft.zoo.importers.importer import Importer
-from linft.zoo.importers.residual import BIT, blocks_of, named
+from linft.zoo.importers.importer import Importer, blocks_of, named
+from linft.zoo.tensors import Tensors
 
+BIT_RESNETS = {(3, 4, 6, 3): "resnetv2_50x1_bit", (3, 4, 23, 3): "resnetv2_101x1_bit"}
 STEM = "resnet/root_block/standardized_conv2d/kernel"
 CONVOLUTION = {"a": "conv1", "b": "conv2", "c": "conv3", "a/proj": "shortcut_conv"}
 LEAVES = {"gamma": "scale", "beta": "bias"}
@@ -23,7 +23,7 @@ def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """The network whose depth and width the keys and shapes show."""
     if STEM not in tensors:
         return None
-    return named(BIT, blocks_of(tensors, r"resnet/block(\d)/unit(\d+)/"), tensors.shapes[STEM][-1])
+    return named(BIT_RESNETS, blocks_of(tensors, r"resnet/block(\d)/unit(\d+)/"), tensors.shapes[STEM][-1])
 
 
 def path(key: str) -> str | None:

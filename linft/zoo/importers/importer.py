@@ -1,12 +1,14 @@
 """What an importer is: a family of files, told by its keys, and where each of its arrays goes in a model."""
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linft.models.architectures.layers import NORM_NAME
-from linft.zoo.formats.tensors import Tensors
+from linft.zoo.tensors import Tensors
 
 NORM_LEAVES = {
     "weight": "params/{}/scale",
@@ -47,3 +49,19 @@ def torch_path(module: Callable[[str], str]) -> Callable[[str], str | None]:
 def torch_layout(array: np.ndarray) -> np.ndarray:
     """Convolutions out×in×h×w become h×w×in×out, linear layers are transposed."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def blocks_of(keys: Iterable[str], block: str) -> tuple[int, ...]:
+    """The number of blocks in each stage of a residual network; the pattern's groups are the stage and the block."""
+    found = {m.groups() for key in keys if (m := re.match(block, key))}
+    counts = Counter(stage for stage, _ in found)
+    return tuple(counts[stage] for stage in sorted(counts))
+
+
+def named(names: dict[tuple[int, ...], str], blocks: tuple[int, ...], width: int) -> tuple[str, dict[str, Any]]:
+    """The registry's name by the blocks of each stage, and what must be said beside it.
+
+    A depth or width that has no name is told by options of the first network of its kind.
+    """
+    name = names.get(blocks, next(iter(names.values())))
+    return name, ({} if blocks in names else {"blocks": blocks}) | ({} if width == 64 else {"width": width})

@@ -15,8 +15,8 @@ from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.models import registry
 from linft.runtime.atomic_files import whole
-from linft.zoo.formats.tensors import Tensors
 from linft.zoo.importers.importer import Importer
+from linft.zoo.tensors import Tensors
 
 FORMAT = "linft-1"
 SOURCE = "source/"  # what is kept of the source's images, beside params/ and batch_stats/

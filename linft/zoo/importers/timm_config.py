@@ -7,7 +7,7 @@ from typing import Any
 
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
-from linft.zoo.formats.tensors import Tensors
+from linft.zoo.tensors import Tensors
 
 # timm's own, for a setting that a config leaves out.
 DEFAULTS = {

@@ -1,1 +1,0 @@
-"""Files of tensors, one format a file."""
