@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv
-from linft.models.stages import in_stages
+from linft.models.architectures.layers import Conv, in_stages
 
 
 class Convolutions(nn.Module):

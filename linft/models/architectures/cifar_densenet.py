@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm
-from linft.models.stages import in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 

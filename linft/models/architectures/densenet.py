@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm
+from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
 from linft.models.architectures.resnet import Stem
-from linft.models.stages import in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
 

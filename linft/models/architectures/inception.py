@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
 from linft.models.architectures.layers import Conv as Convolution
-from linft.models.architectures.layers import Norm
-from linft.models.stages import in_stages, numbered
+from linft.models.architectures.layers import Norm, in_stages, numbered
 
 
 class Conv(NamedTuple):

@@ -1,4 +1,4 @@
-"""Layers that architectures share: convolutions, fast on CPU too or by a standardized kernel, and torch's batch norm.
+"""What architectures share: convolutions, fast on CPU too or standardized, torch's batch norm, groups by stage.
 
 On CPU XLA's gradient by the kernel is slow, and its smallest convolutions naive.
 """
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from linft.core.trees import Groups
 
 Sizes = tuple[int, int]
 Padding = tuple[Sizes, Sizes]
@@ -182,3 +184,31 @@ class Norm(nn.BatchNorm):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+
+
+def in_stages(*stages: Sequence[str], closing: str | None = None) -> Groups:
+    """Stem and head, and between them the blocks of every stage, by the names of their modules.
+
+    Args:
+      stages: names of blocks, stage after stage.
+      closing: a layer after the last block, which counts with it.
+
+    Example:
+      >>> for group in in_stages(["block0"], numbered("block", 2), closing="norm").items():
+      ...     print(*group)
+      stem ('stem',)
+      stage1.block0 ('stage1/block0',)
+      stage2.block0 ('stage2/block0',)
+      stage2.block1 ('stage2/block1', 'stage2/norm')
+      head ('head',)
+    """
+    names = [f"stage{i}.{block}" for i, blocks in enumerate(stages, 1) for block in blocks]
+    groups: dict[str, tuple[str, ...]] = {name: (name.replace(".", "/"),) for name in ("stem", *names, "head")}
+    if closing is not None:
+        groups[names[-1]] += (f"stage{len(stages)}/{closing}",)
+    return groups
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """Names of modules, from 0 on."""
+    return [f"{name}{i}" for i in range(count)]

@@ -6,8 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm
-from linft.models.stages import in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
 conv3x3 = partial(conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)))

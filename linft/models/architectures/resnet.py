@@ -12,8 +12,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm
-from linft.models.stages import in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm, StandardizedConv
-from linft.models.stages import in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, StandardizedConv, in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
 max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore

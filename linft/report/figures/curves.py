@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from linft.report import reading
-from linft.report.figures.scales import log_scale, percent_scale, update_scale
 from linft.report.reading import Result
 from linft.report.runs import CURVES
-from linft.report.style import LIGHT, Drawing, panels
+from linft.report.style import LIGHT, Drawing, log_scale, panels, percent_scale, update_scale
 from linft.report.words import percent
 
 

@@ -7,10 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from linft.report import reading
-from linft.report.figures.scales import percent_scale
 from linft.report.reading import Result
 from linft.report.runs import label
-from linft.report.style import GROUND, LIGHT, Drawing, panels
+from linft.report.style import GROUND, LIGHT, Drawing, panels, percent_scale
 from linft.report.words import elided, fixed, known, number, percent
 
 

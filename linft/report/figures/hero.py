@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 
 from linft.report import reading
 from linft.report.figures.curves import cut, draw_all
-from linft.report.figures.scales import percent_scale, update_scale
 from linft.report.reading import Result
 from linft.report.runs import CURVES, REAL
-from linft.report.style import LIGHT, Drawing, panels
+from linft.report.style import LIGHT, Drawing, panels, percent_scale, update_scale
 from linft.report.words import fixed, percent
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 
 from linft.report import reading
-from linft.report.figures.scales import log_scale, percent_scale
 from linft.report.reading import Result
-from linft.report.style import LIGHT, Drawing, panels
+from linft.report.style import LIGHT, Drawing, log_scale, panels, percent_scale
 from linft.report.words import percent
 
 MOST = 0.9

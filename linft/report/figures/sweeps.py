@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-from linft.report.figures.scales import log_scale, percent_scale
-from linft.report.style import GROUND, LIGHT, Drawing, panels
+from linft.report.style import GROUND, LIGHT, Drawing, log_scale, panels, percent_scale
 from linft.report.words import fixed, percent, plain, points, signed
 from linft.workflows.sweep.result import Row, key
 
