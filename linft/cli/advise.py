@@ -80,7 +80,7 @@ class Advise:
                 task,
                 steps,
                 default=training,
-                start=Initialization(self.model.head, self.model.head_scale, training.seed),
+                initialization=Initialization(self.model.head, self.model.head_scale, training.seed),
                 shots=self.shots,
                 folds=self.folds,
                 output=self.output,
@@ -167,7 +167,7 @@ def reasons(found: "Advice") -> Iterator[str]:
     for rule in found.rules:
         yield f"Because {rule.condition}: {rule.consequence} ({rule.source})."
     of, steps = found.curvatures[found.reinit_groups], found.recipe.steps or 1
-    rates = effective_rates(found.space, of, found.recipe, steps, safe(found.start, steps))
+    rates = effective_rates(found.space, of, found.recipe, steps, safe(found.initialization, steps))
     yield (
         f"Kernel: λ1 = {of.largest:.3g}, worst minibatch {of.worst_batch:.3g}, condition {of.condition:.3g}. Half of "
         f"the residual is learnt within the budget at an effective rate of {of.learning(steps):.3g}; the edge of "
@@ -203,7 +203,7 @@ def doubts(found: "Advice") -> Iterator[str]:
     h = max(edge.h, edge.worst_batch_h)
     yield (
         f"It is at {h / edge.limit:.2%} of the edge of stability at the start (h = {h:.3g}, limit {edge.limit:.3g}); "
-        f"up to {safe(found.start, found.recipe.steps or 1):.1%} were searched, since real runs break before."
+        f"up to {safe(found.initialization, found.recipe.steps or 1):.1%} were searched, since real runs break before."
     )
     fell = "rises above its first value" if sure.fall is None else f"falls by {sure.fall:.0%}"
     error = (

@@ -19,7 +19,7 @@ from linft.cli.predict import Predict
 from linft.cli.pretrain import Pretrain
 from linft.cli.pretrain_domains import PretrainDomains
 from linft.cli.rank import Rank
-from linft.cli.sweep import Sweep
+from linft.cli.sweep import SweepRecipes
 from linft.cli.zoo_add import ZooAdd
 from linft.cli.zoo_import import ZooImport
 from linft.cli.zoo_list import ZooList
@@ -36,7 +36,7 @@ COMMANDS = {
     "pretrain": Pretrain,
     "pretrain-domains": PretrainDomains,
     "rank": Rank,
-    "sweep": Sweep,
+    "sweep": SweepRecipes,
 }
 GROUPS = {
     "data": (

@@ -133,11 +133,11 @@ class PretrainingOptions:
         """Of the architecture or the model."""
         return self.model or Path(str(self.init)).stem
 
-    def start(self, task: "Task", seed: int) -> "Model":
+    def initial_model(self, task: "Task", seed: int) -> "Model":
         """The network before it is trained, with a head for the task's classes."""
-        from linft.training.pretrain import start
+        from linft.training.pretrain import initial_model
 
-        return start(task, self.model, self.init, self.options, seed)
+        return initial_model(task, self.model, self.init, self.options, seed)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Pretrain:
     """
 
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes]
-    start: Annotated[PretrainingOptions, tyro.conf.OmitArgPrefixes] = PretrainingOptions()
+    network: Annotated[PretrainingOptions, tyro.conf.OmitArgPrefixes] = PretrainingOptions()
     zoo: Path = Path("zoo")
     """Directory that the model is written to."""
     name: str | None = None
@@ -47,17 +47,17 @@ class Pretrain:
         from linft.training.pretrain import pretrain
         from linft.zoo.directory import unused
 
-        self.start.check()
+        self.network.check()
         console = Console()
         recipe = with_length(self.recipe, epochs=30)
         task = self.task.load()
         data = self.data or task.name
-        name = self.name or f"{self.start.name}-{data}"
+        name = self.name or f"{self.network.name}-{data}"
         path = unused(self.zoo, name)
-        model = self.start.start(task, recipe.seed)
+        model = self.network.initial_model(task, recipe.seed)
         with bars(console) as progress:
             expert = pretrain(model, task, recipe, lambda step, steps, loss: progress(name, step, steps))
-        source = {**expert.source, "data": data, "init": self.start.init and model.name, "citation": self.citation}
+        source = {**expert.source, "data": data, "init": self.network.init and model.name, "citation": self.citation}
         linft.save_model(expert.replace(name=name, source=source), path)
         console.print(
             f"{name}: test accuracy {source['test_accuracy']:.1%}, balanced {source['balanced_accuracy']:.1%}; {path}",

@@ -23,7 +23,7 @@ class PretrainDomains:
     """Source tasks: digits, npz:PATH, folder:PATH, tfds:NAME or data:NAME."""
     sharing: Literal["shared", "multi-bn", "adapter"] = "multi-bn"
     """What the domains have in common."""
-    start: Annotated[PretrainingOptions, tyro.conf.OmitArgPrefixes] = PretrainingOptions()
+    network: Annotated[PretrainingOptions, tyro.conf.OmitArgPrefixes] = PretrainingOptions()
     zoo: Path = Path("zoo")
     """Directory that the models are written to."""
     name: str | None = None
@@ -55,7 +55,7 @@ class PretrainDomains:
         from linft.training.pretrain import measured, settings
         from linft.zoo.directory import unused
 
-        self.start.check()
+        self.network.check()
         console = Console()
         tasks = [TaskOptions(name, self.download).load() for name in self.tasks]
         data = self.data or tuple(task.name for task in tasks)
@@ -66,9 +66,9 @@ class PretrainDomains:
         citations = self.citations or ("",) * len(tasks)
         if len(citations) != len(tasks):
             raise LinftError(f"{len(tasks)} tasks need as many --citations, or none; {len(citations)} are given")
-        first = self.name or f"{self.start.name}-{self.sharing}"
+        first = self.name or f"{self.network.name}-{self.sharing}"
         paths = [unused(self.zoo, f"{first}-{name}") for name in data]
-        model = self.start.start(tasks[0], self.recipe.seed)
+        model = self.network.initial_model(tasks[0], self.recipe.seed)
         with bars(console) as progress:
             domains = train_domains(
                 model, tasks, self.recipe, self.sharing, lambda step, steps: progress(first, step, steps)
@@ -78,7 +78,7 @@ class PretrainDomains:
             source = {
                 **expert.source,
                 "data": name,
-                "init": self.start.init and model.name,
+                "init": self.network.init and model.name,
                 "sharing": self.sharing,
                 "domains": list(data),
                 "citation": citation,

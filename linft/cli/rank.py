@@ -68,7 +68,7 @@ class Rank:
         import linft
         from linft.cli.terminal import bars, print_lines, print_table
         from linft.report import ranking as page
-        from linft.scores.gather import Gradients
+        from linft.scores.gather import ScoreGradients
 
         console, layers = Console(), self.layers
         models = self.given()
@@ -81,7 +81,7 @@ class Rank:
                 per_class=self.shots,
                 seed=self.seed,
                 resamples=self.resamples,
-                gradients=Gradients(layers.groups, layers.outputs, dimensions=layers.dimensions),
+                gradients=ScoreGradients(layers.groups, layers.outputs, dimensions=layers.dimensions),
                 jobs=self.jobs,
                 output=self.output,
                 progress=progress,

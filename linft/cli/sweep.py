@@ -65,7 +65,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepRecipes:
     """Try a grid of recipes on a task: in function space from one kernel (dual, spectral), or by training.
 
     Writes a line a point to OUTPUT/BY.jsonl as they are found, sweep.json and sweep.html; the same command
@@ -180,13 +180,13 @@ class Sweep:
         return task if self.validation is None else task.holdout(self.validation, self.images.sample_seed)
 
 
-def name(command: Sweep) -> str:
+def name(command: SweepRecipes) -> str:
     """What a run is called in the output directory."""
     approximate = command.by in PREDICTED and command.kernel.kernel != "full"
     return f"{command.by}-{command.kernel.kernel}" if approximate else command.by
 
 
-def described(command: Sweep, model: "Model", task: "Task") -> dict[str, Any]:
+def described(command: SweepRecipes, model: "Model", task: "Task") -> dict[str, Any]:
     """What is known of model and task."""
     sizes = {"train_images": len(task.y_train), "test_images": len(task.y_test), "num_classes": task.num_classes}
     start = {"head": command.model.head, "head_scale": command.model.head_scale, "seed": command.images.sample_seed}
@@ -197,7 +197,7 @@ def described(command: Sweep, model: "Model", task: "Task") -> dict[str, Any]:
     }
 
 
-def sharing(command: Sweep, watch: "Watch | None") -> "Sharing | None":
+def sharing(command: SweepRecipes, watch: "Watch | None") -> "Sharing | None":
     """How training is shared; predictions are not."""
     from linft.workflows.sweep.shared import Sharing
 
@@ -209,7 +209,7 @@ def sharing(command: Sweep, watch: "Watch | None") -> "Sharing | None":
 
 
 def make(
-    command: Sweep, model: "Model", task: "Task", reinit_groups: int, watch: "Watch | None", progress: "Progress"
+    command: SweepRecipes, model: "Model", task: "Task", reinit_groups: int, watch: "Watch | None", progress: "Progress"
 ) -> "Run":
     """The run that starts with so many new layer groups."""
     from linft import predict
@@ -229,7 +229,7 @@ def make(
     return finetune(network, task, record_every=every, tracking=watch)
 
 
-def tangent(command: Sweep, model: "Model", task: "Task", reinit_groups: int, progress: "Progress") -> "Tangent":
+def tangent(command: SweepRecipes, model: "Model", task: "Task", reinit_groups: int, progress: "Progress") -> "Tangent":
     """The kernel of a start, on disk once it has been computed."""
     from linft import predict
     from linft.core.trees import digest
@@ -244,7 +244,7 @@ def tangent(command: Sweep, model: "Model", task: "Task", reinit_groups: int, pr
     )
 
 
-def options(command: Sweep, model: "Model", reinit_groups: int, progress: "Progress") -> dict[str, Any]:
+def options(command: SweepRecipes, model: "Model", reinit_groups: int, progress: "Progress") -> dict[str, Any]:
     """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
     from linft.training.optimizer import kernel_groups
 
@@ -257,7 +257,7 @@ def options(command: Sweep, model: "Model", reinit_groups: int, progress: "Progr
     }
 
 
-def tell(command: Sweep, console: "Console", swept: "result.Sweep") -> None:
+def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> None:
     """The best points, what became of the others, and what was dropped."""
     from linft.cli.terminal import print_lines, print_table
     from linft.report.sweep import write

@@ -15,7 +15,7 @@ from linft.core.errors import LinftError
 from linft.core.order import Order
 
 Loss = Literal["cross_entropy", "squared_error"]
-Augmentation = Literal[
+AugmentationName = Literal[
     "none",
     "flip",
     "crop",
@@ -104,7 +104,7 @@ class Recipe:
     """Frozen statistics, those of the batch with running averages, or the task's, then frozen."""
     bn_batch_size: int | None = None
     """In training mode, statistics over parts of so many images of a batch; None: over the whole batch."""
-    augmentation: Augmentation = "none"
+    augmentation: AugmentationName = "none"
     """Random changes to the training images."""
     mixup: float = 0.0
     """α of mixup: images and labels in pairs, weighted by a draw from Beta(α, α); 0 is none."""

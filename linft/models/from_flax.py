@@ -17,7 +17,7 @@ from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward
 from linft.core.preprocessing import Preprocessing
 from linft.core.trees import Groups, Tree
-from linft.models.modes import Mode, Settings, modes
+from linft.models.modes import Mode, ModeSettings, modes
 
 
 def from_flax(
@@ -31,8 +31,8 @@ def from_flax(
     layer_groups: Groups | None = None,
     preprocessing: Preprocessing | None = None,
     source: Mapping[str, Any] | None = None,
-    evaluation: Settings | None = None,
-    training: Settings | None = None,
+    evaluation: ModeSettings | None = None,
+    training: ModeSettings | None = None,
 ) -> Model:
     """Make a user's linen module and its variables a `Model`.
 
@@ -103,8 +103,8 @@ def wrap(
     head: str,
     layer_groups: Groups,
     preprocessing: Preprocessing,
-    evaluation: Settings | None = None,
-    training: Settings | None = None,
+    evaluation: ModeSettings | None = None,
+    training: ModeSettings | None = None,
     **fields: Any,
 ) -> Model:
     """A Model around a linen module, unverified."""

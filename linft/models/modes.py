@@ -16,7 +16,7 @@ EVALUATION = {
     **dict.fromkeys(("inference", "inference_mode"), True),
 }
 
-Settings = Mapping[str, Any]
+ModeSettings = Mapping[str, Any]
 """Name of an argument of the call, or of an attribute -> its value."""
 
 
@@ -29,7 +29,7 @@ class Mode(NamedTuple):
 
 
 def modes(
-    module: nn.Module, evaluation: Settings | None = None, training: Settings | None = None
+    module: nn.Module, evaluation: ModeSettings | None = None, training: ModeSettings | None = None
 ) -> tuple[Mode, Mode | None]:
     """The module in evaluation mode, and in training mode (None where it has none).
 
@@ -62,7 +62,7 @@ def _found(module: nn.Module) -> dict[str, bool]:
     return {name: value for name, value in EVALUATION.items() if name in taken and taken[name] in possible}
 
 
-def _in_mode(module: nn.Module, settings: Settings) -> Mode:
+def _in_mode(module: nn.Module, settings: ModeSettings) -> Mode:
     call, attributes, name = _call(module), _attributes(module), type(module).__name__
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in call.values())
     if unknown := [n for n in settings if not (any_name or n in call or n in attributes)]:

@@ -153,7 +153,7 @@ def named(bundles: Bundles) -> Named:
 class Span(NamedTuple):
     """The weights that coordinates of bundles reach, as outputs see them: Θ α + (γ − 1) J w0, summed over bundles."""
 
-    start: dict[str, Coordinates]
+    origin: dict[str, Coordinates]
     on_train: Callable[[dict[str, Coordinates]], Float[Array, "n c"]]
     on_test: Callable[[dict[str, Coordinates]], Float[Array, "m c"]]
     on_batch: Callable[[dict[str, Coordinates], Int[Array, "b"]], Float[Array, "b c"]]
@@ -194,8 +194,8 @@ def span(names: Named, tangent: Tangent) -> Span:
     def lengths_at(at: dict[str, Coordinates]) -> dict[str, dict[str, Array]]:
         return lengths(tangent, {g: (weight, at[b]) for b, w in bundles.items() for g, weight in w.items()})
 
-    start = {b: Coordinates(jnp.zeros(shape, dtype), jnp.ones((), dtype)) for b in bundles}
-    return Span(start, on(0), on(1), on_batch, gradient, lengths_at)
+    origin = {b: Coordinates(jnp.zeros(shape, dtype), jnp.ones((), dtype)) for b in bundles}
+    return Span(origin, on(0), on(1), on_batch, gradient, lengths_at)
 
 
 def _network(names: Named, tangent: Tangent) -> Network:
@@ -208,9 +208,9 @@ def _network(names: Named, tangent: Tangent) -> Network:
         return tangent.logits_train + reach.on_train(at), tangent.logits_test + reach.on_test(at)
 
     return Network(
-        origin=reach.start,
-        here=reach.start,
-        groups={b: b for b in reach.start},
+        origin=reach.origin,
+        here=reach.origin,
+        groups={b: b for b in reach.origin},
         of_batch=of_batch,
         logits=logits,
         lengths=reach.lengths,

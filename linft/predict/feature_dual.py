@@ -89,7 +89,7 @@ def _member(name: str) -> str:
 
 def _network(names: Named, t: FeatureTangent) -> Network:
     below = span(names, t.projected)
-    start = {"below": below.start, "head": t.head}
+    origin = {"below": below.origin, "head": t.head}
 
     def of_batch(at: Tree, batch: Array) -> tuple[Array, Callable[[Array], Tree]]:
         features = t.features_train[batch] + below.on_batch(at["below"], batch) @ t.directions.T
@@ -119,9 +119,9 @@ def _network(names: Named, t: FeatureTangent) -> Network:
         return found
 
     return Network(
-        origin=start,
-        here=start,
-        groups={"below": {b: b for b in below.start}, "head": {name: _member(name) for name in t.head}},
+        origin=origin,
+        here=origin,
+        groups={"below": {b: b for b in below.origin}, "head": {name: _member(name) for name in t.head}},
         of_batch=of_batch,
         logits=logits,
         lengths=lengths,

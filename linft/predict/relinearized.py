@@ -31,7 +31,7 @@ from linft.predict.replay import Network
 from linft.predict.tangent import pushed, tangent
 from linft.training import optimizer
 from linft.training.batches import feed
-from linft.training.evaluate import Row, evaluation, parts
+from linft.training.evaluate import Measurement, evaluation, parts
 from linft.training.step import Execution, State, begin_training
 
 HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
@@ -97,7 +97,7 @@ class Departed(NamedTuple):
     """Inner products of the directions."""
 
 
-def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[int]) -> tuple[list[Row], State]:
+def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[int]) -> tuple[list[Measurement], State]:
     """Rows at the recorded steps, the last one where the loss is beyond recovery; and the state after all steps."""
     execution = Execution()
     source = feed(model, task, False, execution, 0)
@@ -203,11 +203,11 @@ def _network(names: tuple[tuple[str, ...], str, int], arrays: Departed) -> Netwo
     )
 
 
-def _curves(rows: list[Row]) -> dict[str, Any]:
+def _curves(rows: list[Measurement]) -> dict[str, Any]:
     return jax.tree.map(lambda *values: np.array(values), *rows)
 
 
-def _joined(at: np.ndarray, rows: list[Row], rest: Trajectory, seconds: float, note: str) -> Trajectory:
+def _joined(at: np.ndarray, rows: list[Measurement], rest: Trajectory, seconds: float, note: str) -> Trajectory:
     """Real rows, then the predicted trajectory, its lengths by stage."""
     ahead = {name: getattr(rest, name) for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
     ahead |= {name: _by_stage(getattr(rest, name)) for name in ("distance", "norm")}

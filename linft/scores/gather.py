@@ -26,7 +26,7 @@ from linft.scores.small_network import SmallNetwork
 
 
 @dataclass(frozen=True)
-class Gradients:
+class ScoreGradients:
     """Of which layers the kernel is, and how it is computed; by default exact, of the last convolution."""
 
     groups: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Gradients:
     """Project larger parameters' gradients at random to so many numbers."""
 
 
-LAST_CONVOLUTION = Gradients()
+LAST_CONVOLUTION = ScoreGradients()
 LAST = "last convolution"
 
 
@@ -49,7 +49,7 @@ def gather(
     needs: Collection[str] = ("features", "probabilities", "kernel"),
     *,
     small: SmallNetwork | None = None,
-    gradients: Gradients = LAST_CONVOLUTION,
+    gradients: ScoreGradients = LAST_CONVOLUTION,
     seed: int = 0,
     batch_size: int = 64,
 ) -> ScoreInputs:
@@ -154,7 +154,7 @@ def _features(model: Model) -> Callable[[Array], tuple[Array, ...]]:
 
 
 def _kernel(
-    model: Model, task: Task, gradients: Gradients, seed: int, batch_size: int
+    model: Model, task: Task, gradients: ScoreGradients, seed: int, batch_size: int
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"] | None]:
     """The kernel of layer groups, and its standard error where it is projected."""
     x, (grouped, how) = model.preprocess(task.x_train), _how(model, gradients, seed, batch_size)
@@ -164,7 +164,7 @@ def _kernel(
     return np.asarray(kernel.total()), np.sqrt(sum(np.asarray(error) ** 2 for error in errors.values()))
 
 
-def _how(model: Model, gradients: Gradients, seed: int, batch_size: int) -> tuple[Model, dict[str, Any]]:
+def _how(model: Model, gradients: ScoreGradients, seed: int, batch_size: int) -> tuple[Model, dict[str, Any]]:
     """The model with layer groups of which the kernel is, and options of the engine."""
     how: dict[str, Any] = {"outputs": gradients.outputs, "draws": gradients.draws, "seed": seed}
     how |= {"batch_size": batch_size, "groups": None if gradients.groups == ("all",) else gradients.groups}
@@ -191,7 +191,7 @@ def _last_layer(
 
 
 def _fresh_tangent(
-    model: Model, task: Task, features: Float[np.ndarray, "n d"], gradients: Gradients, seed: int, batch_size: int
+    model: Model, task: Task, features: Float[np.ndarray, "n d"], gradients: ScoreGradients, seed: int, batch_size: int
 ) -> Tangent:
     """All that predicting fine-tuning without decay needs of the images: J_g w0_g, which only decay uses, is 0."""
     fresh = model.with_head(task.num_classes, jax.random.key(seed))

@@ -25,7 +25,7 @@ class ScoreInputs:
     probabilities: Float[np.ndarray, "n s"] | None = None
     """Of the source's classes."""
     kernel: Float[np.ndarray, "n n"] | None = None
-    """Of the layers that `Gradients` says, with the source's head."""
+    """Of the layers that `ScoreGradients` says, with the source's head."""
     kernel_error: Float[np.ndarray, "n n"] | None = None
     """Standard error of a projected kernel's entries."""
     layer_inputs: Float[np.ndarray, "n t p"] | None = None
@@ -38,7 +38,7 @@ class ScoreInputs:
     scratch_accuracy: float | None = None
     """Its accuracy on images that it was not trained on."""
     tangent: Tangent | None = None
-    """With a fresh head, of the head and of the layers that `Gradients` says, on the n images."""
+    """With a fresh head, of the head and of the layers that `ScoreGradients` says, on the n images."""
     seed: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)

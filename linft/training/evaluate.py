@@ -24,7 +24,7 @@ from linft.training.step import Execution, State
 BATCH = 256  # divisible among most numbers of devices
 STREAMED_TRAIN = 10_000  # training images of a streamed task that its train curve is over
 
-Row = dict[str, Any]
+Measurement = dict[str, Any]
 """Values at one recorded step: numbers, and by group the distance moved and the norm of the weights."""
 
 
@@ -55,13 +55,13 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
     return Part(train, y_train), Part(images(task.x_test), task.y_test)
 
 
-def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Row]:
+def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Measurement]:
     """A function (recipe, state) -> row, in evaluation mode."""
     groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
     lengths = _lengths(groups, execution.mesh)
 
-    def measure(recipe: Recipe, state: State) -> Row:
-        row: Row = {}
+    def measure(recipe: Recipe, state: State) -> Measurement:
+        row: Measurement = {}
         for name, part in (("train", train), ("test", test)):
             logits, labels = jnp.asarray(_logits(model, state, part, execution)), jnp.asarray(part.labels)
             row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
@@ -103,8 +103,8 @@ def _lengths(groups: tuple[tuple[str, tuple[str, ...]], ...], mesh: Mesh | None)
     """By group the distance between two params and the norm of the first."""
 
     @jax.jit
-    def lengths(params: Tree, start: Tree) -> dict[str, dict[str, Array]]:
-        moved, labels = trees.subtract(params, start), trees.labels(params, dict(groups))
+    def lengths(params: Tree, origin: Tree) -> dict[str, dict[str, Array]]:
+        moved, labels = trees.subtract(params, origin), trees.labels(params, dict(groups))
         squares = {
             "distance": trees.dots_by_group(moved, moved, labels, dict(groups)),
             "norm": trees.dots_by_group(params, params, labels, dict(groups)),

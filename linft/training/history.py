@@ -11,11 +11,9 @@ from jaxtyping import Float
 
 from linft.core.losses import has_diverged
 from linft.runtime.checkpoints import Checkpoints
-from linft.training.evaluate import Row
+from linft.runtime.metrics_log import Track
+from linft.training.evaluate import Measurement
 from linft.training.step import State
-
-Track = Callable[[int, dict[str, float]], None]
-"""Called with (step, values by name): of the minibatches now and then, of both parts at recorded steps."""
 
 Tracking = Callable[[int | None], AbstractContextManager[Track]]
 """Opens a Track, knowing the step that a run goes on from, if any; `tracking.open` is of this kind."""
@@ -34,10 +32,10 @@ class Position(NamedTuple):
 class Recording:
     """The rows of a run so far, and where they and the state go."""
 
-    measure: Callable[[State], Row]
+    measure: Callable[[State], Measurement]
     track: Track
     checkpoints: Checkpoints | None
-    rows: list[Row]
+    rows: list[Measurement]
     began: float
     """When the run began, had it not been interrupted."""
 
@@ -83,7 +81,7 @@ class Recording:
 
 @contextmanager
 def recording(
-    state: State, measure: Callable[[State], Row], tracking: Tracking | None, checkpoints: Checkpoints | None
+    state: State, measure: Callable[[State], Measurement], tracking: Tracking | None, checkpoints: Checkpoints | None
 ) -> Iterator[tuple[Recording, Position]]:
     """A recording, and where the run is: at this state, or at the newest checkpoint. At the end the last is awaited."""
     found = None if checkpoints is None else checkpoints.restore(state)
@@ -104,7 +102,7 @@ def _untracked(step: int | None) -> Iterator[Track]:
     yield lambda step, values: None
 
 
-def _flat(row: Row) -> dict[str, float]:
+def _flat(row: Measurement) -> dict[str, float]:
     """A row's numbers, those of groups as `norm/stem`."""
     flat = {name: value for name, value in row.items() if not isinstance(value, dict)}
     return flat | {f"{name}/{g}": v for name, by in row.items() if isinstance(by, dict) for g, v in by.items()}

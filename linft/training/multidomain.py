@@ -26,7 +26,7 @@ from linft.models.architectures.layers import NORM_NAME
 from linft.runtime.progress import Count
 from linft.training.step import State, begin_training, steps_per_call
 
-Sharing = Literal["shared", "multi-bn", "adapter"]
+DomainSharing = Literal["shared", "multi-bn", "adapter"]
 ADAPTER = "adapter"
 OTHER_HEADS = -1e9  # added to the logits of other domains; finite, so that 0 times it is 0
 
@@ -35,7 +35,7 @@ def train_domains(
     model: Model,
     tasks: Sequence[Task],
     recipe: Recipe,
-    sharing: Sharing = "multi-bn",
+    sharing: DomainSharing = "multi-bn",
     progress: Count | None = None,
 ) -> list[Model]:
     """Train one network on all tasks at once; the model of each task, in their order.
@@ -91,7 +91,7 @@ def _balanced(tasks: Sequence[Task], recipe: Recipe) -> Int[np.ndarray, "steps b
     return np.concatenate(parts, axis=1)
 
 
-def _joint(model: Model, offsets: Int[np.ndarray, "d1"], sharing: Sharing) -> Model:
+def _joint(model: Model, offsets: Int[np.ndarray, "d1"], sharing: DomainSharing) -> Model:
     """The model whose training mode takes a batch of equal parts, one for each domain, and masks other heads.
 
     Parameters that a domain has for itself carry a leading axis of domains; the others have none.
@@ -168,7 +168,7 @@ def _folded(params: Tree) -> Tree:
     return folded
 
 
-def _domain(model: Model, state: State, d: int, offsets: Int[np.ndarray, "d1"], sharing: Sharing) -> Model:
+def _domain(model: Model, state: State, d: int, offsets: Int[np.ndarray, "d1"], sharing: DomainSharing) -> Model:
     """The plain model of one domain: its own parameters, adapters folded, its columns of the head."""
     params, batch_stats = state.params, state.batch_stats
     if sharing != "shared":

@@ -128,7 +128,7 @@ def settings(recipe: Recipe, groups: tuple[str, ...], n: int) -> Settings:
 
 
 def decay_towards(
-    start: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree
+    origin: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree
 ) -> optax.GradientTransformation:
     """Add λ_g (w_g − p_g w0_g) to the gradient of every group g: L2 where p_g is 0, L2-SP where it is 1.
 
@@ -147,20 +147,20 @@ def decay_towards(
     """
 
     def add_decay(updates, params):
-        pull = _decay(start, strengths, pulls, labels, params)
+        pull = _decay(origin, strengths, pulls, labels, params)
         return jax.tree.map(jnp.add, updates, pull)
 
     return optax.stateless(add_decay)
 
 
-def _decay(start: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree, params: Tree) -> Tree:
+def _decay(origin: Tree, strengths: dict[str, Any], pulls: dict[str, Any], labels: Tree, params: Tree) -> Tree:
     """λ_g (w_g − p_g w0_g)."""
 
-    def of_leaf(label, value, at_start):
+    def of_leaf(label, value, at_origin):
         strength, pull = (jnp.asarray(number[label], value.dtype) for number in (strengths, pulls))
-        return strength * (value - pull * at_start)
+        return strength * (value - pull * at_origin)
 
-    return trees.map_by_label(of_leaf, labels, params, start)
+    return trees.map_by_label(of_leaf, labels, params, origin)
 
 
 class Velocity(NamedTuple):
@@ -171,7 +171,7 @@ class Velocity(NamedTuple):
 
 
 def decoupled_momentum(
-    settings: Settings, labels: Tree, start: Tree
+    settings: Settings, labels: Tree, origin: Tree
 ) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
     """Momentum with the rate inside the velocity and decay outside it (Li and others 2020, eq. 1 and 2).
 
@@ -199,7 +199,7 @@ def decoupled_momentum(
         before = jax.tree.map(lambda v: jnp.asarray(ahead, v.dtype) * v, state.velocity)
         velocity = jax.tree.map(combine, trees.map_by_label(scaled, labels, gradients), state.velocity)
         weights = jax.tree.map(jnp.add, params, before)
-        decay = trees.map_by_label(scaled, labels, _decay(start, settings.decays, settings.pulls, labels, weights))
+        decay = trees.map_by_label(scaled, labels, _decay(origin, settings.decays, settings.pulls, labels, weights))
         updates = jax.tree.map(lambda b, v, d: b - (1 + jnp.asarray(ahead, v.dtype)) * v - d, before, velocity, decay)
         return updates, Velocity(velocity, state.step + 1)
 
@@ -242,19 +242,19 @@ def clip_by_trained_norm(
     return optax.chain(optax.stateless(leave_out), optax.clip_by_global_norm(max_norm))
 
 
-def transform(settings: Settings, labels: Tree, start: Tree) -> optax.GradientTransformation:
+def transform(settings: Settings, labels: Tree, origin: Tree) -> optax.GradientTransformation:
     """The optax chain of a recipe: clip, decay, momentum (or Adam), group multipliers, learning rate.
 
     Args:
       settings: of the recipe, from `optim.settings`.
       labels: group name of every leaf, or of every subtree.
-      start: the pretrained weights, shaped like what is trained.
+      origin: the pretrained weights, shaped like what is trained.
     """
-    settings = jax.tree.map(lambda number: jnp.asarray(number, trees.precision(start)), settings)
+    settings = jax.tree.map(lambda number: jnp.asarray(number, trees.precision(origin)), settings)
     recipe, multipliers = settings.structure, settings.multipliers
     clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, multipliers, labels)]
     if recipe.optimizer == "sgd" and recipe.convention == "decoupled":
-        return optax.chain(*clip, decoupled_momentum(settings, labels, start))
+        return optax.chain(*clip, decoupled_momentum(settings, labels, origin))
     rule = (
         optax.scale_by_adam(b1=0.9, b2=0.999)
         if recipe.optimizer == "adam"
@@ -262,7 +262,7 @@ def transform(settings: Settings, labels: Tree, start: Tree) -> optax.GradientTr
     )
     return optax.chain(
         *clip,
-        decay_towards(start, settings.decays, settings.pulls, labels),
+        decay_towards(origin, settings.decays, settings.pulls, labels),
         rule,
         scale_by_group(multipliers, labels),
         optax.scale_by_learning_rate(lambda step: _rate(settings, step)),

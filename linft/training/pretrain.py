@@ -18,7 +18,7 @@ from linft.zoo.class_means import class_means
 from linft.zoo.load import load_model
 
 
-def start(task: Task, architecture: str | None, init: str | None, options: dict[str, Any], seed: int) -> Model:
+def initial_model(task: Task, architecture: str | None, init: str | None, options: dict[str, Any], seed: int) -> Model:
     """An architecture at random weights, or a model's weights with a new head, for the classes of the task."""
     key = jax.random.key(seed)
     if init is None:

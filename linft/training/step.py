@@ -86,12 +86,12 @@ def begin_training(
     params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
     opt_state = optimizer.transform(settings, labels, model.params).init(params)
     state = parallel.replicate(execution.mesh, State(params, batch_stats, opt_state, jnp.zeros((), jnp.int32)))
-    settings, start = parallel.replicate(execution.mesh, (settings, model.params))
+    settings, origin = parallel.replicate(execution.mesh, (settings, model.params))
     train_mode = recipe.batch_norm == "train"
     forward_train = batch_norm.over_parts(model, recipe.bn_batch_size).forward_train if train_mode else None
     named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
     compiled = _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
-    return state, partial(compiled, settings=settings, start=start)
+    return state, partial(compiled, settings=settings, origin=origin)
 
 
 # Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
@@ -104,7 +104,7 @@ def _advance(
     execution: Execution,
     penalty: Penalty | None,
 ) -> Callable:
-    """(state, batches, held, settings, start) -> (state, losses): a step depends on a model by its functions only."""
+    """(state, batches, held, settings, origin) -> (state, losses): a step depends on a model by its functions only."""
     height, width, _ = preprocessing.input_size
     dtype = jnp.dtype(execution.precision)
 
@@ -134,7 +134,7 @@ def _advance(
             loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
         return loss, batch_stats
 
-    def one_step(state: State, batch: Batch, held: Batch | None, settings: Settings, start: Tree) -> tuple:
+    def one_step(state: State, batch: Batch, held: Batch | None, settings: Settings, origin: Tree) -> tuple:
         if held is not None:
             rows = batch.index
             batch = jax.tree.map(lambda of_all: of_all[rows], held)
@@ -156,15 +156,15 @@ def _advance(
             unroll = jax.default_backend() == "cpu"
             (loss, gradients, batch_stats), _ = jax.lax.scan(of_part, blank, (parts, jnp.arange(k)), unroll=unroll)
             loss, gradients = jax.tree.map(lambda x: x / k, (loss, gradients))
-        chain = optimizer.transform(settings, trees.labels(start, dict(groups)), start)
+        chain = optimizer.transform(settings, trees.labels(origin, dict(groups)), origin)
         updates, opt_state = chain.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
 
-    def advance(state: State, batches: Batch, held: Batch | None, settings: Settings, start: Tree) -> tuple:
+    def advance(state: State, batches: Batch, held: Batch | None, settings: Settings, origin: Tree) -> tuple:
         if len(batches.index) == 1:
-            state, loss = one_step(state, jax.tree.map(lambda x: x[0], batches), held, settings, start)
+            state, loss = one_step(state, jax.tree.map(lambda x: x[0], batches), held, settings, origin)
             return state, loss[None]
-        return jax.lax.scan(lambda s, b: one_step(s, b, held, settings, start), state, batches)
+        return jax.lax.scan(lambda s, b: one_step(s, b, held, settings, origin), state, batches)
 
     return jax.jit(advance, donate_argnums=0)
 

@@ -15,10 +15,10 @@ from linft.core.preprocessing import Preprocessing
 from linft.models import registry
 from linft.zoo.importers.importer import Importer
 from linft.zoo.tensors import Tensors
-from linft.zoo.wrapping import Place, some
+from linft.zoo.wrapping import FoundNetwork, some
 
 
-def read(place: Place, name: str) -> Model:
+def read(place: FoundNetwork, name: str) -> Model:
     """The Model of a network in a file."""
     importer, tensors = place.importer, place.tensors
     found = importer.architecture(tensors)

@@ -26,7 +26,7 @@ BUFFER = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
 log = logging.getLogger("linft")
 
 
-class Place(NamedTuple):
+class FoundNetwork(NamedTuple):
     """A network in a file."""
 
     importer: Importer
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     """Which of several it is."""
 
 
-def find(tensors: Tensors, importers: Sequence[Importer]) -> Place:
+def find(tensors: Tensors, importers: Sequence[Importer]) -> FoundNetwork:
     """The network in a file; of weights and their average, the average, which is said.
 
     Raises:
@@ -61,7 +61,7 @@ def find(tensors: Tensors, importers: Sequence[Importer]) -> Place:
     if note:
         log.warning("%s: %s", tensors.path, note)
     around = next((found for a in ancestors(prefix) if (found := layers(parts.get(a, {}), a, known))), {})
-    return Place(known[prefix], place, under(tensors, "", around), note)
+    return FoundNetwork(known[prefix], place, under(tensors, "", around), note)
 
 
 def unread(key: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 import linft
 from linft import predict
 from linft.cli.main import main
-from linft.cli.sweep import Sweep
+from linft.cli.sweep import SweepRecipes
 from linft.workflows.sweep.trial_queue import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
@@ -115,13 +115,13 @@ def test_new_groups_from_a_yaml_file_by_the_closed_form(call, tmp_path, capsys):
 
 
 def test_a_papers_grid_brings_its_recipe_and_options_override_it():
-    command = Sweep.parse(["--grid", "li2020", "--epochs", "2", "--momentum", "0.5"], "linft sweep")
+    command = SweepRecipes.parse(["--grid", "li2020", "--epochs", "2", "--momentum", "0.5"], "linft sweep")
     recipe = linft.recipes.named("li2020", 1).recipe
     assert command.training == recipe.replace(epochs=2.0, momentum=0.5)
     assert command.task.task == "digits" and len(command.grid(5).points()) == 120
-    other = Sweep.parse(["--grid", "plested2021", "--recipe", "deshpande2021"], "linft sweep")
+    other = SweepRecipes.parse(["--grid", "plested2021", "--recipe", "deshpande2021"], "linft sweep")
     assert other.training == linft.recipes.named("deshpande2021", 1).recipe
-    assert Sweep.parse(["--vary", "seed=0,1"], "linft sweep").training.steps == 40
+    assert SweepRecipes.parse(["--vary", "seed=0,1"], "linft sweep").training.steps == 40
 
 
 BAD = {

@@ -12,7 +12,7 @@ from linft.core.base import Model
 from linft.zoo.importers.importer import Importer, torch_layout, torch_path
 from linft.zoo.reading import read
 from linft.zoo.tensors import open_tensors
-from linft.zoo.wrapping import Place
+from linft.zoo.wrapping import FoundNetwork
 
 
 class Block(nn.Module):
@@ -67,4 +67,4 @@ def load(path: Path) -> Model:
         torch_layout,
         lambda tensors: {},
     )
-    return read(Place(importer, tensors, beside=tensors), path.stem)
+    return read(FoundNetwork(importer, tensors, beside=tensors), path.stem)

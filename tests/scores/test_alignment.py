@@ -11,7 +11,7 @@ from linft import scores
 from linft.core.errors import LinftError
 from linft.scores import arrays
 from linft.scores.alignment import alignment_error
-from linft.scores.gather import Gradients, gather
+from linft.scores.gather import ScoreGradients, gather
 
 
 def pearson(kernel, y):
@@ -84,8 +84,8 @@ def test_the_error_is_the_spread_over_draws():
 
 def test_a_projected_kernel_is_off_by_about_as_much(digits):
     model = linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4)
-    exact = scores.lgc(gather(model, digits, ("kernel",), gradients=Gradients(("stage3",))).kernel, digits.y_train)
-    some = gather(model, digits, ("kernel",), gradients=Gradients(("stage3",), dimensions=512))
+    exact = scores.lgc(gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage3",))).kernel, digits.y_train)
+    some = gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage3",), dimensions=512))
     told = alignment_error(some.kernel, some.kernel_error, digits.y_train)
     assert 0 < told < 0.2
     assert 0 < abs(scores.lgc(some.kernel, digits.y_train) - exact) < 5 * told

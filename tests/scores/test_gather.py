@@ -15,7 +15,7 @@ from linft.core.forward_pass import forward_pass
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.layerwise.last_convolution import last_convolution
 from linft.scores.arrays import Undefined
-from linft.scores.gather import Gradients, gather
+from linft.scores.gather import ScoreGradients, gather
 from linft.scores.last_layer import last_layer
 from linft.scores.small_network import SmallNetwork
 from linft.scores.table import SCORES, needs
@@ -99,8 +99,8 @@ def test_the_last_layer_gives_the_gradient_of_its_kernel(model, digits):
 @pytest.mark.parametrize(
     ("gradients", "options"),
     [
-        (Gradients(("stage3", "head")), {"outputs": "trace", "groups": ("stage3", "head")}),
-        (Gradients(("head",), "pseudo", draws=2), {"outputs": "pseudo", "draws": 2, "groups": ("head",)}),
+        (ScoreGradients(("stage3", "head")), {"outputs": "trace", "groups": ("stage3", "head")}),
+        (ScoreGradients(("head",), "pseudo", draws=2), {"outputs": "pseudo", "draws": 2, "groups": ("head",)}),
     ],
 )
 def test_the_kernel_of_layer_groups(model, digits, gradients, options):
@@ -110,7 +110,7 @@ def test_the_kernel_of_layer_groups(model, digits, gradients, options):
 
 
 def test_random_signs_over_the_last_convolution(model, digits, inputs):
-    signs = gather(model, digits, ("kernel",), gradients=Gradients(outputs="pseudo", draws=64)).kernel
+    signs = gather(model, digits, ("kernel",), gradients=ScoreGradients(outputs="pseudo", draws=64)).kernel
     np.testing.assert_allclose(4 * signs, inputs.kernel, rtol=0, atol=0.3 * np.abs(inputs.kernel).max())
     assert np.corrcoef(signs.ravel(), inputs.kernel.ravel())[0, 1] > 0.98
 

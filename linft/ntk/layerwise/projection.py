@@ -33,7 +33,7 @@ REPEATS = 16
 """R: a standard error from 16 repeats is itself known to about 18 %, 1/√(2(R − 1))."""
 
 
-class Estimate(NamedTuple):
+class KernelEstimate(NamedTuple):
     """A block of the kernel from sketches, and the variance of each of its entries."""
 
     block: Array
@@ -115,7 +115,7 @@ def estimate(
     a: Float[Array, "n o length"],
     b: Float[Array, "m o length"],
     product: Callable[[Float[Array, "n o w"], Float[Array, "m o w"]], Array],
-) -> Estimate:
+) -> KernelEstimate:
     """A block of the kernel from the sketches of two batches, with the variance of its entries.
 
     With Q_r the product of the r-th repeats, the block is their sum Θ = Σ_r Q_r, the mean of R
@@ -149,4 +149,4 @@ def estimate(
 
     zeros = jnp.zeros_like(jax.eval_shape(of_repeat, 0))
     mean, squares = jax.lax.fori_loop(0, REPEATS, add, (zeros, zeros))
-    return Estimate(REPEATS * mean, REPEATS / (REPEATS - 1) * squares)
+    return KernelEstimate(REPEATS * mean, REPEATS / (REPEATS - 1) * squares)

@@ -74,7 +74,7 @@ class Advice:
     """Last layer groups at new random weights; 1 is the head alone."""
     values: Values
     """What was chosen, by depth where it goes by layers."""
-    start: Initialization
+    initialization: Initialization
     default: Recipe
     """The recipe that the others vary, for as many steps."""
     measures: Measures
@@ -142,7 +142,7 @@ def advise(
     budget: int | None = None,
     *,
     default: Recipe = DEFAULT,
-    start: Initialization = Initialization(),
+    initialization: Initialization = Initialization(),
     shots: int = 25,
     folds: int = 5,
     output: str | Path | None = None,
@@ -161,7 +161,7 @@ def advise(
       task: its training part is used.
       budget: training steps of the run; by default those of `default`.
       default: what the advice does not choose, and the recipe that it is held against.
-      start: how the new layers are made.
+      initialization: how the new layers are made.
       shots: training images of each class, at most, for scores.
       folds: of the cross-validation.
       output: directory that keeps what is computed; a call that was interrupted goes on from there.
@@ -184,30 +184,38 @@ def advise(
         raise LinftError(f"a budget of {steps} steps leaves nothing to train; give 1 or more")
     base = default.replace(steps=steps)
     path, tell = None if output is None else Path(output), progress or (lambda what, done, total: None)
-    described = _described(model, task, start, kernel)
+    described = _described(model, task, initialization, kernel)
     settings = {"budget": steps, "shots": shots, "folds": folds}
     if path is not None:
         claim(path / "config.json", {**described, **settings, "recipe": asdict(base)}, "results")
     taken: dict[str, float] = {}
     kept = Kept(path, taken)
-    measures = Measures(**kept("measures", lambda: asdict(measure(model, task, shots, start.seed))))
+    measures = Measures(**kept("measures", lambda: asdict(measure(model, task, shots, initialization.seed))))
     tell("measures", 1, 1)
     rules = fired(measures)
     space = _possible(narrowed(rules), model)
     groups = _groups(space, model, base, steps)
-    tangents = Tangents(start, model, task, {**kernel, "groups": groups}, path, tell)
+    tangents = Tangents(initialization, model, task, {**kernel, "groups": groups}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
         k: _curvature(kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
         for k in dict.fromkeys((1, *space.reinit_groups))
     }
-    own = _own(base, curvatures[1], safe(start, steps))
+    own = _own(base, curvatures[1], safe(initialization, steps))
     used = {k: of for k, of in curvatures.items() if k in space.reinit_groups}
-    grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(start, steps))
+    grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(initialization, steps))
     layers = tuple(model.layer_groups)
     begin = time.perf_counter()
     searched = search(
-        tangents, grid, base, layers, folds, start.seed, path and path / "search", {**described, **settings}, tell
+        tangents,
+        grid,
+        base,
+        layers,
+        folds,
+        initialization.seed,
+        path and path / "search",
+        {**described, **settings},
+        tell,
     )
     taken["search"] = time.perf_counter() - begin if path is None else _search_seconds(path)
     values = searched.points[searched.chosen]
@@ -221,7 +229,7 @@ def advise(
         recipe=point.recipe,
         reinit_groups=point.reinit_groups,
         values=values,
-        start=start,
+        initialization=initialization,
         default=base,
         measures=measures,
         rules=rules,
@@ -234,9 +242,10 @@ def advise(
             curve,
             edge,
             layers[-point.reinit_groups :],
-            start,
+            initialization,
             bool(own),
-            point.reinit_groups == 1 and unmeasured(model, task, point.recipe, start.head, start.head_scale) is None,
+            point.reinit_groups == 1
+            and unmeasured(model, task, point.recipe, initialization.head, initialization.head_scale) is None,
         ),
         about={**described, **settings, "seconds": {**taken, "all": sum(taken.values())}},
     )
@@ -269,7 +278,7 @@ def verify(
     found = {}
     for name, (recipe, reinit_groups) in runs.items():
         try:
-            done = run_in(Path(output) / name, advice.start(model, task, reinit_groups), task, recipe)
+            done = run_in(Path(output) / name, advice.initialization(model, task, reinit_groups), task, recipe)
             result = done.result
             found[name] = {"status": "finished", **{key: result["final"][key] for key in FINALS},
                            "seconds": result["trajectory"]["seconds"], "curve": result["trajectory"]}  # fmt: skip
@@ -305,14 +314,14 @@ def _curvature(found: dict[str, Any]) -> Curvature:
     return Curvature(**{**found, "condition": math.inf if found["condition"] is None else found["condition"]})
 
 
-def _described(model: Model, task: Task, start: Initialization, kernel: Mapping[str, Any]) -> dict[str, Any]:
+def _described(model: Model, task: Task, initialization: Initialization, kernel: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of model and task; of the latter's test part nothing."""
     return {
         "model": {"name": model.name, "digest": model.digest,
                   "layer_groups": list(model.layer_groups)},
         "task": {"name": task.name, "digest": digest((task.x_train, task.y_train)),
                  "train_images": len(task.y_train), "num_classes": task.num_classes},
-        "start": asdict(start),
+        "start": asdict(initialization),
         "kernel": dict(kernel),
     }  # fmt: skip
 
@@ -351,7 +360,7 @@ def _certainty(
     curve: Trajectory,
     edge: Stability,
     new: tuple[str, ...],
-    start: Initialization,
+    initialization: Initialization,
     own: bool,
     measured: bool,
 ) -> Certainty:
@@ -372,6 +381,8 @@ def _certainty(
         diverged=int(np.isnan(searched.accuracy).any(0).sum()),
         edge=edge,
         fall=fell,
-        curve_error=KINDS["dual"].errors["probe" if start.head == "probe" else "fresh"][place] if measured else None,
+        curve_error=KINDS["dual"].errors["probe" if initialization.head == "probe" else "fresh"][place]
+        if measured
+        else None,
         moved=max(moved, default=0.0),
     )

@@ -33,7 +33,7 @@ class Initialization:
 class Tangents:
     """The tangent of each start on a task's training images, computed once; its test part is one of them."""
 
-    start: Initialization
+    initialization: Initialization
     model: Model
     task: Task
     kernel: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Tangents:
         name = "kernel" if reinit_groups == 1 else f"kernel {reinit_groups}"
         task = self.task.replace(x_test=self.task.x_train[:1], y_test=self.task.y_train[:1])
         return predict.tangent(
-            self.start(self.model, task, reinit_groups),
+            self.initialization(self.model, task, reinit_groups),
             task,
             progress=lambda done, total: self.progress(name, done, total),
             **self.kernel,

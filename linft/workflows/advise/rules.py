@@ -169,7 +169,7 @@ def narrowed(rules: tuple[Rule, ...], space: Space = Space()) -> Space:
     return space
 
 
-def safe(start: Initialization, steps: int) -> float:
+def safe(initialization: Initialization, steps: int) -> float:
     """Share of the start's edge of stability up to which rates are searched for so many steps.
 
     A fresh head near zero hides the curvature of the layers below it, which grows as the square of the head's length,
@@ -179,7 +179,7 @@ def safe(start: Initialization, steps: int) -> float:
       >>> [round(safe(Initialization(), steps), 3) for steps in (1, 30, 120)], safe(Initialization("probe"), 120)
       ([0.25, 0.026, 0.01], 0.5)
     """
-    return SAFE if start.head == "probe" else FRESH * steps ** (-2 / 3)
+    return SAFE if initialization.head == "probe" else FRESH * steps ** (-2 / 3)
 
 
 def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int, share: float) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from linft.data.lazy import held
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
-from linft.scores.gather import LAST_CONVOLUTION, Gradients
+from linft.scores.gather import LAST_CONVOLUTION, ScoreGradients
 from linft.scores.table import SCORES, chosen
 from linft.workflows.rank import uncertainty
 from linft.workflows.rank.score_models import ModelSource, Sample, ScoredModel, scored
@@ -170,7 +170,7 @@ def rank(
     per_class: int = 25,
     seed: int = 0,
     resamples: int = 20,
-    gradients: Gradients = LAST_CONVOLUTION,
+    gradients: ScoreGradients = LAST_CONVOLUTION,
     jobs: int = 1,
     output: str | Path | None = None,
     progress: Progress | None = None,

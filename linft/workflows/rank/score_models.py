@@ -21,7 +21,7 @@ from linft.runtime.processes import unordered
 from linft.scores import compiling
 from linft.scores.alignment import alignment_error
 from linft.scores.arrays import Undefined
-from linft.scores.gather import Gradients, gather
+from linft.scores.gather import ScoreGradients, gather
 from linft.scores.score_inputs import ScoreInputs
 from linft.scores.small_network import SmallNetwork, small_network
 from linft.scores.table import SCORES, SMALL, Score, needs
@@ -59,7 +59,7 @@ class Sample:
     scores: tuple[str, ...]
     halves: Int[np.ndarray, "r k"]
     """Images of every half."""
-    gradients: Gradients
+    gradients: ScoreGradients
     seed: int
 
     @property

@@ -70,9 +70,9 @@ def test_what_half_of_the_residual_needs_may_lie_beyond_all_that_is_reported(x64
 
 def test_the_advice_is_within_budget_and_edge(advice, model, task):
     assert advice.recipe.num_steps(20) == 4 and advice.searched.points[advice.searched.chosen] == advice.values
-    start = advice.start(model, task, advice.reinit_groups)
+    start = advice.initialization(model, task, advice.reinit_groups)
     edge = stability(tangent(start, task), linft.predict.nearest(advice.recipe)[0])
-    assert edge.worst_batch_h <= 1.05 * safe(advice.start, 4) * edge.limit  # rates have two digits
+    assert edge.worst_batch_h <= 1.05 * safe(advice.initialization, 4) * edge.limit  # rates have two digits
 
 
 def test_the_best_point_is_the_most_accurate_or_tied_with_it(advice):

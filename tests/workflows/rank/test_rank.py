@@ -8,7 +8,7 @@ import pytest
 
 import linft
 from linft.core.errors import LinftError
-from linft.scores.gather import Gradients
+from linft.scores.gather import ScoreGradients
 from linft.workflows.rank import score_models, uncertainty
 from linft.workflows.rank.rank import Ranking
 from linft.workflows.rank.score_models import LINES, ScoredModel
@@ -152,7 +152,7 @@ def test_a_class_with_one_image_and_gaps(plain, task):
 
 def test_gradients_of_layer_groups(plain, task):
     near = linft.rank([plain], task, ("lgc",), per_class=2, resamples=0)
-    deep = linft.rank([plain], task, ("lgc",), per_class=2, resamples=0, gradients=Gradients(("head",)))
+    deep = linft.rank([plain], task, ("lgc",), per_class=2, resamples=0, gradients=ScoreGradients(("head",)))
     assert near.values("lgc") != deep.values("lgc")
     assert deep.about["gradients"]["groups"] == ("head",)
 
@@ -182,7 +182,7 @@ BAD = {
     "no shots": (lambda zoo, task: linft.rank([zoo / "model0.safetensors"], task, per_class=0), "max_per_class(0)"),
     "no such layer group": (
         lambda zoo, task: linft.rank(
-            [zoo / "model0.safetensors"], task, ("lgc",), per_class=2, gradients=Gradients(("stage9",))
+            [zoo / "model0.safetensors"], task, ("lgc",), per_class=2, gradients=ScoreGradients(("stage9",))
         ),
         "no layer group stage9",
     ),
