@@ -10,7 +10,7 @@ from linft.core.errors import LinftError
 from linft.runtime.atomic_files import whole
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """The content of a file.
 
     Raises:
