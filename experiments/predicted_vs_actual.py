@@ -110,8 +110,8 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
                     "last_loss": float(real.train_loss[-1]),
                     "test_accuracy": float(real.test_accuracy[-1]),
                     "diverged_at": real.diverged_at,
-                    "error": {how: a["train_loss_error"] for how, a in found.items()},
-                    "accuracy_difference": {how: a["test_accuracy_difference"] for how, a in found.items()},
+                    "error": {how: a.train_loss_error for how, a in found.items()},
+                    "accuracy_difference": {how: a.test_accuracy_difference for how, a in found.items()},
                     "predicted_diverged_at": {how: run.diverged_at for how, run in predicted.items()},
                 }
 

@@ -235,7 +235,7 @@ def compared(
     }
     predicted = {kind: clock(run, recipe) for kind, run in runs.items()}
     kinds = {
-        kind: agreement(found, real)
+        kind: asdict(agreement(found, real))
         | {"kernel_seconds": kernels[kind][1] if kind in kernels else 0.0, "recipe_seconds": taken}
         | {"train_loss": found.train_loss.tolist()}
         for kind, (found, taken) in predicted.items()

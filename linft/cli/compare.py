@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from linft.cli.options import ImageOptions, KernelOptions, ModelOptions, OutputOptions, TaskOptions, with_length
 from linft.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from linft.workflows.compare.result import ComparisonResult
 
 DEFAULT_STEPS = 40
 
@@ -63,27 +66,24 @@ class Compare:
         console.print(f"Report: {page}", soft_wrap=True)
 
 
-def findings(result: dict[str, Any]) -> list[str]:
+def findings(result: "ComparisonResult") -> list[str]:
     """What was found, in a few lines."""
     from linft.report.figures.attribution import finding
     from linft.report.verdict import left_out
 
-    real = result["runs"][result["reference"]]
+    real = result.runs[result.reference]
     lines = [
-        f"Real train loss fell from {real['train_loss'][0]:.3f} to {real['train_loss'][-1]:.3f}, "
-        f"test accuracy ended at {real['test_accuracy'][-1]:.1%}."
+        f"Real train loss fell from {real.train_loss[0]:.3f} to {real.train_loss[-1]:.3f}, "
+        f"test accuracy ended at {real.test_accuracy[-1]:.1%}."
     ]
     for name, text in (("dual", "The kernel"), ("feature_linearized", "Features linearized")):
-        if name in result["agreement"]:
-            run, off = result["runs"][name], result["agreement"][name]["train_loss_error"]
+        if name in result.agreement:
+            run, off = result.runs[name], result.agreement[name].train_loss_error
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
-            lines.append(f"{text} predicted {run['train_loss'][-1]:.3f} and {run['test_accuracy'][-1]:.1%}{error}.")
+            lines.append(f"{text} predicted {run.train_loss[-1]:.3f} and {run.test_accuracy[-1]:.1%}{error}.")
     if term := finding(result):
         lines.append(f"{term}.")
-    edge = result["stability"]
-    where = "below" if edge["stable"] else "beyond"
-    lines.append(
-        f"The recipe is {where} the edge of stability (h = {max(edge['h'], edge['worst_batch_h']):.2g}, "
-        f"limit {edge['limit']:.3g})."
-    )
+    edge = result.stability
+    where = "below" if edge.stable else "beyond"
+    lines.append(f"The recipe is {where} the edge of stability (h = {edge.worst_batch_h:.2g}, limit {edge.limit:.3g}).")
     return lines + left_out(result)

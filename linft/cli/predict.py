@@ -1,6 +1,6 @@
 """`linft predict`: predict a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,13 +42,14 @@ class Predict:
         import linft
         from linft import predict
         from linft.cli.terminal import bars, terminal
-        from linft.core.trajectory_json import trajectory_as_json
+        from linft.core.trajectory_json import saved
         from linft.predict.choice import FIRST, KINDS, auto
+        from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.report import trajectories
         from linft.runtime.atomic_files import whole
-        from linft.runtime.json_files import write_json
         from linft.runtime.versions import versions
         from linft.training import optimizer
+        from linft.training.result import summary
         from linft.workflows.compare.store import Store
 
         console, output = terminal(), self.writing.output
@@ -86,26 +87,24 @@ class Predict:
                 )
             kind = self.how if chosen is None else chosen.kind
             found = run(kind)
-        result = {
-            "schema": "linft-predict-1",
-            "model": {"name": model.name},
-            "task": {"name": task.name, "classes": task.num_classes, "train_images": len(task.y_train),
-                     "test_images": len(task.y_test)},
-            "recipe": asdict(recipe),
-            "dropped": dropped,
-            "how": kind,
-            "error": self.error,
-            "choice": None if chosen is None else asdict(chosen),
-            "runs": {name: trajectory_as_json(trajectory) for name, trajectory in runs.items()},
-            "versions": versions(),
-        }  # fmt: skip
-        write_json(output / "prediction.json", result)
+        result = PredictionResult(
+            model=ModelName(name=model.name),
+            task=summary(task),
+            recipe=recipe,
+            dropped=dropped,
+            how=kind,
+            error=self.error,
+            choice=chosen,
+            runs={name: saved(trajectory) for name, trajectory in runs.items()},
+            versions=versions(),
+        )
+        store.finish(result, FILE)
         with whole(output / "trajectories.csv") as partial:
-            partial.write_text(trajectories.table(result), encoding="utf-8")
+            partial.write_text(trajectories.table(result.runs), encoding="utf-8")
         for line in [dropped, *findings(kind, KINDS[kind], found, chosen and chosen.reason)]:
             if line:
                 console.print(line, soft_wrap=True)
-        console.print(f"Written: {output / 'prediction.json'}", soft_wrap=True)
+        console.print(f"Written: {output / FILE}", soft_wrap=True)
 
 
 def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str | None) -> list[str]:

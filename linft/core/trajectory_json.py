@@ -1,29 +1,66 @@
 """A trajectory as JSON has it, and back."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from linft.core.base import Trajectory
 
 CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
-LENGTHS = ("distance", "norm")
 
 
-def trajectory_as_json(run: Trajectory) -> dict[str, Any]:
-    """A trajectory as files of results hold it, without its models."""
-    return {
-        **{name: getattr(run, name).tolist() for name in CURVES},
-        **{name: {g: d.tolist() for g, d in getattr(run, name).items()} for name in LENGTHS},
-        "seconds": run.seconds,
-        "diverged_at": run.diverged_at,
-        "note": run.note,
-    }
+@dataclass(frozen=True, kw_only=True)
+class SavedTrajectory:
+    """A trajectory as files of results hold it, without its models; a number that is not finite is None."""
+
+    steps: list[int]
+    train_loss: list[float | None]
+    test_loss: list[float | None]
+    train_accuracy: list[float | None]
+    test_accuracy: list[float | None]
+    distance: dict[str, list[float | None]]
+    """‖w_g − w0_g‖ of every group."""
+    norm: dict[str, list[float | None]]
+    """‖w_g‖ of every group."""
+    seconds: float
+    diverged_at: int | None
+    note: str
 
 
-def trajectory_from_json(found: dict[str, Any]) -> Trajectory:
+def saved(run: Trajectory) -> SavedTrajectory:
+    """A trajectory as files of results hold it."""
+    return SavedTrajectory(
+        steps=run.steps.tolist(),
+        train_loss=numbers(run.train_loss),
+        test_loss=numbers(run.test_loss),
+        train_accuracy=numbers(run.train_accuracy),
+        test_accuracy=numbers(run.test_accuracy),
+        distance={group: numbers(values) for group, values in run.distance.items()},
+        norm={group: numbers(values) for group, values in run.norm.items()},
+        seconds=run.seconds,
+        diverged_at=None if run.diverged_at is None else int(run.diverged_at),
+        note=run.note,
+    )
+
+
+def restored(found: SavedTrajectory) -> Trajectory:
     """The trajectory that a file of results holds."""
-    curves = {name: np.array(found[name]) for name in CURVES}
-    lengths = {name: {g: np.array(d) for g, d in found[name].items()} for name in LENGTHS}
-    rest = {name: found[name] for name in ("seconds", "diverged_at", "note")}
-    return Trajectory(**curves, **lengths, **rest)
+    return Trajectory(
+        steps=np.array(found.steps, int),
+        train_loss=np.array(found.train_loss, float),
+        test_loss=np.array(found.test_loss, float),
+        train_accuracy=np.array(found.train_accuracy, float),
+        test_accuracy=np.array(found.test_accuracy, float),
+        distance={group: np.array(values, float) for group, values in found.distance.items()},
+        norm={group: np.array(values, float) for group, values in found.norm.items()},
+        seconds=found.seconds,
+        diverged_at=found.diverged_at,
+        note=found.note,
+    )
+
+
+def numbers(values: Float[np.ndarray, "n"]) -> list[float | None]:
+    """An array as a list; None where it is not finite."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]

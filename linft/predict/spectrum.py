@@ -1,7 +1,7 @@
 """What a kernel looks like: its eigenvalues, where the labels lie in them, and how it changed."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,31 @@ from linft.predict.operator import Operator, on_host, operator
 MOST = 200  # eigenvalues that are reported
 
 
-def spectrum(tangent: Tangent, loss: Loss, most: int = MOST) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Where the labels lie in a kernel."""
+
+    eigenvalues: list[float]
+    """The largest."""
+    label_alignment: list[float]
+    """Share of the initial residual along each."""
+    group_share: dict[str, float]
+    """Of the trace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How a kernel changed."""
+
+    images: int
+    alignment: float | None
+    groups: dict[str, float | None]
+    """The alignment of each group."""
+    norm_ratio: float | None
+    """After, over before."""
+
+
+def spectrum(tangent: Tangent, loss: Loss, most: int = MOST) -> Spectrum:
     """Largest eigenvalues of the train kernel, the share of the initial residual along each, and group shares.
 
     The residual is what the first gradient sees: Y − f0 for squared error, Y − softmax(f0) for
@@ -30,11 +54,11 @@ def spectrum(tangent: Tangent, loss: Loss, most: int = MOST) -> dict[str, Any]:
     residual = _residual(tangent, loss).reshape(-1)
     shares = (vectors.T @ residual) ** 2 / max(float(residual @ residual), 1e-30)
     traces = {g: float(jnp.trace(block)) for g, block in tangent.kernel_train.traces().items()}
-    return {
-        "eigenvalues": np.maximum(values, 0).tolist(),
-        "label_alignment": shares.tolist(),
-        "group_share": {g: t / max(sum(traces.values()), 1e-30) for g, t in traces.items()},
-    }
+    return Spectrum(
+        eigenvalues=np.maximum(values, 0).tolist(),
+        label_alignment=shares.tolist(),
+        group_share={g: t / max(sum(traces.values()), 1e-30) for g, t in traces.items()},
+    )
 
 
 def half_learnt(tangent: Tangent, loss: Loss) -> float:
@@ -69,12 +93,12 @@ def alignment(a: Float[Array, "n m"], b: Float[Array, "n m"]) -> float:
     return float(jnp.vdot(a, b)) / size if size > 0 else 0.0
 
 
-def drift(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, Any]:
+def drift(before: Mapping[str, Array], after: Mapping[str, Array]) -> Drift:
     """How a kernel changed between two sets of weights on the same images: in all and by group."""
     whole_before, whole_after = (sum(blocks.values()) for blocks in (before, after))
-    return {
-        "images": len(whole_before),  # pyright: ignore
-        "alignment": alignment(whole_before, whole_after),  # pyright: ignore
-        "groups": {g: alignment(before[g], after[g]) for g in before},
-        "norm_ratio": float(jnp.linalg.norm(whole_after) / jnp.linalg.norm(whole_before)),
-    }
+    return Drift(
+        images=len(whole_before),  # pyright: ignore
+        alignment=alignment(whole_before, whole_after),  # pyright: ignore
+        groups={g: alignment(before[g], after[g]) for g in before},
+        norm_ratio=float(jnp.linalg.norm(whole_after) / jnp.linalg.norm(whole_before)),
+    )

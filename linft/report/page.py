@@ -1,8 +1,8 @@
 """The page of a report, its figures and its table, on disk."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -10,9 +10,13 @@ from linft.core.errors import LinftError
 from linft.report import reading, runs, style, templates, trajectories, verdict, words
 from linft.report.figures import FIGURES
 from linft.report.reading import Result
+from linft.workflows.compare.agreement import Agreement, Level
+from linft.workflows.compare.attribution import Link
 
 SETTINGS_IN_WORDS = {"batch_size": "all training images", "clip_norm": "off"}
 """What null means for a setting of the recipe."""
+
+ENDS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,43 @@ class Shown:
     narrow: Markup
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of runs: the values at the end, and the error against the reference."""
+
+    label: str
+    colour: str
+    train_loss: float | None
+    test_loss: float | None
+    train_accuracy: float | None
+    test_accuracy: float | None
+    note: str
+    seconds: float
+    diverged_at: int | None
+    is_reference: bool
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True)
+class LinkInWords:
+    """A link of the attribution, and what it means."""
+
+    link: Link
+    cause: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The table of updates that each run needs to come down to a loss: the levels, and a row a run."""
+
+    heads: Sequence[Level]
+    rows: Mapping[str, Sequence[Level]]
+
+
 def write(result: Result, directory: Path) -> Path:
     """Write `report.html`, `trajectories.csv` and `figures/`; see `linft.report.write`."""
-    reading.check(result)
-    contents: dict[str, bytes] = {"trajectories.csv": trajectories.table(result).encode()}
+    contents: dict[str, bytes] = {"trajectories.csv": trajectories.table(result.runs).encode()}
     contents |= figure_files(result)
     contents["report.html"] = render(result).encode(errors="backslashreplace")
     try:
@@ -84,47 +121,45 @@ def _figures(result: Result) -> dict[str, Shown]:
     return shown
 
 
-def _rows(result: Result) -> list[dict[str, Any]]:
-    """The table of runs: the values at the end, and the error against the reference."""
-    keys = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+def _rows(result: Result) -> list[Row]:
     return [
-        {key: reading.last(run, key) for key in keys}
-        | {"label": runs.label(name), "colour": runs.CURVES[name].colour, "note": run.get("note"),
-           "seconds": run.get("seconds"), "diverged_at": run.get("diverged_at"),
-           "is_reference": name == reading.reference(result), "error": reading.agreement(result, name)}
+        Row(
+            label=runs.label(name),
+            colour=runs.CURVES[name].colour,
+            **{key: reading.last(run, key) for key in ENDS},
+            note=run.note,
+            seconds=run.seconds,
+            diverged_at=run.diverged_at,
+            is_reference=name == result.reference,
+            agreement=reading.agreement(result, name),
+        )
         for name, run in reading.curves(result).items()
-    ]  # fmt: skip
+    ]
 
 
-def _levels(result: Result) -> dict[str, Any]:
-    """The table of updates that each run needs to come down to a loss: the levels, and a row a run."""
+def _levels(result: Result) -> Levels | None:
     compared = {
-        name: levels
+        runs.label(name): found.steps_to_loss
         for name in reading.curves(result)
-        if (levels := reading.agreement(result, name).get("steps_to_loss"))
+        if (found := reading.agreement(result, name)) is not None
     }
-    if not compared:
-        return {}
-    return {"heads": next(iter(compared.values())), "rows": {runs.label(name): row for name, row in compared.items()}}
+    return Levels(next(iter(compared.values())), compared) if compared else None
 
 
-def _links(result: Result) -> list[dict[str, Any]]:
-    """The links of the attribution, each with a sentence on what it means."""
+def _links(result: Result) -> list[LinkInWords]:
     return [
-        link | {"cause": words.capital(link.get("cause") or ""),
-                "meaning": runs.MEANINGS.get(frozenset((link.get("from"), link.get("to"))), "")}
-        for link in (result.get("attribution") or {}).get("links") or []
-    ]  # fmt: skip
+        LinkInWords(link, words.capital(link.cause), runs.MEANINGS.get(frozenset((link.start, link.end)), ""))
+        for link in result.attribution.links
+    ]
 
 
 def _recipe(result: Result) -> dict[str, str]:
-    recipe = result.get("recipe") or {}
     return {
         field.replace("_", " "): SETTINGS_IN_WORDS.get(field, words.NONE) if value is None else words.plain(value)
-        for field, value in recipe.items()
+        for field, value in asdict(result.recipe).items()
     }
 
 
 def _glossary(result: Result) -> list[runs.Kind]:
-    linked = {link.get(end) for link in _links(result) for end in ("from", "to")}
+    linked = {end for link in result.attribution.links for end in (link.start, link.end)}
     return [kind for name, kind in runs.KINDS.items() if name in reading.curves(result) or name in linked]

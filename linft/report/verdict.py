@@ -20,24 +20,20 @@ def verdict(result: Result) -> list[str]:
 
 def steps_error(result: Result, name: str) -> float | None:
     """Mean signed error of the updates needed to reach a loss, over the levels that both runs reach."""
-    errors = [
-        level["relative_error"]
-        for level in reading.agreement(result, name).get("steps_to_loss") or []
-        if known(level.get("relative_error"))
-    ]
+    found = reading.agreement(result, name)
+    levels = [] if found is None else found.steps_to_loss
+    errors = [level.relative_error for level in levels if level.relative_error is not None]
     return sum(errors) / len(errors) if errors else None
 
 
-def _headline(result: Result) -> str | None:
-    real, predicted = reading.reference(result), reading.prediction(result)
+def _headline(result: Result) -> str:
+    real, predicted = result.reference, reading.prediction(result)
     runs = reading.curves(result)
     end = {name: percent(reading.last(runs[name], "test_accuracy")) for name in (real, predicted) if name}
-    if real is None:
-        return f"Predicted only, not trained: a final test accuracy of {end[predicted]}." if predicted else None
     if predicted is None:
         return f"Trained only, not predicted: a final test accuracy of {end[real]}."
     what = "The linearized features" if predicted == "feature_linearized" else "The tangent kernel"
-    broke = {name: runs[name].get("diverged_at") for name in (real, predicted)}
+    broke = {name: runs[name].diverged_at for name in (real, predicted)}
     if broke[real] is not None and broke[predicted] is not None:
         return f"{what} predicted that this run diverges: at update {broke[predicted]}, really at {broke[real]}."
     if broke[real] is not None:
@@ -47,7 +43,7 @@ def _headline(result: Result) -> str | None:
             f"{what} predicted that this run diverges, at update {broke[predicted]}; it did not, "
             f"and reached a final test accuracy of {end[real]}."
         )
-    error = reading.agreement(result, predicted).get("train_loss_error")
+    error = reading.error(result, predicted)
     ends = f"a final test accuracy of {end[predicted]} where the real run reached {end[real]}"
     if not known(error):
         return f"{what} predicted {ends}."
@@ -56,18 +52,18 @@ def _headline(result: Result) -> str | None:
 
 
 def _divergence(result: Result) -> str | None:
-    told = (reading.reference(result), reading.prediction(result))
+    told = (result.reference, reading.prediction(result))
     others = [
-        f"“{label(name)}” at update {run['diverged_at']}"
+        f"“{label(name)}” at update {run.diverged_at}"
         for name, run in reading.curves(result).items()
-        if run.get("diverged_at") is not None and name not in told
+        if run.diverged_at is not None and name not in told
     ]
     return f"Other runs that diverged: {', '.join(others)}." if others else None
 
 
 def _pace(result: Result) -> str | None:
     predicted = reading.prediction(result)
-    if predicted is None or reading.curves(result)[predicted].get("diverged_at") is not None:
+    if predicted is None or reading.curves(result)[predicted].diverged_at is not None:
         return None
     error = steps_error(result, predicted)
     if error is None:
@@ -93,12 +89,10 @@ def _gap(result: Result) -> str | None:
     return f"{finding}." if finding else None
 
 
-def _stable(result: Result) -> str | None:
-    part = result.get("stability") or {}
-    if part.get("stable") is None:
-        return None
-    numbers = f"(h = {number(part.get('h'))}, limit {number(part.get('limit'))})"
-    if part["stable"]:
+def _stable(result: Result) -> str:
+    part = result.stability
+    numbers = f"(h = {number(part.h)}, limit {number(part.limit)})"
+    if part.stable:
         return f"The learning rate is stable in the kernel {numbers}."
     return f"The learning rate is beyond what the kernel calls stable {numbers}."
 
@@ -106,26 +100,26 @@ def _stable(result: Result) -> str | None:
 def left_out(result: Result) -> list[str]:
     """The runs that were not made, a sentence for each reason."""
     names: dict[str, list[str]] = {}
-    for name, reason in (result.get("skipped") or {}).items():
+    for name, reason in result.skipped.items():
         names.setdefault(reason, []).append(f"“{label(name)}”")
     return [f"Left out: {', '.join(those)} ({reason})." for reason, those in names.items()]
 
 
 def tiles(result: Result) -> list[tuple[str, str, str]]:
     """The key numbers: (what, value, remark)."""
-    real, predicted = reading.reference(result), reading.prediction(result)
+    real, predicted = result.reference, reading.prediction(result)
     runs, rows = reading.curves(result), []
-    if real and predicted:
+    if predicted:
         rows.append(
             (
                 "Train-loss error",
-                percent(reading.agreement(result, predicted).get("train_loss_error")),
+                percent(reading.error(result, predicted)),
                 "mean distance of the curves, of the mean real loss",
             )
         )
     if predicted:
-        accuracy, broke = reading.last(runs[predicted], "test_accuracy"), runs[predicted].get("diverged_at")
-        truth = f"real: {percent(reading.last(runs[real], 'test_accuracy'))}" if real else "not trained for real"
+        accuracy, broke = reading.last(runs[predicted], "test_accuracy"), runs[predicted].diverged_at
+        truth = f"real: {percent(reading.last(runs[real], 'test_accuracy'))}"
         rows.append(
             (
                 "Predicted test accuracy",
@@ -133,7 +127,7 @@ def tiles(result: Result) -> list[tuple[str, str, str]]:
                 truth if broke is None else f"diverges at update {broke}; {truth}",
             )
         )
-    if real and predicted:
+    if predicted:
         error = steps_error(result, predicted)
         rows.append(
             (
@@ -142,7 +136,7 @@ def tiles(result: Result) -> list[tuple[str, str, str]]:
                 "no level that both reach" if error is None else "against the real run, on average",
             )
         )
-    stability = result.get("stability") or {}
-    if known(stability.get("h")):
-        rows.append(("Stability h", fixed(stability["h"], 2), f"stable below {fixed(stability.get('limit'), 2)}"))
+    if known(result.stability.h):
+        limit = f"stable below {fixed(result.stability.limit, 2)}"
+        rows.append(("Stability h", fixed(result.stability.h, 2), limit))
     return rows

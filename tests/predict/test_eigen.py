@@ -57,11 +57,11 @@ def test_spectrum(cheap, whole, loss):
     shares = (vectors.T @ residual) ** 2 / (residual @ residual)
     for kernel, most in ((cheap, 200), (cheap, 4), (whole, 200)):
         found = spectrum(kernel, loss, most)
-        assert len(found["eigenvalues"]) == len(found["label_alignment"]) == min(most, n * c)
-        np.testing.assert_allclose(found["eigenvalues"], values[::-1][:most], rtol=1e-8, atol=1e-9 * values[-1])
+        assert len(found.eigenvalues) == len(found.label_alignment) == min(most, n * c)
+        np.testing.assert_allclose(found.eigenvalues, values[::-1][:most], rtol=1e-8, atol=1e-9 * values[-1])
         for level in values[::-1][:3] * (1 - 1e-6):
-            above = np.array(found["eigenvalues"]) > level
-            assert np.array(found["label_alignment"])[above].sum() == pytest.approx(shares[values > level].sum())
+            above = np.array(found.eigenvalues) > level
+            assert np.array(found.label_alignment)[above].sum() == pytest.approx(shares[values > level].sum())
     half = values[::-1][np.searchsorted(np.cumsum(shares[::-1]), 0.5)]
     assert half_learnt(cheap, loss) == pytest.approx(half, rel=1e-6)
     assert half_learnt(whole, loss) == pytest.approx(half, rel=1e-6)
@@ -127,7 +127,7 @@ def test_a_hundred_classes_and_three_hundred_images():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.3e9
-    assert edge.lambda_max > 0 and 0 <= half <= of["eigenvalues"][0]
+    assert edge.lambda_max > 0 and 0 <= half <= of.eigenvalues[0]
     assert flow.train_loss[-1] < flow.train_loss[0]
     product = sum(np.asarray(k) @ np.ones((n, c)) @ np.asarray(mixing[g]) for g, k in blocks.items())
-    assert np.vdot(np.ones((n, c)), product) / (n * c) <= of["eigenvalues"][0] * (1 + 1e-9)  # a Rayleigh quotient
+    assert np.vdot(np.ones((n, c)), product) / (n * c) <= of.eigenvalues[0] * (1 + 1e-9)  # a Rayleigh quotient

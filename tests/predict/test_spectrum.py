@@ -19,12 +19,12 @@ def tangent():
 def test_spectrum_is_that_of_the_dense_kernel(tangent, loss):
     found = spectrum(tangent, loss)
     theta = np.asarray(tangent.kernel_train.total(), np.float64).reshape(120, 120)
-    np.testing.assert_allclose(found["eigenvalues"], np.linalg.eigvalsh(theta)[::-1], rtol=1e-4, atol=1e-3)
-    assert sum(found["label_alignment"]) == pytest.approx(1)
-    assert sum(found["group_share"].values()) == pytest.approx(1)
+    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(theta)[::-1], rtol=1e-4, atol=1e-3)
+    assert sum(found.label_alignment) == pytest.approx(1)
+    assert sum(found.group_share.values()) == pytest.approx(1)
     shares = {g: np.trace(np.asarray(b).reshape(120, 120)) for g, b in tangent.kernel_train.blocks.items()}
     for group, share in shares.items():
-        assert found["group_share"][group] == pytest.approx(share / sum(shares.values()), rel=1e-4)
+        assert found.group_share[group] == pytest.approx(share / sum(shares.values()), rel=1e-4)
 
 
 def test_alignment_ignores_scale_and_sees_orthogonality():
@@ -37,6 +37,6 @@ def test_alignment_ignores_scale_and_sees_orthogonality():
 def test_drift_of_a_kernel_that_doubles_in_one_group():
     a, b = jnp.eye(3), jnp.ones((3, 3))
     found = drift({"low": a, "high": b}, {"low": a, "high": 2 * b})
-    assert found["groups"] == pytest.approx({"low": 1.0, "high": 1.0})
-    assert found["norm_ratio"] == pytest.approx(float(jnp.linalg.norm(a + 2 * b) / jnp.linalg.norm(a + b)))
-    assert found["alignment"] < 1
+    assert found.groups == pytest.approx({"low": 1.0, "high": 1.0})
+    assert found.norm_ratio == pytest.approx(float(jnp.linalg.norm(a + 2 * b) / jnp.linalg.norm(a + b)))
+    assert found.alignment < 1

@@ -1,9 +1,7 @@
 """A result made of two really trained runs, and the report of it."""
 
-import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,68 +9,91 @@ import pytest
 
 import linft
 from linft import report
-
-
-def record(trajectory: linft.Trajectory) -> dict[str, Any]:
-    """A trajectory as it stands in a result.json."""
-    names = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    curves = {name: getattr(trajectory, name).tolist() for name in names}
-    distance = {group: values.tolist() for group, values in trajectory.distance.items()}
-    rest = {"seconds": trajectory.seconds, "diverged_at": trajectory.diverged_at, "note": trajectory.note}
-    return curves | {"distance": distance} | rest
+from linft.core.trajectory_json import saved
+from linft.predict.spectrum import Drift
+from linft.workflows.compare.agreement import Agreement, Level
+from linft.workflows.compare.attribution import Attribution, Difference, Link
+from linft.workflows.compare.result import AboutModel, AboutTask, ComparisonResult, KernelResult, StabilityResult
 
 
 @pytest.fixture(scope="session")
-def result() -> dict[str, Any]:
+def result() -> ComparisonResult:
     """Two recipes trained on 20 digits, called "finetuned" and "dual"; the parts on the kernel are made up."""
     task = linft.load_task("digits").subset(20, 20)
     model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
     recipe = linft.Recipe(learning_rate=0.05, batch_size=10, steps=6)
     run = linft.finetune(model, task, record_every=1)
-    runs = {"finetuned": record(run(recipe)), "dual": record(run(recipe.replace(learning_rate=0.03)))}
+    runs = {"finetuned": saved(run(recipe)), "dual": saved(run(recipe.replace(learning_rate=0.03)))}
     groups = list(model.stages)
-    real, dual = (np.array(runs[name]["train_loss"]) for name in ("finetuned", "dual"))
+    real, dual = (np.array(runs[name].train_loss) for name in ("finetuned", "dual"))
     ends = {
-        key: runs["dual"][key][-1] - runs["finetuned"][key][-1] for key in ("train_loss", "test_loss", "test_accuracy")
+        key: getattr(runs["dual"], key)[-1] - getattr(runs["finetuned"], key)[-1]
+        for key in ("train_loss", "test_loss", "test_accuracy")
     }
     total = ends | {"mean_train_loss": float(np.mean(dual - real))}
     share = 1 / len(groups)
-    return {
-        "schema": "linft-compare-1",
-        "model": {
-            "name": model.name, "architecture": {"name": "cifar_resnet8", "width": 4}, "num_classes": 10,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
-            "layer_groups": dict.fromkeys(groups, 100), "source": {"data_set": "none", "licence": None},
+    return ComparisonResult(
+        model=AboutModel(
+            name=model.name,
+            architecture={"name": "cifar_resnet8", "width": 4},
+            num_classes=10,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+            layer_groups=dict.fromkeys(groups, 100),
+            head_scale=0.01,
+            source={"data_set": "none", "licence": None},
+        ),
+        task=AboutTask(
+            name=task.name,
+            train_images=20,
+            test_images=20,
+            num_classes=10,
+            class_names=["<b>bold</b>", *map(str, range(1, 10))],
+        ),
+        recipe=recipe,
+        reference="finetuned",
+        runs=runs,
+        skipped={},
+        agreement={
+            "dual": Agreement(
+                train_loss_error=float(np.mean(np.abs(real - dual)) / np.mean(real)),
+                steps_to_loss=[
+                    Level(level=0.75, loss=1.8, steps=5.0, reference_steps=4.0, relative_error=0.25),
+                    Level(level=0.5, loss=1.2, steps=None, reference_steps=None, relative_error=None),
+                ],
+                test_accuracy_difference=ends["test_accuracy"],
+                diverged_at=None,
+                reference_diverged_at=None,
+            )
         },
-        "task": {"name": task.name, "train_images": 20, "test_images": 20, "num_classes": 10,
-                 "class_names": ["<b>bold</b>", *map(str, range(1, 10))]},
-        "recipe": dataclasses.asdict(recipe),
-        "reference": "finetuned",
-        "runs": runs,
-        "agreement": {"dual": {
-            "train_loss_error": float(np.mean(np.abs(real - dual)) / np.mean(real)),
-            "steps_to_loss": [
-                {"level": 0.75, "loss": 1.8, "steps": 5.0, "reference_steps": 4.0, "relative_error": 0.25},
-                {"level": 0.5, "loss": 1.2, "steps": None, "reference_steps": None, "relative_error": None},
-            ],
-            "test_accuracy_difference": ends["test_accuracy"], "diverged_at": None, "reference_diverged_at": None,
-        }},
-        "attribution": {"links": [{"from": "finetuned", "to": "dual", "cause": "beyond first order", **total}],
-                        "total": total},
-        "kernel": {
-            "outputs": "full", "engine": "layerwise", "train_images": 20, "test_images": 20, "seconds": 1.5,
-            "group_share": dict.fromkeys(groups, share),
-            "eigenvalues": [100 * math.exp(-i / 9) for i in range(50)], "label_alignment": [0.02] * 50,
-            "drift": {"images": 20, "alignment": 0.9, "groups": dict.fromkeys(groups, 0.8), "norm_ratio": 1.2},
-        },
-        "stability": {"loss": "cross_entropy", "lambda_max": 100.0, "h": 0.5, "limit": 3.8, "stable": True,
-                      "worst_batch_h": 0.7, "largest_stable_rate": 0.38},
-        "versions": {"linft": "0.1.0", "jax": "0.12.0"},
-        "seconds": 12.0,
-    }  # fmt: skip
+        attribution=Attribution(
+            links=[Link(start="finetuned", end="dual", cause="beyond first order", **total)], total=Difference(**total)
+        ),
+        kernel=KernelResult(
+            outputs="full",
+            engine="layerwise",
+            train_images=20,
+            test_images=20,
+            seconds=1.5,
+            eigenvalues=[100 * math.exp(-i / 9) for i in range(50)],
+            label_alignment=[0.02] * 50,
+            group_share=dict.fromkeys(groups, share),
+            drift=Drift(images=20, alignment=0.9, groups=dict.fromkeys(groups, 0.8), norm_ratio=1.2),
+        ),
+        stability=StabilityResult(
+            loss="cross_entropy",
+            lambda_max=100.0,
+            h=0.5,
+            limit=3.8,
+            worst_batch_h=0.7,
+            largest_stable_rate=0.38,
+            stable=True,
+        ),
+        versions={"linft": "0.1.0", "jax": "0.12.0"},
+        seconds=12.0,
+    )
 
 
 @pytest.fixture(scope="session")
-def written(result: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(result: ComparisonResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the report."""
     return report.write(result, str(tmp_path_factory.mktemp("report") / "made")).parent

@@ -3,12 +3,13 @@
 import html
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from linft.report.page import render
+from linft.workflows.compare.result import ComparisonResult
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -34,9 +35,9 @@ def browse(directory: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("width", [360, 1100])
-def test_nothing_is_wider_than_the_page(result: dict[str, Any], tmp_path: Path, width: int):
+def test_nothing_is_wider_than_the_page(result: ComparisonResult, tmp_path: Path, width: int):
     long = "a_network_with_a_name_that_never_ends_and_has_no_place_to_break_it"
-    page = render(result | {"model": result["model"] | {"name": long, "source": {long: long}}})
+    page = render(replace(result, model=replace(result.model, name=long, source={long: long})))
     (tmp_path / "frame.html").write_text(FRAME.format(page=html.escape(page), width=width))
     shown = browse(tmp_path, "--window-size=1200,900", "--dump-dom", (tmp_path / "frame.html").as_uri())
     title = shown.partition("<title>")[2].partition("</title>")[0]

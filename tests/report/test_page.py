@@ -1,28 +1,24 @@
 """What the page says, and what it leaves out."""
 
-import copy
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pages import Reader
 
+from linft.core.trajectory_json import SavedTrajectory
 from linft.report.figures import FIGURES
 from linft.report.page import render
 from linft.report.runs import CURVES
 from linft.report.verdict import verdict
+from linft.workflows.compare.attribution import Attribution
+from linft.workflows.compare.result import ComparisonResult
 
 
 @pytest.fixture(scope="module")
 def page(written: Path) -> str:
     return (written / "report.html").read_text()
-
-
-@pytest.fixture
-def changed(result: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the result that a test may change."""
-    return copy.deepcopy(result)
 
 
 @pytest.fixture
@@ -59,86 +55,90 @@ def test_markup_in_names_is_text(page: str):
     assert "<b>bold</b>" in Reader(page).text
 
 
-def test_the_numbers_are_there(page: str, result: dict[str, Any]):
+def test_the_numbers_are_there(page: str, result: ComparisonResult):
     text = Reader(page).text
-    for run in result["runs"].values():
-        assert f"{run['train_loss'][-1]:.3f}" in text
-        assert f"{100 * run['test_accuracy'][-1]:.1f}%" in text
-    assert f"{100 * result['agreement']['dual']['train_loss_error']:.1f}% off on average" in text
+    for run in result.runs.values():
+        assert f"{run.train_loss[-1]:.3f}" in text
+        assert f"{100 * run.test_accuracy[-1]:.1f}%" in text
+    assert f"{100 * result.agreement['dual'].train_loss_error:.1f}% off on average" in text
     assert "The prediction comes down to the same losses 25% later" in text
     assert "The largest term of the gap is “beyond first order”" in text
     assert "Everything beyond first order in the weights" in text
 
 
-def test_what_was_left_out_is_said_once_a_reason(without_figures: None, changed: dict[str, Any]):
-    assert "Left out" not in render(changed)
-    changed["skipped"] = {"feature_linearized": "slow", "linearized": "slow", "spectral": "not squared <error>"}
-    text = Reader(render(changed)).text
+def test_what_was_left_out_is_said_once_a_reason(without_figures: None, result: ComparisonResult):
+    assert "Left out" not in render(result)
+    skipped = {"feature_linearized": "slow", "linearized": "slow", "spectral": "not squared <error>"}
+    text = Reader(render(replace(result, skipped=skipped))).text
     assert "Left out: “Features linearized”, “Linearized network (weights)” (slow)." in text
     assert "Left out: “Predicted, closed form” (not squared <error>)." in text
 
 
-def test_null_is_an_en_dash(without_figures: None, changed: dict[str, Any]):
-    changed["runs"]["dual"]["train_loss"][-1] = None
-    changed["agreement"]["dual"]["train_loss_error"] = None
-    changed["stability"]["lambda_max"] = None
+def test_null_is_an_en_dash(without_figures: None, result: ComparisonResult):
+    dual, agreement = result.runs["dual"], result.agreement["dual"]
+    changed = replace(
+        result,
+        runs=result.runs | {"dual": replace(dual, train_loss=[*dual.train_loss[:-1], None])},
+        agreement={"dual": replace(agreement, train_loss_error=None)},
+        stability=replace(result.stability, largest_stable_rate=None),
+    )
     page = render(changed)
-    assert re.search(r"<dt>Largest eigenvalue</dt><dd>–</dd>", page)
+    assert re.search(r"<dt>Largest stable learning rate</dt><dd>–</dd>", page)
     assert re.search(r"<dt>licence</dt><dd>–</dd>", page)
     row = page[page.index("</span>Predicted from the kernel") :]
     assert row[: row.index("</tr>")].count("<td>–</td>") == 2
     assert "None" not in Reader(page).text and "nan" not in Reader(page).text
 
 
-def test_divergence_is_told(changed: dict[str, Any]):
-    dual = changed["runs"]["dual"]
-    dual |= {"diverged_at": 5, "train_loss": [2.3, 5.0, 80.0, None], "steps": [0, 1, 2, 3]}
-    dual |= {key: dual[key][:4] for key in ("test_loss", "train_accuracy", "test_accuracy")}
-    dual["distance"] = {group: values[:4] for group, values in dual["distance"].items()}
-    changed["agreement"]["dual"]["train_loss_error"] = None
-    page = render(changed)
+def test_divergence_is_told(result: ComparisonResult):
+    real, dual = result.runs["finetuned"], result.runs["dual"]
+    curves = {key: getattr(dual, key)[:4] for key in ("test_loss", "train_accuracy", "test_accuracy")}
+    distance = {group: values[:4] for group, values in dual.distance.items()}
+    rising = [2.3, 5.0, 80.0, None]
+    broken = replace(dual, diverged_at=5, train_loss=rising, steps=[0, 1, 2, 3], distance=distance, **curves)
+    agreement = {"dual": replace(result.agreement["dual"], train_loss_error=None)}
+
+    def of(real: SavedTrajectory, dual: SavedTrajectory) -> ComparisonResult:
+        return replace(result, runs={"finetuned": real, "dual": dual}, agreement=agreement)
+
+    page = render(of(real, broken))
     assert "at update 5" in page
     assert "predicted that this run diverges, at update 5; it did not" in page
     assert "A cross ends a run that diverged" in page
-    changed["runs"]["finetuned"]["diverged_at"] = 6
-    assert "predicted that this run diverges: at update 5, really at 6." in verdict(changed)[0]
-    dual["diverged_at"] = None
-    assert "did not predict that this run diverges: it did so at update 6." in verdict(changed)[0]
+    lost = replace(real, diverged_at=6)
+    assert "predicted that this run diverges: at update 5, really at 6." in verdict(of(lost, broken))[0]
+    assert "did not predict that this run diverges: it did so at update 6." in verdict(of(lost, dual))[0]
 
 
 @pytest.mark.parametrize(
-    ("missing", "figures", "heading"),
+    ("change", "missing", "heading"),
     [
-        ("runs", {"attribution", "spectrum", "group_share", "drift"}, "The runs"),
-        pytest.param("attribution", set(FIGURES) - {"attribution"}, "Where the gap comes from", marks=pytest.mark.slow),
-        ("kernel", {"hero", "curves", "attribution", "distance"}, "The kernel"),
-        pytest.param("stability", set(FIGURES), "Stability", marks=pytest.mark.slow),
+        (lambda result: {"kernel": replace(result.kernel, drift=None)}, {"drift"}, "Images for the drift"),
+        pytest.param(
+            lambda result: {"attribution": Attribution(links=[], total=None)},
+            {"attribution"},
+            "Where the gap comes from",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_a_missing_part_is_left_out(page: str, result: dict[str, Any], missing: str, figures: set[str], heading: str):
-    without = render(result | {missing: None})
-    assert set(re.findall(r'<figure id="(\w+)"', without)) == figures
-    assert f"<h2>{heading}</h2>" in page and f"<h2>{heading}</h2>" not in without
+def test_a_missing_part_is_left_out(page: str, result: ComparisonResult, change, missing: set[str], heading: str):
+    without = render(replace(result, **change(result)))
+    assert set(re.findall(r'<figure id="(\w+)"', without)) == set(FIGURES) - missing
+    assert heading in page and heading not in without
 
 
-def test_runs_that_were_not_chosen(changed: dict[str, Any]):
-    del changed["runs"]["finetuned"]
-    page = render(changed)
-    assert "Predicted only, not trained" in page
-    assert not re.search(r'<figure id="(hero|distance)"', page)
-    changed["runs"] = {"finetuned": changed["runs"].pop("dual")}
-    assert verdict(changed)[0].startswith("Trained only, not predicted")
+def test_a_run_that_nothing_predicted(result: ComparisonResult):
+    real = {"finetuned": result.runs["finetuned"]}
+    alone = replace(result, runs=real, agreement={}, attribution=Attribution(links=[], total=None))
+    page = render(alone)
+    assert verdict(alone)[0].startswith("Trained only, not predicted")
+    assert not re.search(r'<figure id="(hero|distance|attribution)"', page)
 
 
-def test_a_bare_result_still_has_a_page():
-    page = render({"schema": "linft-compare-1"})
-    Reader(page)
-    assert "<figure" not in page and "<table" not in page
-
-
-def test_every_run_has_its_own_look_and_place(without_figures: None, changed: dict[str, Any]):
-    changed["runs"] = dict.fromkeys(reversed(CURVES), changed["runs"]["dual"])
-    text = Reader(render(changed)).text
+def test_every_run_has_its_own_look_and_place(without_figures: None, result: ComparisonResult):
+    runs = dict.fromkeys(reversed(CURVES), result.runs["dual"])
+    text = Reader(render(replace(result, runs=runs))).text
     glossary = text[text.index("The runs in words") :]
     places = [glossary.index(kind.what) for kind in CURVES.values()]
     assert places == sorted(places)

@@ -10,19 +10,15 @@ from linft.report.reading import Result
 from linft.report.style import GROUND, LIGHT, Drawing, panels
 from linft.report.words import capital, signed
 
-KEY = "mean_train_loss"
-
 
 def attribution(result: Result, narrow: bool) -> Drawing | None:
     """One bar a link, each starting where the last one ended, and their total."""
-    part = result.get("attribution") or {}
-    links = part.get("links") or []
-    if not links:
+    links, total = result.attribution.links, result.attribution.total
+    if total is None:
         return None
-    changes = [link.get(KEY) for link in links]
+    changes = [link.mean_train_loss for link in links]
     ends = np.cumsum(np.nan_to_num(reading.array(changes)))
-    total = (part.get("total") or {}).get(KEY)
-    lengths = [*np.diff(ends, prepend=0.0), total or 0.0]
+    lengths = [*np.diff(ends, prepend=0.0), total.mean_train_loss or 0.0]
     starts = [0.0, *ends[:-1], 0.0]
     rows = range(len(links) + 1)
     figure, (axes,) = panels(narrow, [(0.44 if narrow else 0.3) * len(rows) + 0.55])
@@ -31,7 +27,7 @@ def attribution(result: Result, narrow: bool) -> Drawing | None:
     for row, end in zip(rows, ends, strict=False):
         axes.plot([end, end], [row, row + 1], color=LIGHT["muted"], linewidth=0.7, zorder=0.9)
     axes.axvline(0, color=LIGHT["muted"], linewidth=0.7)
-    for row, start, length, change in zip(rows, starts, lengths, [*changes, total], strict=True):
+    for row, start, length, change in zip(rows, starts, lengths, [*changes, total.mean_train_loss], strict=True):
         axes.annotate(
             signed(change),
             (max(start, start + length), row),
@@ -41,7 +37,7 @@ def attribution(result: Result, narrow: bool) -> Drawing | None:
             size=8,
             bbox=GROUND,
         )
-    _name_rows(axes, [*(capital(link.get("cause") or "") for link in links), "Total"], narrow)
+    _name_rows(axes, [*(capital(link.cause) for link in links), "Total"], narrow)
     axes.set_ylim(rows[-1] + 0.55, -0.75 if narrow else -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
@@ -60,12 +56,15 @@ def finding(result: Result) -> str | None:
 
     A link that ends at the reference lies between two real runs, and is no part of the prediction's gap.
     """
-    links = (result.get("attribution") or {}).get("links") or []
-    links = [link for link in links if link.get(KEY) is not None and link.get("to") != result.get("reference")]
-    if not links:
+    terms = {
+        link.cause: link.mean_train_loss
+        for link in result.attribution.links
+        if link.mean_train_loss is not None and link.end != result.reference
+    }
+    if not terms:
         return None
-    largest = max(links, key=lambda link: abs(link[KEY]))
-    return f"The largest term of the gap is “{largest.get('cause')}”: {signed(largest[KEY])} in mean train loss"
+    largest = max(terms, key=lambda cause: abs(terms[cause]))
+    return f"The largest term of the gap is “{largest}”: {signed(terms[largest])} in mean train loss"
 
 
 def _name_rows(axes: Axes, names: list[str], narrow: bool) -> None:

@@ -1,22 +1,18 @@
 """Every run's loss and accuracy over the updates, the real run in ink and the predictions over it."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 
 from linft.report import reading
-from linft.report.reading import Result
+from linft.report.reading import Curves, Result
 from linft.report.runs import CURVES
 from linft.report.style import LIGHT, Drawing, log_scale, panels, percent_scale, update_scale
 from linft.report.words import percent
 
 
-def curves(result: Result, narrow: bool) -> Drawing | None:
+def curves(result: Result, narrow: bool) -> Drawing:
     """Train loss on a logarithmic and a linear axis, test loss, and both accuracies."""
     runs = reading.curves(result)
-    if not runs:
-        return None
     figure, (log_train, train, test, accuracy) = panels(narrow, [2.35] * 4, columns=2)
     for axes, key, title in (
         (log_train, "train_loss", "Train loss, logarithmic"),
@@ -25,7 +21,7 @@ def curves(result: Result, narrow: bool) -> Drawing | None:
     ):
         axes.set_title(title)
         draw_all(axes, runs, key)
-        cut(axes, runs, key, reading.reference(result))
+        cut(axes, runs, key, result.reference)
     log_scale(log_train, "y")
     accuracy.set_title("Accuracy: test strong, train faint")
     draw_all(accuracy, runs, "train_accuracy", faint=True)
@@ -38,12 +34,12 @@ def curves(result: Result, narrow: bool) -> Drawing | None:
     figure.legend(handles=handles, loc=place, ncols=1 if narrow else min(3, len(handles)))
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // (1 if narrow else 3)))
     caption = "Losses and accuracies on the whole train and test sets after so many updates."
-    if any(run.get("diverged_at") is not None for run in runs.values()):
+    if any(run.diverged_at is not None for run in runs.values()):
         caption += " A cross ends a run that diverged."
     return Drawing(figure, _finding(result), caption)
 
 
-def draw_all(axes: Axes, runs: dict[str, dict[str, Any]], key: str, faint: bool = False) -> None:
+def draw_all(axes: Axes, runs: Curves, key: str, faint: bool = False) -> None:
     """One line a run: the real ones below, markers staggered so that curves that coincide stay visible."""
     for place, (name, run) in enumerate(runs.items()):
         kind = CURVES[name]
@@ -66,18 +62,18 @@ def draw_all(axes: Axes, runs: dict[str, dict[str, Any]], key: str, faint: bool 
         )
 
 
-def cut(axes: Axes, runs: dict[str, dict[str, Any]], key: str, reference: str | None) -> None:
+def cut(axes: Axes, runs: Curves, key: str, reference: str) -> None:
     """Keep a run that blows up from flattening all others, and cross the end of one that diverged."""
     curves = {name: reading.series(run, key) for name, run in runs.items()}
     highest = {name: np.nanmax(values, initial=0.0) for name, values in curves.items()}
     top = max(highest.values())
-    calm = [highest[name] for name in ([reference] if reference else runs) if runs[name].get("diverged_at") is None]
-    if calm and top > 2 * max(calm) > 0:
-        top = 2 * max(calm)
+    calm = highest[reference] if runs[reference].diverged_at is None else 0.0
+    if top > 2 * calm > 0:
+        top = 2 * calm
         lowest = min(np.min(values[values > 0], initial=top) for values in curves.values())
         axes.set_ylim(0.9 * lowest, top)
     for name, run in runs.items():
-        if run.get("diverged_at") is not None:
+        if run.diverged_at is not None:
             end = np.nan_to_num(curves[name][-1:], nan=top)
             axes.plot(
                 reading.series(run, "steps")[-1:],

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -15,7 +14,7 @@ from linft.report.words import elided, fixed, known, number, percent
 
 def group_share(result: Result, narrow: bool) -> Drawing | None:
     """Each layer group's share of the kernel’s trace."""
-    shares = _known((result.get("kernel") or {}).get("group_share"))
+    shares = _known(result.kernel.group_share)
     if not shares:
         return None
     figure, (axes,) = panels(narrow, [_height(len(shares), 1)])
@@ -30,8 +29,8 @@ def group_share(result: Result, narrow: bool) -> Drawing | None:
 
 def distance(result: Result, narrow: bool) -> Drawing | None:
     """How far each layer group moved by the end, really and as predicted."""
-    real, predicted = reading.reference(result), reading.prediction(result)
-    if real is None or predicted is None:
+    real, predicted = result.reference, reading.prediction(result)
+    if predicted is None:
         return None
     names = [real, predicted]
     moved = {name: reading.distances(reading.curves(result)[name]) for name in names}
@@ -53,8 +52,9 @@ def distance(result: Result, narrow: bool) -> Drawing | None:
 
 def drift(result: Result, narrow: bool) -> Drawing | None:
     """How much of each layer group's kernel is the same after training."""
-    part = (result.get("kernel") or {}).get("drift") or {}
-    groups = _known(part.get("groups"))
+    if result.kernel.drift is None:
+        return None
+    groups = _known(result.kernel.drift.groups)
     if not groups:
         return None
     figure, (axes,) = panels(narrow, [_height(len(groups), 1)])
@@ -62,7 +62,7 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("alignment of the kernel before and after")
     lowest = min(groups, key=lambda group: groups[group])
-    overall = part.get("alignment")
+    overall = result.kernel.drift.alignment
     if known(overall):
         axes.axvline(overall, color=LIGHT["ink"], linewidth=1, linestyle=(0, (3, 2)))
         title = f"The trained kernel is aligned {fixed(overall, 2)} with the one at the start; "
@@ -76,8 +76,8 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
     return Drawing(figure, title, caption)
 
 
-def _known(values: dict[str, Any] | None) -> dict[str, float]:
-    return {group: float(value) for group, value in (values or {}).items() if known(value)}
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    return {group: value for group, value in values.items() if known(value)}
 
 
 def _height(rows: int, bars: int) -> float:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from linft.core.trajectory_json import SavedTrajectory
 from linft.report import reading
 from linft.report.figures.curves import cut, draw_all
-from linft.report.reading import Result
+from linft.report.reading import Curves, Result
 from linft.report.runs import CURVES, REAL
 from linft.report.style import LIGHT, Drawing, panels, percent_scale, update_scale
 from linft.report.words import fixed, percent
@@ -16,8 +17,8 @@ from linft.report.words import fixed, percent
 
 def hero(result: Result, narrow: bool) -> Drawing | None:
     """Train loss and test accuracy, real and predicted, with the gap between them shaded."""
-    real, predicted = reading.reference(result), reading.prediction(result)
-    if real is None or predicted is None:
+    real, predicted = result.reference, reading.prediction(result)
+    if predicted is None:
         return None
     runs = {name: reading.curves(result)[name] for name in (real, predicted)}
     figure, (loss, accuracy) = panels(narrow, [2.3 if narrow else 2.9] * 2, columns=2)
@@ -33,7 +34,7 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
         update_scale(axes)
     percent_scale(accuracy.yaxis)
     ends = {
-        name: "divergence" if run.get("diverged_at") is not None else percent(reading.last(run, "test_accuracy"))
+        name: "divergence" if run.diverged_at is not None else percent(reading.last(run, "test_accuracy"))
         for name, run in runs.items()
     }
     title = f"Final test accuracy, {CURVES[predicted].label[0].lower()}{CURVES[predicted].label[1:]}: {ends[predicted]}"
@@ -42,7 +43,7 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
     return Drawing(figure, title, caption)
 
 
-def _shade(axes: Axes, real: dict[str, Any], predicted: dict[str, Any], key: str) -> None:
+def _shade(axes: Axes, real: SavedTrajectory, predicted: SavedTrajectory, key: str) -> None:
     steps, values = reading.series(real, "steps"), reading.series(real, key)
     other_steps, other = reading.series(predicted, "steps"), reading.series(predicted, key)
     both = steps[steps <= other_steps[-1]]
@@ -56,7 +57,7 @@ def _shade(axes: Axes, real: dict[str, Any], predicted: dict[str, Any], key: str
     )
 
 
-def _name_ends(axes: Axes, runs: dict[str, dict[str, Any]], key: str, text: Callable[[Any], str]) -> None:
+def _name_ends(axes: Axes, runs: Curves, key: str, text: Callable[[Any], str]) -> None:
     """Each curve named at its end, the higher one above and the lower one below."""
     low, high = axes.get_ylim()
     ends = {}
@@ -65,7 +66,7 @@ def _name_ends(axes: Axes, runs: dict[str, dict[str, Any]], key: str, text: Call
         ends[name] = (reading.series(run, "steps")[-1], float(np.clip(height, low, high)))
     for name, above in zip(sorted(ends, key=lambda name: ends[name][1]), (False, True), strict=True):
         word = "Real" if name in REAL else "Predicted"
-        value = "diverged" if runs[name].get("diverged_at") is not None else text(reading.last(runs[name], key))
+        value = "diverged" if runs[name].diverged_at is not None else text(reading.last(runs[name], key))
         axes.annotate(
             f"{word}\n{value}", ends[name], (7, 2 if above else -2), textcoords="offset points",
             va="bottom" if above else "top", color=LIGHT[CURVES[name].colour], weight="bold", size=8.5,

@@ -12,12 +12,11 @@ MOST = 0.9
 
 def spectrum(result: Result, narrow: bool) -> Drawing | None:
     """Eigenvalues on logarithmic axes, and the cumulative alignment of the initial residual."""
-    kernel = result.get("kernel") or {}
-    values = reading.array(kernel.get("eigenvalues"))
+    values = reading.array(result.kernel.eigenvalues)
     if not np.any(values > 0):
         return None
     index = np.arange(1, len(values) + 1)
-    cumulative = np.cumsum(np.nan_to_num(reading.array(kernel.get("label_alignment"))))
+    cumulative = np.cumsum(np.nan_to_num(reading.array(result.kernel.label_alignment)))
     both = len(cumulative) == len(values)
     figure, axes = panels(narrow, [2.3] * (2 if both else 1), columns=2 if both else 1)
     positive = values > 0

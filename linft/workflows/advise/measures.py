@@ -134,8 +134,8 @@ def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
     return Curvature(
         largest=at_one.lambda_max,
         worst_batch=at_one.worst_batch_h,
-        condition=of["eigenvalues"][0] / smallest if smallest > 0 else math.inf,
-        eigenvalues=tuple(of["eigenvalues"]),
-        label_alignment=tuple(of["label_alignment"]),
-        group_share=of["group_share"],
+        condition=of.eigenvalues[0] / smallest if smallest > 0 else math.inf,
+        eigenvalues=tuple(of.eigenvalues),
+        label_alignment=tuple(of.label_alignment),
+        group_share=of.group_share,
     )

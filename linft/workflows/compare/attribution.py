@@ -5,6 +5,9 @@ The terms telescope: they add up to the difference between the last run and the 
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
 
 from linft.core.base import Trajectory
 
@@ -20,6 +23,37 @@ CAUSES = {
     "flow_trace": "continuous time",
 }
 """The chain in its order, and what each run simplifies in the one before."""
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
+    """What one simplification changes: a Struct, since in JSON it says `from`, which no field of Python's can be."""
+
+    start: str
+    end: str
+    cause: str
+    mean_train_loss: float | None
+    train_loss: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The last run of a chain minus the first."""
+
+    mean_train_loss: float | None
+    train_loss: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """A chain of runs, and what it adds up to."""
+
+    links: list[Link]
+    total: Difference | None
+    """None where the chain has no link."""
 
 
 def summary(run: Trajectory) -> dict[str, float]:
@@ -46,7 +80,7 @@ def cause(earlier: str, later: str) -> str:
     return ", ".join(CAUSES[name] for name in between)
 
 
-def attribute(runs: Mapping[str, Trajectory]) -> dict:
+def attribute(runs: Mapping[str, Trajectory]) -> Attribution:
     """Differences along the chain of the runs that were made, up to the first that diverged, and their total.
 
     A term is the value of the later run minus that of the earlier, at the last step, or of the mean
@@ -63,5 +97,5 @@ def attribute(runs: Mapping[str, Trajectory]) -> dict:
     def difference(a: str, b: str) -> dict[str, float]:
         return {key: values[b][key] - values[a][key] for key in values[a]}
 
-    links = [{"from": a, "to": b, "cause": cause(a, b), **difference(a, b)} for a, b in itertools.pairwise(chain)]
-    return {"links": links, "total": difference(chain[0], chain[-1]) if links else {}}
+    links = [Link(start=a, end=b, cause=cause(a, b), **difference(a, b)) for a, b in itertools.pairwise(chain)]
+    return Attribution(links=links, total=Difference(**difference(chain[0], chain[-1])) if links else None)

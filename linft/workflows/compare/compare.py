@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,11 @@ from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_size
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trajectory_json import trajectory_as_json
+from linft.core.trajectory_json import saved
 from linft.models.linearize import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.predict.eigen import too_large
-from linft.predict.spectrum import drift, spectrum
+from linft.predict.spectrum import Drift, drift, spectrum
 from linft.predict.tangent import to_trace
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
@@ -29,6 +28,14 @@ from linft.training.finetune import OnStep, finetune
 from linft.training.optimizer import kernel_groups
 from linft.workflows.compare.agreement import agreement
 from linft.workflows.compare.attribution import attribute
+from linft.workflows.compare.result import (
+    FILE,
+    AboutModel,
+    AboutTask,
+    ComparisonResult,
+    KernelResult,
+    StabilityResult,
+)
 from linft.workflows.compare.store import Store
 
 DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
@@ -38,7 +45,7 @@ DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
 class Comparison:
     """Predicted and real runs of one recipe, and how they agree."""
 
-    result: dict[str, Any]
+    result: ComparisonResult
     """What `result.json` holds; `linft.report.write` makes a page of it."""
     runs: dict[str, Trajectory]
     tangent: Tangent
@@ -137,7 +144,7 @@ def compare(
       >>> task = linft.load_task("digits").subset(20, 20)
       >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
       >>> recipe = linft.Recipe(learning_rate=1e-3, batch_size=10, steps=4)
-      >>> sorted(compare(model, task, recipe, runs=("finetuned", "dual")).result["agreement"])
+      >>> sorted(compare(model, task, recipe, runs=("finetuned", "dual")).result.agreement)
       ['dual']
     """
     begin = time.perf_counter()
@@ -164,7 +171,7 @@ def compare(
     for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
         real = name == ("finetuned" if "finetuned" in chosen else "finetuned_train_bn")
 
-        def make(name: str = name, real: bool = real) -> tuple[Trajectory, Any]:
+        def make(name: str = name, real: bool = real) -> tuple[Trajectory, Drift | None]:
             progress = partial(tell, name)
             trajectory = RUNS[name](dataclasses.replace(setting, progress=lambda step, of, loss: progress(step, of)))
             note = predict.nearest(recipe)[1] if name in PREDICTED else ""
@@ -172,40 +179,39 @@ def compare(
             drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
             return dataclasses.replace(trajectory, note=note), drifted
 
-        trajectories[name], extra = store.run(name, make)
-        changed = extra if real else changed
+        trajectories[name], drifted = store.run(name, make)
+        changed = drifted if real else changed
         if name in PREDICTED:
             tell(name, 1, 1)
     trajectories = {name: trajectories[name] for name in chosen}
     reference = _reference(recipe, trajectories)
-    result = {
-        "schema": "linft-compare-1",
-        "model": _describe_model(model),
-        "task": _describe_task(task),
-        "recipe": dataclasses.asdict(recipe),
-        "reference": reference,
-        "runs": {name: trajectory_as_json(trajectory) for name, trajectory in trajectories.items()},
-        "skipped": skipped,
-        "agreement": {
+    result = ComparisonResult(
+        model=_describe_model(model),
+        task=_describe_task(task),
+        recipe=recipe,
+        reference=reference,
+        runs={name: saved(trajectory) for name, trajectory in trajectories.items()},
+        skipped=skipped,
+        agreement={
             name: agreement(trajectory, trajectories[reference])
             for name, trajectory in trajectories.items()
             if name != reference
         },
-        "attribution": attribute(trajectories),
-        "kernel": {
-            "outputs": outputs,
-            "engine": tangent.kernel_train.engine,
-            "train_images": len(task.y_train),
-            "test_images": len(task.y_test),
-            "seconds": kernel_seconds,
-            **spectrum(tangent, recipe.loss),
-            "drift": changed,
-        },
-        "stability": _stability(tangent, setting.kernel_recipe),
-        "versions": versions(),
-        "seconds": time.perf_counter() - begin,
-    }
-    return Comparison(store.finish(result), trajectories, tangent)
+        attribution=attribute(trajectories),
+        kernel=KernelResult(
+            outputs=outputs,
+            engine=tangent.kernel_train.engine,
+            train_images=len(task.y_train),
+            test_images=len(task.y_test),
+            seconds=kernel_seconds,
+            **vars(spectrum(tangent, recipe.loss)),
+            drift=changed,
+        ),
+        stability=_stability(tangent, setting.kernel_recipe),
+        versions=versions(),
+        seconds=time.perf_counter() - begin,
+    )
+    return Comparison(store.finish(result, FILE), trajectories, tangent)
 
 
 def _choose(
@@ -242,7 +248,7 @@ def _reference(recipe: Recipe, trajectories: dict[str, Trajectory]) -> str:
     return next(name for name in order if name in trajectories)
 
 
-def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> dict[str, Any]:
+def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> Drift:
     """Kernel before and after fine-tuning, as traces, on the first training images.
 
     Both in outputs and batches of one shape, so that what was compiled for the first serves the second.
@@ -263,33 +269,33 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
     return drift(before, after.traces())
 
 
-def _stability(tangent: Tangent, recipe: Recipe) -> dict[str, Any]:
+def _stability(tangent: Tangent, recipe: Recipe) -> StabilityResult:
     edge = predict.stability(tangent, recipe)
-    return {"loss": recipe.loss, **dataclasses.asdict(edge), "stable": edge.stable}
+    return StabilityResult(loss=recipe.loss, **vars(edge), stable=edge.stable)
 
 
-def _describe_model(model: Model) -> dict[str, Any]:
+def _describe_model(model: Model) -> AboutModel:
     sizes = {g: 0 for g in model.stages}
     labels = trees.labels(model.params, model.stages)
     for group, size in trees.sizes(model.params, labels):
         sizes[group] += size
     head = np.asarray(trees.get(model.params, model.head)["kernel"])
-    return {
-        "name": model.name,
-        "architecture": model.architecture,
-        "num_classes": model.num_classes,
-        "parameters": trees.count(model.params),
-        "layer_groups": sizes,
-        "head_scale": float(head.std()),
-        "source": dict(model.source),
-    }
+    return AboutModel(
+        name=model.name,
+        architecture=None if model.architecture is None else dict(model.architecture),
+        num_classes=model.num_classes,
+        parameters=trees.count(model.params),
+        layer_groups=sizes,
+        head_scale=float(head.std()),
+        source=dict(model.source),
+    )
 
 
-def _describe_task(task: Task) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "train_images": len(task.y_train),
-        "test_images": len(task.y_test),
-        "num_classes": task.num_classes,
-        "class_names": list(task.class_names),
-    }
+def _describe_task(task: Task) -> AboutTask:
+    return AboutTask(
+        name=task.name,
+        train_images=len(task.y_train),
+        test_images=len(task.y_test),
+        num_classes=task.num_classes,
+        class_names=list(task.class_names),
+    )

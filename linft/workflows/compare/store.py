@@ -4,16 +4,29 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from linft.core.base import Model, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trajectory_json import trajectory_as_json, trajectory_from_json
+from linft.core.trajectory_json import SavedTrajectory, restored, saved
+from linft.predict.spectrum import Drift
 from linft.predict.tangent import kept
+from linft.runtime import schema
 from linft.runtime.claims import claim
-from linft.runtime.json_files import finite, plain, read_json, write_json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A finished part, as runs/NAME.json holds it."""
+
+    schema: str = "linft-run-1"
+    run: SavedTrajectory
+    drift: Drift | None
+    """Of the kernel over a real run."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +69,20 @@ class Store:
         """The tangent on disk, or a new one that is kept."""
         return kept(None if self.directory is None else self.directory / "tangent.safetensors", make)
 
-    def run(self, name: str, make: Callable[[], tuple[Trajectory, Any]]) -> tuple[Trajectory, Any]:
-        """A finished run on disk, or a new one that is kept; with it whatever else was measured on it."""
+    def run(self, name: str, make: Callable[[], tuple[Trajectory, Drift | None]]) -> tuple[Trajectory, Drift | None]:
+        """A finished run on disk, or a new one that is kept; with how the kernel drifted, where that is known."""
         if self.directory is None:
             return make()
         file = self.directory / "runs" / f"{name}.json"
         if file.exists():
-            found = read_json(file)
-            return trajectory_from_json(found["run"]), found["extra"]
-        trajectory, extra = make()
-        write_json(file, {"run": trajectory_as_json(trajectory), "extra": extra})
-        return trajectory, extra
+            found = schema.read(file, FinishedRun)
+            return restored(found.run), found.drift
+        trajectory, drift = make()
+        schema.write(file, FinishedRun(run=saved(trajectory), drift=drift))
+        return trajectory, drift
 
-    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep the result, as plain JSON."""
-        result = finite(plain(result))
+    def finish(self, result: T, file: str) -> T:
+        """Keep the result in a file; it is given as it will be read from there."""
         if self.directory is not None:
-            write_json(self.directory / "result.json", result)
-        return result
+            schema.write(self.directory / file, result)
+        return schema.typed(schema.content(result), type(result), file)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import linft
+from linft import report
 from linft.workflows.compare import compare as comparison
 from linft.workflows.compare.compare import RUNS, compare
 from linft.workflows.compare.store import Store
@@ -42,8 +43,8 @@ def test_by_default_networks_linearized_in_weights_are_left_out(finished, settin
     found = compare(*setting, RECIPE, output=tmp_path)
     left_out = ["feature_linearized", "linearized"]
     assert list(found.runs) == [name for name in RUNS if name not in left_out]
-    assert list(found.result["skipped"]) == left_out
-    assert all("--runs all" in reason for reason in found.result["skipped"].values())
+    assert list(found.result.skipped) == left_out
+    assert all("--runs all" in reason for reason in found.result.skipped.values())
 
 
 def test_without_neural_tangents_gradient_flow_is_left_out(setting, without_neural_tangents):
@@ -67,14 +68,14 @@ def test_exact_runs_agree(finished):
 def test_the_result_has_the_documented_parts(finished):
     found, directory = finished
     parts = "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds"
-    assert set(found.result) == set(parts.split())
-    assert json.loads((directory / "result.json").read_text()) == found.result
-    assert found.result["reference"] == "finetuned"
-    assert set(found.result["agreement"]) == set(RUNS) - {"finetuned"}
-    assert found.result["kernel"]["drift"]["images"] == 20
-    assert sum(found.result["model"]["layer_groups"].values()) == found.result["model"]["parameters"]
+    assert list(json.loads((directory / "result.json").read_text())) == parts.split()
+    assert report.read(directory / "result.json") == found.result
+    assert found.result.reference == "finetuned"
+    assert set(found.result.agreement) == set(RUNS) - {"finetuned"}
+    assert found.result.kernel.drift.images == 20
+    assert sum(found.result.model.layer_groups.values()) == found.result.model.parameters
     first, last = (found.runs[name].train_loss[-1] for name in ("finetuned_train_bn", "flow_trace"))
-    assert found.result["attribution"]["total"]["train_loss"] == pytest.approx(last - first)
+    assert found.result.attribution.total.train_loss == pytest.approx(last - first)
 
 
 def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_before(setting, caplog, monkeypatch):
@@ -91,8 +92,8 @@ def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_bef
         assert "rows" in compiled()  # in three batches of 7
         found = comparison._drift(tangent, model, task, model.stages, 8)
         assert not compiled()
-    assert found["images"] == 14
-    assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["norm_ratio"] == pytest.approx(1, abs=1e-5)
+    assert found.images == 14
+    assert found.alignment == pytest.approx(1, abs=1e-5) and found.norm_ratio == pytest.approx(1, abs=1e-5)
 
 
 def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
@@ -100,8 +101,8 @@ def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
     for name in RUNS:
         monkeypatch.setitem(comparison.RUNS, name, None)
     again = compare(*setting, RECIPE, runs="all", output=directory)
-    assert again.result["runs"] == found.result["runs"]
-    assert again.result["kernel"]["drift"] == found.result["kernel"]["drift"]
+    assert again.result.runs == found.result.runs
+    assert again.result.kernel.drift == found.result.kernel.drift
 
 
 def test_an_interrupted_call_goes_on_from_what_is_finished(setting, tmp_path, monkeypatch):
@@ -163,9 +164,9 @@ def test_the_command_and_the_kernel_are_part_of_what_a_directory_holds(finished,
 def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(setting):
     recipe = RECIPE.replace(batch_norm="train", augmentation="flip", weight_decay=0.01, batch_size=10)
     found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
-    assert found.result["reference"] == "finetuned_train_bn"
-    assert "batch_norm=train" in found.result["runs"]["dual"]["note"]
-    assert "augmentation=flip" in found.result["runs"]["dual"]["note"]
+    assert found.result.reference == "finetuned_train_bn"
+    assert "batch_norm=train" in found.result.runs["dual"].note
+    assert "augmentation=flip" in found.result.runs["dual"].note
 
 
 @pytest.mark.parametrize(
@@ -195,5 +196,5 @@ def test_a_diverging_prediction_is_marked_and_ends_the_chain(setting):
     recipe = replace(RECIPE, learning_rate=1e6, steps=6)
     found = compare(*setting, recipe, runs=("finetuned", "dual", "dual_trace"), record_every=1)
     assert found.runs["dual"].diverged_at is not None
-    assert not found.result["stability"]["stable"]
-    assert found.result["attribution"]["links"] == []
+    assert not found.result.stability.stable
+    assert found.result.attribution.links == []

@@ -1,0 +1,38 @@
+"""What `linft predict` finds, as `prediction.json` holds it."""
+
+from dataclasses import dataclass
+
+from linft.core.recipe import Recipe
+from linft.core.trajectory_json import SavedTrajectory
+from linft.predict.choice import ChosenKind
+from linft.training.result import TaskSummary
+
+FILE = "prediction.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelName:
+    """The model whose fine-tuning is predicted."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionResult:
+    """A predicted run, and why it was predicted so."""
+
+    schema: str = "linft-predict-1"
+    model: ModelName
+    task: TaskSummary
+    recipe: Recipe
+    """The nearest one that can be predicted."""
+    dropped: str
+    """What that leaves out of the recipe that was asked for."""
+    how: str
+    """The kind of prediction."""
+    error: float
+    """That was to be held."""
+    choice: ChosenKind | None
+    """None where the kind was given."""
+    runs: dict[str, SavedTrajectory]
+    versions: dict[str, str]
