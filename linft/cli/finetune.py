@@ -244,10 +244,10 @@ def train_once(command: Finetune, console: "Console", model: "Model", task: "Tas
         conduct=command.run_options(),
         tracking=opened,
     )
-    final = done.result["final"]
+    final = done.result.final
     console.print(
-        f"Test accuracy {final['accuracy']:.1%}, mean per class {final['mean_per_class_accuracy']:.1%}, "
-        f"loss {final['loss']:.4f}, calibration error {final['calibration_error']:.1%}"
+        f"Test accuracy {final.accuracy:.1%}, mean per class {final.mean_per_class_accuracy:.1%}, "
+        f"loss {final.loss:.4f}, calibration error {final.calibration_error:.1%}"
     )
     console.print(f"Results: {path}", soft_wrap=True)
 
@@ -256,10 +256,11 @@ def choose_and_train(command: Finetune, console: "Console", model: "Model", task
     """Runs that choose on held-out images, if that is asked for, then one with every seed, and their ensemble."""
     import jax
 
-    from linft.runtime.json_files import write_json
+    from linft.runtime import schema
     from linft.runtime.versions import versions
+    from linft.training.result import Choice, SeedsResult
     from linft.training.run_directory import RESULT, begin
-    from linft.training.validation import choose, ensemble, over_seeds
+    from linft.training.validation import choose, ensemble, mean_and_deviation, over_seeds, ten_crop
 
     path, choices, config, conduct = command.writing.output, command.choices, command.resolved(), command.run_options()
     begin(path, config, {"weights": model.digest, "images": task.digest})
@@ -270,32 +271,36 @@ def choose_and_train(command: Finetune, console: "Console", model: "Model", task
     def opened(directory: Path, steps: int) -> "Tracking":
         return _tracking(command, console, directory, steps)
 
-    result: dict[str, Any] = {"config": config, "versions": versions()}
-    until = None
+    chosen, until = None, None
     if choices.validation is not None:
         rates = choices.learning_rates or (recipe.learning_rate,)
         choice = choose(path / "choice", start, task, recipe, rates, choices.validation, opened, config, conduct)
         recipe = recipe.replace(learning_rate=choice.rate)
         if choices.choose_epoch:
             until = max(1, round(choice.share * recipe.num_steps(len(task.y_train))))
-        result["choice"] = {"learning_rate": choice.rate, "until": until, "tried": choice.tried}
+        chosen = Choice(learning_rate=choice.rate, until=until, tried=choice.tried)
         console.print(f"Learning rate {choice.rate:g}: validation accuracy {choice.accuracy:.1%}")
     finals, models = over_seeds(path, start, task, recipe, command.seeds(), opened, config, conduct, until)
-    result |= {**finals, "ensemble": ensemble(models, task, crops=False)["ensemble"]}
-    if choices.ten_crop:
-        result["ten_crop"] = ensemble(models, task, crops=True)
-    if jax.process_index() == 0:
-        write_json(path / RESULT, result)
-    spread = result["standard_deviation"]["accuracy"]
-    console.print(
-        f"Test accuracy {result['mean']['accuracy']:.2%}{'' if spread is None else f' ± {spread:.2%}'} over "
-        f"{len(models)} seeds, of their ensemble {result['ensemble']['accuracy']:.2%}"
+    mean, deviation = mean_and_deviation(list(finals.values()))
+    result = SeedsResult(
+        config=config,
+        versions=versions(),
+        choice=chosen,
+        seeds=finals,
+        mean=mean,
+        standard_deviation=deviation,
+        ensemble=ensemble(models, task),
+        ten_crop=ten_crop(models, task) if choices.ten_crop else None,
     )
-    if choices.ten_crop:
-        console.print(
-            f"Ten crops: {result['ten_crop']['mean']['accuracy']:.2%}, "
-            f"of the ensemble {result['ten_crop']['ensemble']['accuracy']:.2%}"
-        )
+    if jax.process_index() == 0:
+        schema.write(path / RESULT, result)
+    spread = deviation.accuracy
+    console.print(
+        f"Test accuracy {mean.accuracy:.2%}{'' if spread is None else f' ± {spread:.2%}'} over "
+        f"{len(models)} seeds, of their ensemble {result.ensemble.accuracy:.2%}"
+    )
+    if (crops := result.ten_crop) is not None:
+        console.print(f"Ten crops: {crops.mean.accuracy:.2%}, of the ensemble {crops.ensemble.accuracy:.2%}")
     console.print(f"Results: {path}", soft_wrap=True)
 
 

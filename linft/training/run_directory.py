@@ -14,8 +14,8 @@ from linft.core.base import Model, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trajectory_json import trajectory_as_json
-from linft.runtime import checkpoints
+from linft.core.trajectory_json import saved
+from linft.runtime import checkpoints, schema
 from linft.runtime.atomic_files import whole
 from linft.runtime.claims import claim
 from linft.runtime.json_files import plain, read_json, write_json
@@ -24,6 +24,7 @@ from linft.training import metrics
 from linft.training.finetune import finetune
 from linft.training.history import Tracking
 from linft.training.pretrain import measured, settings
+from linft.training.result import ModelSummary, RunResult, summary
 from linft.training.step import Execution
 from linft.zoo.importers.native import save_model
 from linft.zoo.load import load_model
@@ -56,7 +57,7 @@ class RunOptions:
 class FinishedRun:
     """A finished run."""
 
-    result: dict[str, Any]
+    result: RunResult
     """What result.json holds."""
     model: Model
     best: Model | None
@@ -99,7 +100,7 @@ def run_in(
       >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
       >>> directory = tempfile.mkdtemp()
       >>> done = run_in(directory, model, task, linft.Recipe(steps=2, batch_size=10))
-      >>> sorted(path.name for path in Path(directory).iterdir()), len(done.result["final"]["confusion_matrix"])
+      >>> sorted(path.name for path in Path(directory).iterdir()), len(done.result.final.confusion_matrix)
       (['checkpoints', 'config.yaml', 'identity.json', 'model.safetensors', 'result.json'], 10)
     """
     path = Path(directory)
@@ -109,7 +110,7 @@ def run_in(
     (lengthen if _is_longer(path, described, identity) else begin)(path, described, identity)
     total = recipe.num_steps(len(task.y_train))
     if _finished(path, total if until is None else min(until, total)):
-        return FinishedRun(read_json(path / RESULT), _load_weights(model, path / WEIGHTS), None)
+        return FinishedRun(schema.read(path / RESULT, RunResult), _load_weights(model, path / WEIGHTS), None)
     with checkpoints.open(path / "checkpoints", conduct.keep) as kept:
         trajectory = finetune(
             model,
@@ -127,17 +128,17 @@ def run_in(
     logits = trajectory.model.logits_of(task.x_test)
     tuned = measured(trajectory.model, task, logits)
     tuned = tuned.replace(source={**tuned.source, "recipe": settings(recipe), "init": model.name})
-    result = {
-        "model": {"name": model.name, "parameters": trees.count(model.params)},
-        "task": {"name": task.name, "classes": task.num_classes, **_counts(task)},
-        "final": metrics.evaluate(logits, task.y_test, recipe.loss),
-        "trajectory": trajectory_as_json(trajectory),
-        "config": described,
-        "versions": versions(),
-    }
+    result = RunResult(
+        model=ModelSummary(name=model.name, parameters=trees.count(model.params)),
+        task=summary(task),
+        final=metrics.evaluate(logits, task.y_test, recipe.loss),
+        trajectory=saved(trajectory),
+        config=described,
+        versions=versions(),
+    )
     if jax.process_index() == 0:
         (path / WEIGHTS).unlink(missing_ok=True)  # of a shorter run; those beside a result are its own
-        write_json(path / RESULT, result)
+        schema.write(path / RESULT, result)
         save_weights(tuned, path / WEIGHTS)
     return FinishedRun(result, tuned, trajectory.best)
 
@@ -198,7 +199,7 @@ def _finished(path: Path, end: int) -> bool:
     """Whether a directory has the result of a run to this step, and its weights, which are written after it."""
     if not ((path / RESULT).exists() and (path / WEIGHTS).exists()):
         return False
-    return read_json(path / RESULT)["trajectory"]["steps"][-1] == end
+    return schema.read(path / RESULT, RunResult).trajectory.steps[-1] == end
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -226,10 +227,6 @@ def _identity(model: Model, task: Task, recipe: Recipe, until: int | None, condu
         "accumulate": conduct.execution.accumulate,
         "record_every": conduct.record_every,
     }
-
-
-def _counts(task: Task) -> dict[str, int]:
-    return {"train_images": len(task.y_train), "test_images": len(task.y_test)}
 
 
 def _why(trajectory: Trajectory, rates: Any, path: Path) -> str:

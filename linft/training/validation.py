@@ -1,7 +1,7 @@
 """An honest experiment: choices on validation images only, then final runs on all images, over several seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.training import metrics as evaluation
 from linft.training.history import Tracking
+from linft.training.metrics import Metrics, evaluate_probabilities
+from linft.training.result import Scores, TenCrop, Tried
 from linft.training.run_directory import Diverged, RunOptions, run_in, save_weights
 from linft.training.ten_crop import ten_crop_probabilities
 
-SCORES = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 BEST = "best.safetensors"
 
 MakeModel = Callable[[Task, int], Model]
@@ -37,7 +37,7 @@ class ValidationChoice:
     """Share of the recipe's steps after which validation accuracy was greatest."""
     accuracy: float
     """The greatest validation accuracy."""
-    tried: dict[str, dict[str, Any]]
+    tried: dict[str, Tried]
     """By rate: the greatest accuracy and its step, or the reason why there is none."""
 
 
@@ -61,7 +61,7 @@ def choose(
       LinftError: every run diverged, or the task is too small to hold images out.
     """
     held = task.holdout(fraction)
-    tried: dict[str, dict[str, Any]] = {}
+    tried: dict[str, Tried] = {}
     best: ValidationChoice | None = None
     for rate in rates:
         path = Path(directory) / f"rate-{rate:g}"
@@ -79,14 +79,15 @@ def choose(
                 tracking=tracking(path, steps),
             )
         except Diverged as error:
-            tried[f"{rate:g}"] = {"diverged": str(error)}
+            tried[f"{rate:g}"] = Tried(diverged=str(error))
             continue
         if done.best is not None and jax.process_index() == 0:
             save_weights(done.best.replace(source={"init": model.name, "data": f"{task.name} (part)"}), path / BEST)
-        curve = done.result["trajectory"]
-        at = int(np.argmax(curve["test_accuracy"]))
-        accuracy, step = curve["test_accuracy"][at], curve["steps"][at]
-        tried[f"{rate:g}"] = {"validation_accuracy": accuracy, "step": step}
+        curve = done.result.trajectory
+        accuracies = np.array(curve.test_accuracy, float)
+        at = int(np.argmax(accuracies))
+        accuracy, step = float(accuracies[at]), curve.steps[at]
+        tried[f"{rate:g}"] = Tried(validation_accuracy=accuracy, step=step)
         if best is None or accuracy > best.accuracy:
             best = ValidationChoice(rate, step / max(steps, 1), accuracy, tried)
     if best is None:
@@ -104,11 +105,11 @@ def over_seeds(
     config: Mapping[str, Any],
     conduct: RunOptions = RunOptions(),
     until: int | None = None,
-) -> tuple[dict[str, Any], list[Model]]:
-    """Train on all training images with every seed: metrics of each, their mean and standard deviation; the models.
+) -> tuple[dict[str, Metrics], list[Model]]:
+    """Train on all training images with every seed: metrics of each, and the models.
 
     Runs live in DIRECTORY/seed-…. A seed draws the new layers, the order of the images and their
-    augmentation. The deviation is that of a sample (n − 1).
+    augmentation.
     """
     finals, models = {}, []
     steps = recipe.num_steps(len(task.y_train)) if until is None else until
@@ -124,30 +125,31 @@ def over_seeds(
             conduct=conduct,
             tracking=tracking(path, steps),
         )
-        finals[str(seed)] = done.result["final"]
+        finals[str(seed)] = done.result.final
         models.append(done.model)
-    return {"seeds": finals, **_mean_and_deviation(list(finals.values()))}, models
+    return finals, models
 
 
-def ensemble(models: Sequence[Model], task: Task, crops: bool) -> dict[str, Any]:
-    """Metrics of the mean of the models' class probabilities, of one central crop or over ten crops.
+def ensemble(models: Sequence[Model], task: Task) -> Metrics:
+    """Metrics of the mean of the models' class probabilities."""
+    each = [softmax(np.asarray(model.logits_of(task.x_test), float), axis=1) for model in models]
+    return evaluate_probabilities(np.mean(each, 0), task.y_test)
+
+
+def ten_crop(models: Sequence[Model], task: Task) -> TenCrop:
+    """Metrics of the models, and of the mean of their probabilities, over ten crops of every test image.
 
     Plested and others 2021, section 3.3 and Table 6: four seeds and ten crops.
     """
-    each = [_probabilities(model, task, crops) for model in models]
-    single = [evaluation.evaluate_probabilities(p, task.y_test) for p in each]
-    return {**_mean_and_deviation(single), "ensemble": evaluation.evaluate_probabilities(np.mean(each, 0), task.y_test)}
+    each = [np.asarray(ten_crop_probabilities(model, task.x_test), float) for model in models]
+    mean, deviation = mean_and_deviation([evaluate_probabilities(p, task.y_test) for p in each])
+    together = evaluate_probabilities(np.mean(each, 0), task.y_test)
+    return TenCrop(mean=mean, standard_deviation=deviation, ensemble=together)
 
 
-def _probabilities(model: Model, task: Task, crops: bool) -> np.ndarray:
-    if crops:
-        return np.asarray(ten_crop_probabilities(model, task.x_test), float)
-    return softmax(np.asarray(model.logits_of(task.x_test), float), axis=1)
-
-
-def _mean_and_deviation(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    values = {name: np.array([of_seed[name] for of_seed in metrics]) for name in SCORES}
-    return {
-        "mean": {name: float(v.mean()) for name, v in values.items()},
-        "standard_deviation": {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()},
-    }
+def mean_and_deviation(metrics: Sequence[Metrics]) -> tuple[Scores, Scores]:
+    """Means over seeds, and standard deviations of a sample (n − 1); None of one seed."""
+    values = {field.name: np.array([getattr(of, field.name) for of in metrics]) for field in fields(Scores)}
+    mean = {name: float(v.mean()) for name, v in values.items()}
+    deviation = {name: float(v.std(ddof=1)) if len(v) > 1 else None for name, v in values.items()}
+    return Scores(**mean), Scores(**deviation)

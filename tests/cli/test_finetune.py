@@ -52,9 +52,9 @@ def test_the_final_metrics_are_those_of_the_weights_written(once, result):
     model = linft.load_model(once / "model.safetensors")
     task = linft.load_task("digits").subset(40, 20)
     again = evaluation.evaluate(np.asarray(model.logits_of(task.x_test)), task.y_test)
-    assert result["final"]["confusion_matrix"] == again["confusion_matrix"]
-    np.testing.assert_allclose(result["final"]["loss"], again["loss"], rtol=1e-5)
-    np.testing.assert_allclose(result["trajectory"]["test_loss"][-1], again["loss"], rtol=1e-5)
+    assert result["final"]["confusion_matrix"] == again.confusion_matrix
+    np.testing.assert_allclose(result["final"]["loss"], again.loss, rtol=1e-5)
+    np.testing.assert_allclose(result["trajectory"]["test_loss"][-1], again.loss, rtol=1e-5)
     assert model.source["data"] == "digits" and model.source["recipe"]["steps"] == 4
     assert model.source["test_accuracy"] == pytest.approx(result["final"]["accuracy"], abs=1e-4)
 

@@ -12,10 +12,11 @@ import pytest
 from linft.cli.main import main
 from linft.predict.result import PredictionResult
 from linft.runtime import schema
+from linft.training.result import RunResult, SeedsResult
 from linft.workflows.compare.result import ComparisonResult
 from linft.workflows.compare.store import FinishedRun
 
-IMAGES = ("--train-images", "12", "--test-images", "10", "--sample-seed", "0")
+IMAGES = ("--train-images", "20", "--test-images", "10", "--sample-seed", "0")
 RECIPE = ("--steps", "2", "--batch-size", "6")
 
 
@@ -33,12 +34,17 @@ class Written:
 
 COMPARE = ("compare", "--runs", "finetuned", "dual", *IMAGES, *RECIPE)
 PREDICT = ("predict", "--how", "features-trace", *IMAGES, *RECIPE)
+FINETUNE = ("finetune", "--task", "digits", "--resume", "auto", *IMAGES, *RECIPE)
+SEEDS = (*FINETUNE, "--validation", "0.5", "--seeds", "0", "--ten-crop")
 
 RESULTS = {
     "comparison": Written(COMPARE, "result.json", ComparisonResult),
     "run of a comparison": Written(COMPARE, "runs/finetuned.json", FinishedRun, "drift"),
     "prediction": Written(PREDICT, "prediction.json", PredictionResult),
     "run of a prediction": Written(PREDICT, "runs/features-trace.json", FinishedRun, "run"),
+    "fine-tuning": Written(FINETUNE, "result.json", RunResult, "trajectory"),
+    "seeds": Written(SEEDS, "result.json", SeedsResult),
+    "run of a seed": Written(SEEDS, "seed-0/result.json", RunResult, "final"),
 }
 READ = [name for name, written in RESULTS.items() if written.field]
 

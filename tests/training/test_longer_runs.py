@@ -1,7 +1,5 @@
 """A run that is asked for again with a greater length goes on from where it ended."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -9,6 +7,8 @@ import yaml
 
 import linft
 from linft.core.errors import LinftError
+from linft.runtime import schema
+from linft.training.result import RunResult
 from linft.training.run_directory import run_in
 
 RECIPE = linft.Recipe(learning_rate=0.01, momentum=0.9, batch_size=10)
@@ -26,11 +26,11 @@ def test_at_a_constant_rate_it_ends_as_if_asked_for_at_first(start, tmp_path):
     longer = run_in(tmp_path / "longer", *start, RECIPE.replace(steps=7))
     for part in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, getattr(longer.model, part), getattr(straight.model, part))
-    curves = longer.result["trajectory"]
-    assert curves["steps"] == straight.result["trajectory"]["steps"] == list(range(8))
-    assert curves["train_loss"] == straight.result["trajectory"]["train_loss"]
+    curves = longer.result.trajectory
+    assert curves.steps == straight.result.trajectory.steps == list(range(8))
+    assert curves.train_loss == straight.result.trajectory.train_loss
     assert yaml.safe_load((tmp_path / "longer" / "config.yaml").read_text())["recipe"]["steps"] == 7
-    assert json.loads((tmp_path / "longer" / "result.json").read_text()) == longer.result
+    assert schema.read(tmp_path / "longer" / "result.json", RunResult) == longer.result
     before = (tmp_path / "longer" / "result.json").stat().st_mtime_ns
     run_in(tmp_path / "longer", *start, RECIPE.replace(steps=7))
     assert (tmp_path / "longer" / "result.json").stat().st_mtime_ns == before  # only read
@@ -41,7 +41,7 @@ def test_of_a_schedule_over_the_whole_run_the_longer_holds_and_it_is_said(start,
     run_in(tmp_path, *start, cosine)
     assert not caplog.text
     done = run_in(tmp_path, *start, cosine.replace(epochs=2))
-    assert done.result["trajectory"]["steps"][-1] == 8
+    assert done.result.trajectory.steps[-1] == 8
     assert "goes on to a greater length: its steps so far had the cosine rates of the shorter" in caplog.text
 
 

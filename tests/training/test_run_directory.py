@@ -13,9 +13,10 @@ from drawn import make
 
 import linft
 from linft.core.errors import LinftError
-from linft.runtime.json_files import read_json
+from linft.runtime import schema
 from linft.training import run_directory
 from linft.training.history import Tracking
+from linft.training.result import RunResult
 from linft.training.run_directory import Diverged, RunOptions, run_in
 from linft.training.step import Execution
 from linft.training.validation import choose, over_seeds
@@ -58,7 +59,7 @@ def equal(one, other) -> None:
 def test_a_finished_run_is_only_read(finished, model, digits, untrained):
     done, directory = finished
     again = run_in(directory, model, digits, RECIPE)
-    assert again.result == read_json(directory / "result.json") == done.result
+    assert again.result == schema.read(directory / "result.json", RunResult) == done.result
     equal(again.model.params, done.model.params)
     equal(again.model.batch_stats, done.model.batch_stats)
     assert again.best is None
@@ -70,7 +71,7 @@ def test_the_result_is_that_of_finetune(finished, model, digits):
     done, _ = finished
     direct = linft.finetune(model, digits)(RECIPE)
     equal(done.model.params, direct.model.params)
-    assert done.result["trajectory"]["train_loss"] == direct.train_loss.tolist()
+    assert done.result.trajectory.train_loss == direct.train_loss.tolist()
     np.testing.assert_allclose(
         done.model.logits_of(digits.x_test), direct.model.logits_of(digits.x_test), rtol=1e-5, atol=1e-6
     )
@@ -190,7 +191,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, model, digits, tmp
     resumed = run_in(tmp_path, model, digits, RECIPE, tracking=noted)
     assert steps[0] == 3 and 1 not in steps
     equal(resumed.model.params, done.model.params)
-    assert resumed.result["trajectory"]["test_loss"] == done.result["trajectory"]["test_loss"]
+    assert resumed.result.trajectory.test_loss == done.result.trajectory.test_loss
 
 
 KINDS = {
@@ -205,7 +206,7 @@ def test_a_network_of_no_registered_architecture_ends_well_and_is_read_again(kin
     network = KINDS[kind](model)
     assert network.architecture is None
     done = run_in(tmp_path, network, digits, RECIPE)
-    assert done.result["final"]["accuracy"] == read_json(tmp_path / "result.json")["final"]["accuracy"]
+    assert done.result.final.accuracy == schema.read(tmp_path / "result.json", RunResult).final.accuracy
     request.getfixturevalue("untrained")
     again = run_in(tmp_path, network, digits, RECIPE)
     equal(again.model.params, done.model.params)
@@ -228,9 +229,9 @@ def test_results_outlive_weights_that_cannot_be_written(model, digits, tmp_path,
         patch.setattr(run_directory, "save_tensors", full)
         with pytest.raises(LinftError, match="No space left"):
             run_in(tmp_path, model, digits, RECIPE)
-    before = read_json(tmp_path / "result.json")
+    before = schema.read(tmp_path / "result.json", RunResult)
     done = run_in(tmp_path, model, digits, RECIPE)
-    assert (tmp_path / "model.safetensors").exists() and done.result["final"] == before["final"]
+    assert (tmp_path / "model.safetensors").exists() and done.result.final == before.final
 
 
 def test_a_run_that_breaks_says_where(model, digits, tmp_path):

@@ -16,7 +16,7 @@ from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trajectory_json import trajectory_as_json
+from linft.core.trajectory_json import saved
 from linft.core.trees import Groups, digest
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import Stability, stability
@@ -126,7 +126,7 @@ class Advice:
                 for i, point in enumerate(found.points)
             ],
             "certainty": {**asdict(self.certainty), "stable": self.certainty.edge.stable},
-            "curve": {**trajectory_as_json(self.curve), "held_out": self.held_out},
+            "curve": {**asdict(saved(self.curve)), "held_out": self.held_out},
             "dropped": found.dropped,
             "versions": versions(),
         }  # fmt: skip
@@ -280,8 +280,8 @@ def verify(
         try:
             done = run_in(Path(output) / name, advice.initialization(model, task, reinit_groups), task, recipe)
             result = done.result
-            found[name] = {"status": "finished", **{key: result["final"][key] for key in FINALS},
-                           "seconds": result["trajectory"]["seconds"], "curve": result["trajectory"]}  # fmt: skip
+            found[name] = {"status": "finished", **{key: getattr(result.final, key) for key in FINALS},
+                           "seconds": result.trajectory.seconds, "curve": asdict(result.trajectory)}  # fmt: skip
         except Diverged as error:
             found[name] = {"status": "diverged", "reason": str(error)}
         tell(name, 1, 1)
