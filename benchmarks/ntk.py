@@ -13,7 +13,6 @@ half of the Gram's multiplications at the measured rate of the machine's matrix 
 kernels: pseudo against full, and the trace kernel of the last convolution against a forward pass.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,26 @@ IN_ONE_PIECE = 256
 """Images up to which the package's Jacobians are held whole."""
 LAST = "stage3/block2/conv2"
 BATCHED = "nt.batch of 32"
+TORCH_SERVER = "torch-server"
+"""The word by which this file, in PyTorch's own Python, is told to serve."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    sizes: tuple[int, ...] = (64, 128)
+    """Images of the kernels that are held against the peers'."""
+    rounds: int = 3
+    torch_python: str | None = None
+    """A Python that has torch; without it there is no torch.func."""
+    large: int | None = None
+    """Images of one block within the memory, in place of the comparison."""
+    memory: str = "8GiB"
+    accelerator: bool = False
+    """ResNet-50 on a GPU or TPU, in place of the comparison."""
+    output: Path | None = None
+    """File for the numbers, as JSON."""
 
 
 def images(n: int, side: int) -> np.ndarray:
@@ -217,7 +237,7 @@ def compare(n: int, rounds: int, torch_python: str | None) -> dict[str, Any]:
         save_weights(model, weights)
         server = None
         if torch_python:
-            call = [torch_python, __file__, "--torch-server", weights, "--sizes", str(n)]
+            call = [torch_python, __file__, TORCH_SERVER, weights, str(n)]
             server = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
         def torch_run() -> float:
@@ -327,19 +347,7 @@ def accelerator(n: int = 256, side: int = 224) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--torch-python")
-    parser.add_argument("--torch-server", help=argparse.SUPPRESS)
-    parser.add_argument("--large", type=int)
-    parser.add_argument("--memory", default="8GiB")
-    parser.add_argument("--accelerator", action="store_true")
-    parser.add_argument("--output")
-    options = parser.parse_args()
-    if options.torch_server:
-        return torch_server(options.torch_server, options.sizes[0])
+def main(options: Options) -> None:
     if options.large:
         return large(options.large, options.memory)
     if options.accelerator:
@@ -361,8 +369,13 @@ def main() -> None:
         print(f"  {name:<32}{value:8.3f} s {value / spent['forward pass']:8.2f} × a forward pass")
     if options.output:
         machine = {"cores": os.cpu_count(), "processor": platform.processor(), "jax": version("jax")}
-        Path(options.output).write_text(json.dumps({"machine": machine, "sizes": results, "cheap": spent}, indent=1))
+        options.output.write_text(json.dumps({"machine": machine, "sizes": results, "cheap": spent}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [TORCH_SERVER]:  # where tyro need not be
+        torch_server(sys.argv[2], int(sys.argv[3]))
+    else:
+        import tyro
+
+        main(tyro.cli(Options, description=__doc__))

@@ -15,10 +15,10 @@ seeds; beside it is the one that the standard errors predict. Seconds are of pro
 together, for n = 16 as measured, and for n = 1000 as they scale: rows with n, products with n².
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Array, Float
 
 import linft
@@ -154,13 +155,19 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="npz:../shared/data/ucmerced16_32.npz", help="images, as linft names them")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--dimensions", type=int, default=projection.DIMENSIONS)
-    parser.add_argument("--seeds", type=int, default=2)
-    options = parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    """What is projected."""
+
+    data: str = "npz:../shared/data/ucmerced16_32.npz"
+    """Images, as linft names them."""
+    images: int = 16
+    dimensions: int = projection.DIMENSIONS
+    seeds: int = 2
+
+
+def main(options: Options) -> None:
+    """Measure and print."""
     n, k = options.images, options.dimensions
     model = linft.models.create("resnet50", CLASSES, jax.random.key(0), Preprocessing((SIDE, SIDE, 3)))
     x = model.preprocess(linft.load_task(options.data).x_train[:n])
@@ -192,4 +199,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with jax.default_matmul_precision("highest"):
-        main()
+        main(tyro.cli(Options, description=__doc__))

@@ -13,15 +13,16 @@ Seconds are of processor time, all cores together, which other work on the machi
 clock; those of compiling are by the clock.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import jax
 import numpy as np
+import tyro
 
 import linft
 from linft.core import paper_recipes
@@ -33,6 +34,21 @@ from linft.zoo.load import shipped_models
 
 MODEL = "resnet14-cifar10"
 MEASURED = 3  # epochs
+ZOO = "zoo"
+"""The word by which a new process is told to rank."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    task: str = "digits"
+    models: int = 30
+    """Of the shipped ones."""
+    per_class: int = 25
+    """Images of the sample."""
+    epochs: int = 30
+    rounds: int = 5
 
 
 def one_model(name: str, task: Task, rounds: int) -> dict[str, float]:
@@ -50,20 +66,19 @@ def one_model(name: str, task: Task, rounds: int) -> dict[str, float]:
     return {score: min(each) for score, each in spent.items()}
 
 
-def zoo(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, float]:
+def zoo(options: Options, scores: list[str] | None) -> dict[str, float]:
     """Seconds of a ranking in this process."""
-    task = linft.load_task(arguments.task)
+    task = linft.load_task(options.task)
     begin = time.process_time()
-    ranking = linft.rank(shipped_models()[: arguments.models], task, scores, per_class=arguments.per_class, resamples=0)
+    ranking = linft.rank(shipped_models()[: options.models], task, scores, per_class=options.per_class, resamples=0)
     spent = {part: sum(one.seconds.get(part, 0.0) for one in ranking.measured) for part in ("compile", "pass", "load")}
     own = {score: sum(one.seconds.get(score, 0.0) for one in ranking.measured) for score in ranking.scores}
     return {"all": time.process_time() - begin, **spent, **own}
 
 
-def apart(arguments: argparse.Namespace, scores: list[str] | None) -> dict[str, float]:
+def apart(options: Options, scores: list[str] | None) -> dict[str, float]:
     """The same in a new process, where nothing is compiled."""
-    command = [sys.executable, __file__, "--task", arguments.task, "--models", str(arguments.models)]
-    command += ["--per-class", str(arguments.per_class), "--zoo", *(scores or ["default"])]
+    command = [sys.executable, __file__, ZOO, json.dumps([asdict(options), scores])]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
@@ -82,34 +97,23 @@ def fine_tuning(model: Model, task: Task, epochs: int) -> float:
     return spent[0] + (epochs - 1) * one_epoch
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="digits")
-    parser.add_argument("--models", type=int, default=30)
-    parser.add_argument("--per-class", type=int, default=25)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--zoo", nargs="+", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.zoo:
-        print(json.dumps(zoo(arguments, None if arguments.zoo == ["default"] else arguments.zoo)))
-        return
-    task = linft.load_task(arguments.task)
-    sample = task.max_per_class(arguments.per_class)
-    print(f"{arguments.task}: {len(sample.y_train)} of {len(task.y_train)} images, on {jax.devices()[0].device_kind}")
+    task = linft.load_task(options.task)
+    sample = task.max_per_class(options.per_class)
+    print(f"{options.task}: {len(sample.y_train)} of {len(task.y_train)} images, on {jax.devices()[0].device_kind}")
     for name in (MODEL, "densenet22-cifar10"):
-        spent = one_model(name, sample, arguments.rounds)
+        spent = one_model(name, sample, options.rounds)
         text = ", ".join(f"{score} {1000 * each:.0f} ms" for score, each in spent.items())
         print(f"{name}, one pass and score: {text}; LGC {spent['lgc'] / spent['lfc']:.2f} times LFC", flush=True)
-    seconds = fine_tuning(linft.load_model(MODEL), task, arguments.epochs)
-    print(f"{MODEL}, one fine-tuning of {arguments.epochs} epochs: {seconds:.1f} s", flush=True)
+    seconds = fine_tuning(linft.load_model(MODEL), task, options.epochs)
+    print(f"{MODEL}, one fine-tuning of {options.epochs} epochs: {seconds:.1f} s", flush=True)
     for what in (["lfc"], ["lgc"], None):
-        spent = apart(arguments, what)
+        spent = apart(options, what)
         shares = np.array([spent["all"], spent["compile"]]) / seconds
         own = ", ".join(f"{score} {each:.2f}" for score, each in spent.items() if score in SCORES and each > 0.05)
         print(
-            f"{arguments.models} models, {' '.join(what) if what else 'all scores of one pass'}: {spent['all']:.1f} s, "
+            f"{options.models} models, {' '.join(what) if what else 'all scores of one pass'}: {spent['all']:.1f} s, "
             f"{shares[0]:.2f} fine-tunings; compiling {spent['compile']:.1f} s ({shares[1]:.2f}), passes "
             f"{spent['pass']:.1f} s, reading {spent['load']:.1f} s; {own}",
             flush=True,
@@ -117,4 +121,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [ZOO]:
+        settings, scores = json.loads(sys.argv[2])
+        print(json.dumps(zoo(Options(**settings), scores)))
+    else:
+        main(tyro.cli(Options, description=__doc__))

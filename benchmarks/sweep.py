@@ -14,17 +14,18 @@ that does other work. The whole grid's real time is 120 times the mean of the po
 which none diverged (those stop early), plus the compilation.
 """
 
-import argparse
 import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import tyro
 from jaxtyping import Float
 
 import linft
@@ -43,17 +44,22 @@ REAL = (
 )
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None, help="a model's name or file; random weights by default")
-    parser.add_argument("--architecture", default="cifar_resnet20", help="with random weights")
-    parser.add_argument("--task", default="digits")
-    parser.add_argument("--train-images", type=int, default=500)
-    parser.add_argument("--test-images", type=int, default=200)
-    parser.add_argument("--epochs", type=float, default=300)
-    parser.add_argument("--real", type=int, default=len(REAL), choices=range(1, len(REAL) + 1), help="points to train")
-    parser.add_argument("--output", type=Path, default=None, help="a JSON file for the numbers")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    """What is predicted and trained."""
+
+    model: str | None = None
+    """A model's name or file; random weights by default."""
+    architecture: str = "cifar_resnet20"
+    """With random weights."""
+    task: str = "digits"
+    train_images: int = 500
+    test_images: int = 200
+    epochs: float = 300
+    real: Literal[1, 2, 3] = 3
+    """Points to train."""
+    output: Path | None = None
+    """File for the numbers, as JSON."""
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, Seconds]:
@@ -77,8 +83,8 @@ def told(seconds: Seconds) -> str:
     return f"{seconds[0]:.1f} s (processor {seconds[1]:.1f} s)"
 
 
-def main() -> None:
-    options = arguments()
+def main(options: Options) -> None:
+    """Measure and print."""
     task = linft.load_task(options.task).subset(options.train_images, options.test_images)
     key, classes = jax.random.key(0), task.num_classes
     model = (
@@ -134,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

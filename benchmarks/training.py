@@ -12,7 +12,6 @@ on a GPU compiled too, and both in bfloat16. Linearized training is compared wit
 frozen batch norm, as it has it itself.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,10 +20,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained, and where."""
+
+    torch_python: str | None = None
+    """A Python that has torch and torchvision; by default this one."""
+    cores: str | None = None
+    """All programs run on these, such as 0,1; by default on any."""
+    rounds: int = 5
+    output: Path | None = None
+    """File for the numbers, as JSON."""
 
 
 class Case(NamedTuple):
@@ -38,6 +51,8 @@ class Case(NamedTuple):
 
 ON_CPU = (Case("cifar_resnet20", 32, 128, 8), Case("resnet18", 64, 32, 8))
 ON_GPU = (Case("resnet50", 224, 128, 64, "bfloat16"),)
+SERVE = "serve"
+"""The word by which this file is told to be one of the programs, in PyTorch's own Python too."""
 OURS, PEERS = ("train", "frozen", "linearized"), ("torch", "torch-channels-last")
 
 
@@ -163,7 +178,7 @@ class Program:
 
     def __init__(self, python: str, case: Case, how: str, cores: str | None):
         pinned = ["taskset", "-c", cores] if cores else []
-        command = [*pinned, python, __file__, "--serve", json.dumps([case, how])]
+        command = [*pinned, python, __file__, SERVE, json.dumps([case, how])]
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the GPU is shared with the peer
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
@@ -211,19 +226,9 @@ def measured(case: Case, pythons: dict[str, str], cores: str | None, rounds: int
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--torch-python", help="a Python that has torch and torchvision; by default this one")
-    parser.add_argument("--cores", help="all programs run on these, such as 0,1; by default on any")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="file for the numbers, as JSON")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        case, how = json.loads(arguments.serve)
-        return serve(Case(*case), how)
-
-    peer = arguments.torch_python or (sys.executable if find_spec("torch") else None)
+def main(options: Options) -> None:
+    """Measure and print."""
+    peer = options.torch_python or (sys.executable if find_spec("torch") else None)
     if peer is None:
         print("PyTorch is left out: it is not installed here; give a Python that has it by --torch-python")
     pythons = dict.fromkeys(OURS, sys.executable) | (dict.fromkeys(PEERS, peer) if peer else {})
@@ -231,11 +236,11 @@ def main() -> None:
     backend = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     if backend == "cpu":
         print(f"ResNet-50 in bfloat16 is left out: JAX sees no GPU, only {backend}")
-    where = {"machine": platform.processor() or platform.machine(), "cores": arguments.cores or os.cpu_count()}
+    where = {"machine": platform.processor() or platform.machine(), "cores": options.cores or os.cpu_count()}
     print(" ".join(sys.argv), where)
     rows = []
     for case in ON_CPU if backend == "cpu" else ON_GPU:
-        row = measured(case, pythons, arguments.cores, arguments.rounds)
+        row = measured(case, pythons, options.cores, options.rounds)
         rows.append(row)
         print(f"{case.network}, {case.side}×{case.side}, batch {case.batch}, {case.precision}, load {row['load']}")
         for how, pace in row["images_per_second"].items():
@@ -243,9 +248,15 @@ def main() -> None:
             print(f"  {how:>20}: {pace:8.1f} images/s ({about['version']}, {about['device']})")
         for clock, ratios in row["ratios"].items():
             print(f"  by {clock} time, " + "; ".join(f"{name}: {ratio:.2f}" for name, ratio in ratios.items()))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(where | {"command": sys.argv, "rows": rows}, indent=1) + "\n")
+    if options.output:
+        options.output.write_text(json.dumps(where | {"command": sys.argv, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [SERVE]:  # where tyro need not be
+        case, how = json.loads(sys.argv[2])
+        serve(Case(*case), how)
+    else:
+        import tyro
+
+        main(tyro.cli(Options, description=__doc__))
