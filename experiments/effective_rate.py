@@ -9,6 +9,7 @@ every momentum and with the momentum free; the best η' against the similarity o
 means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η.
 Its own runs are for the noise scale g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16,
 without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into results/effective_rate/SCALE.
+The best η' and λ/η are chosen on the test images of one seed, as the rows of the other two have them.
 Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 steps, runs of equal η 8 to 22.
 """
 
@@ -168,7 +169,10 @@ def bests(by_source: dict[tuple[str, str], list[tuple[Row, Row]]], options: Opti
     for name, pair in zip(("real", "predicted"), taus.T if len(taus) else (), strict=False):
         rows.append([f"τ with the best η', {name}", "", *map(number, pair), "", "", ""])
     heads = ["task", "source", *SIMILARITIES.values(), "best η'", "predicted", "regret"]
-    title = "The η' of least test error after the long budget; the prediction chooses among safe rates."
+    title = (
+        "The η' of least error on the test images of one seed after the long budget; the prediction chooses among safe "
+        "rates."
+    )
     return markdown(title, heads, rows)
 
 
@@ -205,7 +209,8 @@ def decays(by_task: dict[str, list[tuple[Row, Row]]], steps: int) -> str:
             ])  # fmt: skip
     heads = ["task", "best λ/η", "predicted", "accuracy", "best without decay", "regret"]
     title = (
-        "Effective weight decay λ/η of the point of least test error after the long budget; predicted among safe rates."
+        "Effective weight decay λ/η of the point of least error on the test images of one seed after the long budget; "
+        "predicted among safe rates."
     )
     return markdown(title, heads, rows)
 
