@@ -26,6 +26,13 @@ def text(root, file, lines):
     (root / file).write_text("".join(f"{line}\n" for line in lines))
 
 
+def lists(root, names, train, test, under):
+    """Write the names of the photographs of either part, from a folder on, into a file a part."""
+    lines = {key: name.removeprefix(under) for key, name in names.items()}
+    text(root, train, [line for (_, i), line in lines.items() if i < TEST])
+    text(root, test, [line for (_, i), line in lines.items() if i >= TEST])
+
+
 def number(c, i):
     return 1000 + 100 * CLASSES.index(c) + i
 
@@ -76,17 +83,13 @@ def cars(root, photos):
 
 def indoor67(root, photos):
     names = put(photos, root, lambda c, i: f"Images/{c}/{c}_{i}_altavista.jpg")
-    lines = {key: name.removeprefix("Images/") for key, name in names.items()}
-    text(root, "TrainImages.txt", [line for (_, i), line in lines.items() if i < TEST])
-    text(root, "TestImages.txt", [line for (_, i), line in lines.items() if i >= TEST])
+    lists(root, names, "TrainImages.txt", "TestImages.txt", under="Images/")
     return "{}"
 
 
 def logo2k(root, photos):
     names = put(photos, root, lambda c, i: f"Logo-2K+/Food/{c}/{i}.jpg")
-    lines = {key: name.removeprefix("Logo-2K+/") for key, name in names.items()}
-    text(root, "List/train_images_root.txt", [line for (_, i), line in lines.items() if i < TEST])
-    text(root, "List/test_images_root.txt", [line for (_, i), line in lines.items() if i >= TEST])
+    lists(root, names, "List/train_images_root.txt", "List/test_images_root.txt", under="Logo-2K+/")
     return "Food/{}"
 
 
