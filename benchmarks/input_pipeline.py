@@ -44,7 +44,7 @@ TINY = ("cifar_resnet8", {"width": 4})
 
 
 @dataclass(frozen=True)
-class Row:
+class Paces:
     """Paces of one task and network, in images a second."""
 
     name: str
@@ -57,7 +57,7 @@ class Row:
     first_batch_seconds: float
 
 
-def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Row:
+def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int = 0) -> Paces:
     """One row of the table."""
     n, execution = len(task.y_train), Execution()
     recipe = recipe.replace(steps=4 * CALLS * steps_per_call())
@@ -84,7 +84,7 @@ def measured(name: str, model: Model, task: Task, recipe: Recipe, workers: int =
     train(held)  # compiles
     rounds = [(alone(), train(held), train(read())) for _ in range(ROUNDS)]
     (first, pipeline, _), (_, steps, _), (_, both, waiting) = np.min(rounds, axis=0).tolist()
-    return Row(name, 1 / pipeline, 1 / steps, 1 / both, max(0.0, 1 - steps / both), waiting, first)
+    return Paces(name, 1 / pipeline, 1 / steps, 1 / both, max(0.0, 1 - steps / both), waiting, first)
 
 
 def paced(batches: Iterable[Batch], use: Callable[[Batch], Any], skip: int = 1) -> tuple[float, float, float]:

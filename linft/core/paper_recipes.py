@@ -13,7 +13,7 @@ from linft.core.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Named:
+class PaperRecipe:
     """A recipe as a paper states it, with what a recipe alone does not say."""
 
     recipe: Recipe
@@ -22,7 +22,7 @@ class Named:
     """Learning rates that the paper chooses among."""
 
 
-def named(name: str, n: int) -> Named:
+def named(name: str, n: int) -> PaperRecipe:
     """The recipe of that name for n training images.
 
     Raises:
@@ -38,7 +38,7 @@ def named(name: str, n: int) -> Named:
     return NAMED[name](n)
 
 
-def li2020(n: int) -> Named:
+def li2020(n: int) -> PaperRecipe:
     """Li and others 2020, section 3.1; batch-norm statistics of the 32 images of each device (footnote 1).
 
     Momentum and decay are those of their eq. 1 and 2, where decay passes by the velocity: at momentum m it is
@@ -56,17 +56,17 @@ def li2020(n: int) -> Named:
         batch_norm="train",
         augmentation="li2020_resized_crop",
     )
-    return Named(recipe, rates=(0.1, 0.05, 0.01, 0.005, 0.001, 0.0001))
+    return PaperRecipe(recipe, rates=(0.1, 0.05, 0.01, 0.005, 0.001, 0.0001))
 
 
-def li2020_scratch(n: int) -> Named:
+def li2020_scratch(n: int) -> PaperRecipe:
     """Li and others 2020, appendix, "Scratch training HPO": the better of its two decays."""
     changes = _steps(400 / 600, 550 / 600)
     recipe = li2020(n).recipe.replace(learning_rate=0.1, weight_decay=5e-4, epochs=600, **changes)
-    return Named(recipe, rates=(0.1, 0.2, 0.5))
+    return PaperRecipe(recipe, rates=(0.1, 0.2, 0.5))
 
 
-def deshpande2021(n: int) -> Named:
+def deshpande2021(n: int) -> PaperRecipe:
     """Deshpande and others 2021, section 4.2; augmentation, not stated, as in their training of experts."""
     del n
     recipe = Recipe(
@@ -78,10 +78,10 @@ def deshpande2021(n: int) -> Named:
         batch_norm="train",
         augmentation="resized_crop",
     )
-    return Named(recipe, rates=(0.01, 0.005, 0.001))
+    return PaperRecipe(recipe, rates=(0.01, 0.005, 0.001))
 
 
-def expert(n: int) -> Named:
+def expert(n: int) -> PaperRecipe:
     """Deshpande and others 2021, section 4.1: how a source model is trained, by PyTorch's script for ImageNet."""
     del n
     recipe = Recipe(
@@ -94,39 +94,39 @@ def expert(n: int) -> Named:
         batch_norm="train",
         augmentation="resized_crop",
     )
-    return Named(recipe)
+    return PaperRecipe(recipe)
 
 
-def plested2021(n: int) -> Named:
+def plested2021(n: int) -> PaperRecipe:
     """Plested and others 2021, Table 2, for tasks unlike the source; the schedule, not stated, of `deshpande2021`."""
     recipe = deshpande2021(n).recipe.replace(learning_rate=0.025)
-    return Named(recipe, rates=(0.025, 0.02, 0.015, 0.0025, 0.002, 0.0015, 0.001))
+    return PaperRecipe(recipe, rates=(0.025, 0.02, 0.015, 0.0025, 0.002, 0.0015, 0.001))
 
 
-def plested2021_caltech(n: int) -> Named:
+def plested2021_caltech(n: int) -> PaperRecipe:
     """Plested and others 2021, Table 6, Caltech-256-30: a low rate, and L2-SP on all that is transferred."""
     base = plested2021(n)
     return replace(base, recipe=base.recipe.replace(learning_rate=0.0025, l2sp=0.01, weight_decay=0.01))
 
 
-def plested2021_cars(n: int) -> Named:
+def plested2021_cars(n: int) -> PaperRecipe:
     """Plested and others 2021, Table 6, Stanford Cars: a high rate, lower on the 8 lowest groups (of Inception v4)."""
     return replace(plested2021(n), depth=LayerSettings(low_rate=0.01, low_groups=8))
 
 
-def plested2021_aircraft(n: int) -> Named:
+def plested2021_aircraft(n: int) -> PaperRecipe:
     """Plested and others 2021, Table 6, FGVC Aircraft: three new groups, and three rates."""
     return replace(plested2021(n), depth=LayerSettings(reinit_groups=3, head_rate=0.01, low_rate=0.01, low_groups=8))
 
 
-def plested2021_dtd(n: int) -> Named:
+def plested2021_dtd(n: int) -> PaperRecipe:
     """Plested and others 2021, Table 6, DTD: two new groups, L2-SP on the 14 lowest."""
     base = plested2021(n)
     recipe = base.recipe.replace(learning_rate=0.002, l2sp=0.001, weight_decay=0.001)
     return replace(base, recipe=recipe, depth=LayerSettings(reinit_groups=2, l2sp_lowest=14))
 
 
-def l2sp2018(n: int) -> Named:
+def l2sp2018(n: int) -> PaperRecipe:
     """Li, Grandvalet and Davoine 2018 as Li and others 2020, appendix C: one α of four there, β = 0.01."""
     del n
     recipe = Recipe(
@@ -140,10 +140,10 @@ def l2sp2018(n: int) -> Named:
         batch_norm="train",
         augmentation="short_side_crop_flip",
     )
-    return Named(recipe, rates=(0.02, 0.01, 0.005, 0.001, 0.0001))
+    return PaperRecipe(recipe, rates=(0.02, 0.01, 0.005, 0.001, 0.0001))
 
 
-def bit_hyperrule(n: int) -> Named:
+def bit_hyperrule(n: int) -> PaperRecipe:
     """Kolesnikov and others 2020, section 3.3, with the steps of their published code.
 
     500, 10,000 or 20,000 steps for fewer than 20,000, fewer than 500,000, or more images; mixup from
@@ -168,7 +168,7 @@ def bit_hyperrule(n: int) -> Named:
         augmentation="short_side_crop_flip",
         mixup=0.1 if n >= 20_000 else 0.0,
     )
-    return Named(recipe)
+    return PaperRecipe(recipe)
 
 
 def _steps(*drop_at: float) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _steps(*drop_at: float) -> dict[str, Any]:
     return {"schedule": "step", "drop_factor": 0.1, "drop_at": drop_at}
 
 
-NAMED: dict[str, Callable[[int], Named]] = {
+NAMED: dict[str, Callable[[int], PaperRecipe]] = {
     "li2020": li2020,
     "li2020-scratch": li2020_scratch,
     "deshpande2021": deshpande2021,

@@ -106,7 +106,7 @@ class Dual:
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
         bundles, settings = bundle([optimizer.settings(recipe, t.groups, n) for recipe in recipes])
-        return replay.replay(_network, named(bundles), t, settings, recipes, n, self.record_every)
+        return replay.replay(_network, items(bundles), t, settings, recipes, n, self.record_every)
 
 
 def predictable(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -142,10 +142,10 @@ def stacked(settings: list[Settings]) -> Settings:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *settings)
 
 
-Named = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+BundleItems = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
 
 
-def named(bundles: Bundles) -> Named:
+def items(bundles: Bundles) -> BundleItems:
     """Bundles as something that can be hashed."""
     return tuple((b, tuple(weights.items())) for b, weights in bundles.items())
 
@@ -162,7 +162,7 @@ class Span(NamedTuple):
     lengths: Callable[[dict[str, Coordinates]], dict[str, dict[str, Array]]]
 
 
-def span(names: Named, tangent: Tangent) -> Span:
+def span(names: BundleItems, tangent: Tangent) -> Span:
     """What the outputs of a tangent are at coordinates of bundles."""
     bundles = {b: dict(weights) for b, weights in names}
     shape, dtype = tangent.logits_train.shape, tangent.logits_train.dtype
@@ -198,7 +198,7 @@ def span(names: Named, tangent: Tangent) -> Span:
     return Span(origin, on(0), on(1), on_batch, gradient, lengths_at)
 
 
-def _network(names: Named, tangent: Tangent) -> Network:
+def _network(names: BundleItems, tangent: Tangent) -> Network:
     reach = span(names, tangent)
 
     def of_batch(at: dict[str, Coordinates], batch: Array) -> tuple[Array, Callable]:

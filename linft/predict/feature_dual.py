@@ -18,7 +18,7 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.predict import replay
-from linft.predict.dual import Named, bundle, named, predictable, span, stacked
+from linft.predict.dual import BundleItems, bundle, items, predictable, span, stacked
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
 from linft.predict.replay import Network
 from linft.training import optimizer
@@ -79,7 +79,7 @@ class FeatureDual:
         bundles, below = bundle([s.on({g: s.groups[g] for g in t.projected.groups}) for s in settings])
         head = stacked([s.on({_member(name): s.groups[g] for name, g in t.head_groups}) for s in settings])
         whole = below.on(below.groups | head.groups)
-        return replay.replay(_network, named(bundles), t, whole, recipes, n, self.record_every)
+        return replay.replay(_network, items(bundles), t, whole, recipes, n, self.record_every)
 
 
 def _member(name: str) -> str:
@@ -87,7 +87,7 @@ def _member(name: str) -> str:
     return f"(head) {name}"
 
 
-def _network(names: Named, t: FeatureTangent) -> Network:
+def _network(names: BundleItems, t: FeatureTangent) -> Network:
     below = span(names, t.projected)
     origin = {"below": below.origin, "head": t.head}
 

@@ -18,7 +18,7 @@ log = logging.getLogger("linft")
 LINES, TABLE = "metrics.jsonl", "metrics.csv"
 WANDB_RUN = "wandb-run.txt"  # the run's identity, so that a resumed run adds to it
 
-Metrics = Mapping[str, int | float | None]
+Scalars = Mapping[str, int | float | None]
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with (step, values by name): of the minibatches now and then, of both parts at recorded steps."""
 
@@ -27,7 +27,7 @@ Track = Callable[[int, Mapping[str, Any]], None]
 class Sink(Protocol):
     """Somewhere to write the numbers of a step to; `write` may raise OSError, which ends this sink only."""
 
-    def write(self, step: int, values: Metrics) -> None: ...
+    def write(self, step: int, values: Scalars) -> None: ...
 
     def close(self) -> None: ...
 
@@ -101,12 +101,12 @@ def rows(directory: Path | str) -> list[dict[str, Any]]:
 class _Lines:
     """One JSON object a line."""
 
-    def __init__(self, path: Path, kept: Sequence[Metrics]) -> None:
+    def __init__(self, path: Path, kept: Sequence[Scalars]) -> None:
         self._path = path
         with whole(path) as partial:
             json_lines.append(partial, kept)
 
-    def write(self, step: int, values: Metrics) -> None:
+    def write(self, step: int, values: Scalars) -> None:
         try:
             json_lines.append(self._path, [{"step": step, **values}])
         except LinftError as error:
@@ -119,7 +119,7 @@ class _Lines:
 class _Table:
     """Comma-separated, one column a name: a new name has the table written anew, as a whole, with a wider head."""
 
-    def __init__(self, path: Path, kept: Sequence[Metrics]) -> None:
+    def __init__(self, path: Path, kept: Sequence[Scalars]) -> None:
         self._path = path
         self._widen(list(dict.fromkeys(["step", *(name for row in kept for name in row)])), kept)
 
@@ -130,7 +130,7 @@ class _Table:
             writer.writerows(old)
         self._columns, self._file = columns, self._path.open("a", newline="")
 
-    def write(self, step: int, values: Metrics) -> None:
+    def write(self, step: int, values: Scalars) -> None:
         if new := [name for name in values if name not in self._columns]:
             self._file.close()
             with self._path.open(newline="") as file:
@@ -155,7 +155,7 @@ class _TensorBoard:
         purge = None if resume_from is None else resume_from + 1
         self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
 
-    def write(self, step: int, values: Metrics) -> None:
+    def write(self, step: int, values: Scalars) -> None:
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
@@ -183,7 +183,7 @@ class _WeightsAndBiases:
             raise LinftError(f"cannot start Weights & Biases ({error}); set WANDB_MODE=offline") from None
         identity.write_text(self._run.id)
 
-    def write(self, step: int, values: Metrics) -> None:
+    def write(self, step: int, values: Scalars) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:

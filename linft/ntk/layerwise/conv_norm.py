@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from linft.ntk.layerwise.rules import PLAIN, Gradients, Rule
+from linft.ntk.layerwise.rules import PLAIN, Gradients, LayerRule
 
 
-def covers(module: nn.Module, rule: Rule, norm: nn.Module) -> bool:
+def covers(module: nn.Module, rule: LayerRule, norm: nn.Module) -> bool:
     """Whether the rule is of a plain convolution or dense layer and the norm a batch norm over its channels."""
     return rule in PLAIN and isinstance(norm, nn.BatchNorm) and norm.axis in (-1, (-1,))
 
@@ -44,7 +44,7 @@ def record(norm: Any, z: Array) -> Kept:
 
 
 def gradients(
-    rule: Rule,
+    rule: LayerRule,
     module: nn.Module,
     params: Mapping[str, Array],
     scale: Array | None,

@@ -21,7 +21,7 @@ from linft.core import trees
 from linft.core.base import Model
 from linft.core.trees import Tree
 from linft.ntk.layerwise import conv_norm
-from linft.ntk.layerwise.rules import RULES, Rule, rule_for
+from linft.ntk.layerwise.rules import RULES, LayerRule, rule_for
 
 MARK = "linft layer "
 
@@ -32,7 +32,7 @@ class Layer:
 
     path: str
     module: nn.Module
-    rule: Rule
+    rule: LayerRule
     output: jax.ShapeDtypeStruct
     """Of one example, [1 …]."""
     normalizes: int | None = None

@@ -22,7 +22,7 @@ from linft.models.architectures.layers import StandardizedConv, standardized
 Gradients = dict[str, Float[Array, "b k _"]]
 
 
-class Rule(NamedTuple):
+class LayerRule(NamedTuple):
     """How one kind of layer is recorded and differentiated."""
 
     covers: Callable[[nn.Module], bool]
@@ -154,17 +154,17 @@ def _generic(module: nn.Module, params: Mapping[str, Array], kept: Any, delta: A
 
 
 RULES = (
-    Rule(lambda module: type(module) is nn.Dense, _input, _dense),
-    Rule(_conv_is_plain, _input, _conv),
-    Rule(lambda module: type(module) is StandardizedConv, _input, _standardized_conv),
-    Rule(_norm_is_plain, _normalized, _norm),
-    Rule(lambda module: True, _call, _generic),
+    LayerRule(lambda module: type(module) is nn.Dense, _input, _dense),
+    LayerRule(_conv_is_plain, _input, _conv),
+    LayerRule(lambda module: type(module) is StandardizedConv, _input, _standardized_conv),
+    LayerRule(_norm_is_plain, _normalized, _norm),
+    LayerRule(lambda module: True, _call, _generic),
 )
 
 PLAIN = RULES[:2]
 """Those of layers that are linear in kernel and bias."""
 
 
-def rule_for(module: nn.Module) -> Rule:
+def rule_for(module: nn.Module) -> LayerRule:
     """The first rule that covers the layer."""
     return next(rule for rule in RULES if rule.covers(module))
