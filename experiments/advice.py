@@ -89,8 +89,8 @@ def compared(task: Task, budget: int) -> dict[str, Any]:
         "steps": budget,
         "seconds": {"advised": seconds, "searched": searching},
         "tried": tried,
-        "accuracy": {name: run["test_accuracy"] for name, run in runs.items()},
-        "status": {name: run["status"] for name, run in runs.items()},
+        "accuracy": {name: run.test_accuracy for name, run in runs.items()},
+        "status": {name: run.status for name, run in runs.items()},
         "predicted": asdict(advice.certainty),
         "similarity": advice.measures.similarity,
         "values": {name: point.values for name, point in points.items()},
@@ -108,8 +108,8 @@ def search(task: Task, base: linft.Recipe, seconds: float) -> tuple[Point, int]:
             break
         point = at(values, base, LayerSettings(), tuple(loaded(SOURCE).layer_groups))
         found, tried = trained(inner, point), tried + 1
-        if found["status"] == "finished":
-            order = (found["test_accuracy"], -found["test_loss"])
+        if found.status == "finished":
+            order = (found.accuracy, -(found.test_loss or 0.0))
             if order > best:
                 best, chosen = order, point
     return chosen, tried

@@ -25,13 +25,12 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from options import Options
-from paired_rows import Best, Case, best, carry_out, cautious, pairs
+from paired_rows import Best, Case, Row, best, carry_out, cautious, pairs
 from scipy.stats import kendalltau
 from starts import SIZES, Sizes, loaded, task_of
 from tables import markdown, number, share
 
 import linft
-from linft.workflows.sweep.result import Row
 
 BATCHES = (8, 32)
 NOISY = ("ucmerced16", "digits")

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import tyro
 from options import Options
-from paired_rows import Case, best, carry_out, cautious, pairs
+from paired_rows import Case, agreed, best, carry_out, cautious, pairs
 from starts import FAR, NEAR, SIZES, Sizes
 from tables import markdown, number, settings, share
 
-from linft.workflows.sweep.agreement import agreement
 from linft.workflows.sweep.grid import Values
 
 RATES = (0.01, 0.005, 0.001)
@@ -101,9 +100,7 @@ def agreements(directory: Path, sizes: Sizes) -> str:
     for case in cases(sizes):
         for step in sizes.budgets.values():
             both = pairs(case, directory, step)
-            found, safely = (
-                agreement([row for row, _ in of], [row for _, row in of]) for of in (both, cautious(both, step))
-            )
+            found, safely = (agreed(of) for of in (both, cautious(both, step)))
             rows.append([
                 case.task, step, f"{found['points']} of {len(both)}", number(found["tau_accuracy"]),
                 number(found["tau_loss"]), share(found["accuracy_difference"]), safely["points"],

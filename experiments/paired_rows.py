@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from options import Options
 from starts import SIZES, SOURCE, Part, Sizes, loaded, start, tangent_of, task_of
@@ -22,16 +22,19 @@ import linft
 from linft import predict
 from linft.core.base import Task
 from linft.core.layer_settings import LayerSettings
-from linft.runtime import json_lines
+from linft.runtime import json_lines, schema
 from linft.runtime.claims import claim
 from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.measures import curvature
 from linft.workflows.advise.rules import safe
+from linft.workflows.sweep import agreement, result
 from linft.workflows.sweep.grid import Point, Source, at, grid
-from linft.workflows.sweep.result import FINALS, Row, key, rows_in
+from linft.workflows.sweep.result import FINALS, key
 from linft.workflows.sweep.sweep import run_points
 
 By = Literal["real", "predicted", "features"]
+Row = dict[str, Any]
+"""A row of a sweep as JSON has it; of a prediction with `edge`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def place(case: Case, by: By, directory: Path, part: Part = "test") -> Path:
 def really(case: Case, task: Task, reinit_groups: int, points: Sequence[Point], sizes: Sizes) -> Iterator[list[Row]]:
     """Rows of real runs."""
     run = linft.finetune(start(case.model, task, reinit_groups), task, record_every=sizes.record_every)
-    yield from run_points(run, points)
+    for rows in run_points(run, points):
+        yield list(map(schema.content, rows))
 
 
 def predicted_rows(
@@ -108,7 +112,7 @@ def predicted_rows(
     tangent = tangent_of(case.model, task, reinit_groups, recipe_of.values())
     of_start = curvature(tangent, case.base)
     for rows in run_points(predict.dual(tangent, record_every=sizes.record_every), points):
-        yield [row | {"edge": of_start.edge(recipe_of[key(row["values"])])} for row in rows]
+        yield [schema.content(row) | {"edge": of_start.edge(recipe_of[key(row.values)])} for row in rows]
 
 
 def predicted_by_features(
@@ -116,7 +120,8 @@ def predicted_by_features(
 ) -> Iterator[list[Row]]:
     """Rows of runs predicted with the head exact, by the features' kernel along few directions."""
     tangent = predict.feature_tangent(start(case.model, task, reinit_groups), task, outputs="low-rank")
-    yield from run_points(predict.feature_dual(tangent, record_every=sizes.record_every), points)
+    for rows in run_points(predict.feature_dual(tangent, record_every=sizes.record_every), points):
+        yield list(map(schema.content, rows))
 
 
 ROWS: dict[By, Callable[..., Iterator[list[Row]]]] = {
@@ -124,6 +129,17 @@ ROWS: dict[By, Callable[..., Iterator[list[Row]]]] = {
     "predicted": predicted_rows,
     "features": predicted_by_features,
 }
+
+
+def rows_in(lines: Path) -> dict[str, Row]:
+    """The rows of a file, by their points."""
+    return {key(row["values"]): row for row in json_lines.read(lines)}
+
+
+def agreed(both: Sequence[tuple[Row, Row]]) -> dict[str, Any]:
+    """What `linft.workflows.sweep.agreement` finds between the two sides."""
+    sides = [[schema.typed(pair[side], result.Row, "a row") for pair in both] for side in (0, 1)]
+    return agreement.agreement(*sides)
 
 
 def rows_of(case: Case, by: By, directory: Path, step: int, part: Part = "test") -> list[Row]:

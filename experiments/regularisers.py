@@ -18,13 +18,11 @@ from pathlib import Path
 
 import tyro
 from options import Options
-from paired_rows import Case, best, carry_out, pairs
+from paired_rows import Case, Row, agreed, best, carry_out, pairs
 from starts import FAR, NEAR, SIZES, Sizes
 from tables import markdown, number, settings, share
 
-from linft.workflows.sweep.agreement import agreement
 from linft.workflows.sweep.grid import l2sp
-from linft.workflows.sweep.result import Row
 
 RATES = (0.01, 0.005, 0.001)
 """Of the real runs."""
@@ -67,7 +65,7 @@ def table(directory: Path, sizes: Sizes) -> str:
                 found = best(of, step)
                 if found is None:
                     continue
-                tau = agreement([row for row, _ in of], [row for _, row in of])["tau_accuracy"]
+                tau = agreed(of)["tau_accuracy"]
                 names = ("learning_rate", "l2sp" if method == "L2-SP" else "weight_decay")
                 real, predicted = (settings(of["values"], names) for of in (found.real, found.predicted))
                 rows.append([

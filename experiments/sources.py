@@ -20,12 +20,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 from options import Options
-from paired_rows import Case, best, carry_out, pairs
+from paired_rows import Case, Row, best, carry_out, pairs
 from scipy.stats import kendalltau
 from starts import FAR, NEAR, SCRATCH, SIZES, SOURCE, Sizes
 from tables import markdown, number, settings, share
-
-from linft.workflows.sweep.result import Row
 
 SOURCES = (SOURCE, "resnet14-imagenet_coarse", "resnet14-gtsrb", "resnet14-fashion")
 GRID = {"learning_rate": (0.01, 0.005, 0.001), "momentum": (0.9, 0.0)}

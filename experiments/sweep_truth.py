@@ -24,14 +24,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from options import Options
-from paired_rows import Case, below, carry_out, pairs, rows_of
+from paired_rows import Case, Row, agreed, below, carry_out, pairs, rows_of
 from starts import FAR, NEAR, SIZES, Sizes
 from tables import markdown, number, share
 
 from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.rules import safe
-from linft.workflows.sweep.agreement import agreement
-from linft.workflows.sweep.result import Row, key
+from linft.workflows.sweep.result import key
 
 RATES = (0.05, 0.01, 0.005, 0.001, 0.0001)
 GRID = [
@@ -103,11 +102,6 @@ def agreements(directory: Path, sizes: Sizes) -> str:
 def up_to(both: list[tuple[Row, Row]], limit: float) -> list[tuple[Row, Row]]:
     """Those up to a share of the edge of stability."""
     return [pair for pair in both if below(pair[0], limit)]
-
-
-def agreed(both: list[tuple[Row, Row]]) -> dict[str, Any]:
-    """What `agreement` finds between the two sides."""
-    return agreement([row for row, _ in both], [row for _, row in both])
 
 
 def broken(directory: Path, sizes: Sizes) -> str:

@@ -261,28 +261,28 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     """The best points, what became of the others, and what was dropped."""
     from linft.cli.terminal import print_lines, print_table
     from linft.report.sweep import write
-    from linft.runtime.json_files import read_json
+    from linft.runtime import schema
     from linft.workflows.sweep import result
 
-    finished = [row for row in swept.rows if row["status"] == "finished"]
-    best = sorted(finished, key=lambda row: (-row["test_accuracy"], row["test_loss"]))[:SHOWN]
+    finished = [row for row in swept.rows if row.status == "finished"]
+    best = sorted(finished, key=result.best_first)[:SHOWN]
     part = "test" if command.validation is None else "held-out"
     if best:
-        names = list(dict.fromkeys(setting for row in best for setting in row["values"]))
+        names = list(dict.fromkeys(setting for row in best for setting in row.values))
         print_table(
             [*(setting.replace("_", " ") for setting in names), f"{part} accuracy", f"{part} loss", "train loss"],
             [
-                [f"{row['values'].get(setting, '')}" for setting in names]
-                + [f"{row['test_accuracy']:.1%}", f"{row['test_loss']:.3f}", f"{row['train_loss']:.3f}"]
+                [f"{row.values.get(setting, '')}" for setting in names]
+                + [f"{row.test_accuracy:.1%}", f"{row.test_loss:.3f}", f"{row.train_loss:.3f}"]
                 for row in best
             ],
         )
-    counts = {status: sum(row["status"] == status for row in swept.rows) for status in result.STATUSES}
+    counts = {status: sum(row.status == status for row in swept.rows) for status in result.STATUSES}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     lines = [f"{len(swept.rows)} points: {told}."]
-    reasons = dict.fromkeys(row["reason"] for row in swept.rows if row["status"] in ("refused", "failed"))
+    reasons = dict.fromkeys(row.reason for row in swept.rows if row.status in ("refused", "failed"))
     lines += [f"Not run: {reason}." for reason in reasons]
     lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
     print_lines(lines)
-    page = write(read_json(command.writing.output / result.FILE), command.writing.output)
+    page = write(schema.read(command.writing.output / result.FILE, result.SweepResult), command.writing.output)
     console.print(f"Report: {page}", soft_wrap=True)

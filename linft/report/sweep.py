@@ -1,17 +1,17 @@
 """The page of a sweep: heat maps, error against the effective rate, parallel coordinates, the best points."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from linft.core.errors import LinftError
 from linft.report import style, templates, words
 from linft.report.figures import sweeps
 from linft.report.page import Shown
 from linft.runtime.atomic_files import whole
 from linft.workflows.sweep.agreement import agreement
-from linft.workflows.sweep.result import SCHEMA, STATUSES, Row
+from linft.workflows.sweep.result import STATUSES, Row, SweepBy, SweepResult, best_first
 
 FIGURES = {
     "heat_maps": sweeps.heat_maps,
@@ -35,17 +35,15 @@ LABELS = {
 BEST = 10
 """Points in a table."""
 
-Content = dict[str, Any]
 
-
-def write(content: Content, directory: str | Path) -> Path:
-    """Write `sweep.html`, one file with no script and nothing to fetch, from the content of a `sweep.json`.
+def write(content: SweepResult, directory: str | Path) -> Path:
+    """Write `sweep.html`, one file with no script and nothing to fetch, of what a sweep found.
 
     Returns:
       Its path.
 
     Raises:
-      LinftError: a dictionary of another kind, or a directory that cannot be written to.
+      LinftError: the directory cannot be written to.
     """
     path = Path(directory) / "sweep.html"
     page = render(content)
@@ -54,15 +52,11 @@ def write(content: Content, directory: str | Path) -> Path:
     return path
 
 
-def render(content: Content) -> str:
+def render(content: SweepResult) -> str:
     """The page as HTML."""
-    if content.get("schema") != SCHEMA:
-        raise LinftError(
-            f"this is not a sweep but {content.get('schema')!r}; give the content of a {SCHEMA} sweep.json"
-        )
-    swept = content["sweeps"]
+    swept = content.sweeps
     predicted, real = names(content)
-    agreed = agreement(swept[predicted]["rows"], swept[real]["rows"]) if predicted and real else None
+    agreed = agreement(swept[predicted].rows, swept[real].rows) if predicted and real else None
     return templates.template("sweep.html.jinja").render(
         content=content,
         figures=_figures(content),
@@ -70,29 +64,29 @@ def render(content: Content) -> str:
         lead=lead(content, agreed),
         agreed=agreed,
         runs=[_run(name, swept[name]) for name in LABELS if name in swept],
-        tables={LABELS[name]: _best(swept[name]["rows"]) for name in (predicted, real) if name},
-        recipe={name.replace("_", " "): words.plain(value) for name, value in content["recipe"].items()},
+        tables={LABELS[name]: _best(swept[name].rows) for name in (predicted, real) if name},
+        recipe={name.replace("_", " "): words.plain(value) for name, value in asdict(content.recipe).items()},
     )
 
 
-def names(content: Content) -> tuple[str | None, str | None]:
+def names(content: SweepResult) -> tuple[str | None, str | None]:
     """The sweep that stands for the prediction, and the real one, where there are such."""
-    present = [name for name in LABELS if name in content["sweeps"]]
+    present = [name for name in LABELS if name in content.sweeps]
     predicted = next((name for name in present if name != "finetune"), None)
     return predicted, "finetune" if "finetune" in present else None
 
 
-def lead(content: Content, agreed: dict[str, Any] | None) -> list[str]:
+def lead(content: SweepResult, agreed: dict[str, Any] | None) -> list[str]:
     """What was found, in sentences."""
     predicted, real = names(content)
-    shown = content["sweeps"][real or predicted]["rows"]
-    ends = [row for row in shown if row["status"] == "finished"]
+    shown = content.sweeps[real or predicted or ""].rows
+    ends = [row for row in shown if row.status == "finished"]
     sentences = []
     if ends:
-        best = max(ends, key=lambda row: row["test_accuracy"])
+        best = max(ends, key=lambda row: row.accuracy)
         sentences.append(
             f"Of {len(shown)} points the best {'reached' if real else 'is predicted to reach'} "
-            f"{words.percent(best['test_accuracy'])} of the {measured(content)} images: {setting(best)}."
+            f"{words.percent(best.test_accuracy)} of the {measured(content)} images: {setting(best)}."
         )
     else:
         sentences.append(f"None of {len(shown)} points ended.")
@@ -107,18 +101,18 @@ def lead(content: Content, agreed: dict[str, Any] | None) -> list[str]:
     return sentences
 
 
-def measured(content: Content) -> str:
+def measured(content: SweepResult) -> str:
     """What the images are called that accuracies are of."""
-    return "test" if (content.get("task") or {}).get("held_out") is None else "held-out"
+    return "test" if (content.task or {}).get("held_out") is None else "held-out"
 
 
 def setting(row: Row) -> str:
     """A point in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {words.plain(value)}" for name, value in row["values"].items())
+    return ", ".join(f"{name.replace('_', ' ')} {words.plain(value)}" for name, value in row.values.items())
 
 
-def _figures(content: Content) -> dict[str, Shown]:
-    predicted, real = (content["sweeps"][name]["rows"] if name else None for name in names(content))
+def _figures(content: SweepResult) -> dict[str, Shown]:
+    predicted, real = (content.sweeps[name].rows if name else None for name in names(content))
     shown = {}
     with style.settings():
         for name, draw in FIGURES.items():
@@ -132,22 +126,22 @@ def _figures(content: Content) -> dict[str, Shown]:
     return shown
 
 
-def _run(name: str, swept: dict[str, Any]) -> dict[str, Any]:
+def _run(name: str, swept: SweepBy) -> dict[str, Any]:
     """A line of the table of runs."""
-    rows = swept["rows"]
-    counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
+    rows = swept.rows
+    counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
     return {
         "label": LABELS[name],
-        "dropped": swept["dropped"],
+        "dropped": swept.dropped,
         "counts": counts,
-        "start_seconds": swept["start_seconds"],
-        "run_seconds": sum(row.get("seconds") or 0.0 for row in rows),
+        "start_seconds": swept.start_seconds,
+        "run_seconds": sum(row.seconds or 0.0 for row in rows),
         "points": len(rows),
     }
 
 
 def _best(rows: list[Row]) -> dict[str, Any]:
-    finished = [row for row in rows if row["status"] == "finished"]
-    best = sorted(finished, key=lambda row: (-row["test_accuracy"], row["test_loss"]))[:BEST]
-    settings = list(dict.fromkeys(name for row in best for name in row["values"]))
+    finished = [row for row in rows if row.status == "finished"]
+    best = sorted(finished, key=best_first)[:BEST]
+    settings = list(dict.fromkeys(name for row in best for name in row.values))
     return {"settings": settings, "rows": best}

@@ -15,6 +15,7 @@ from linft.runtime import schema
 from linft.training.result import RunResult, SeedsResult
 from linft.workflows.compare.result import ComparisonResult
 from linft.workflows.compare.store import FinishedRun
+from linft.workflows.sweep.result import SweepResult
 
 IMAGES = ("--train-images", "20", "--test-images", "10", "--sample-seed", "0")
 RECIPE = ("--steps", "2", "--batch-size", "6")
@@ -36,12 +37,14 @@ COMPARE = ("compare", "--runs", "finetuned", "dual", *IMAGES, *RECIPE)
 PREDICT = ("predict", "--how", "features-trace", *IMAGES, *RECIPE)
 FINETUNE = ("finetune", "--task", "digits", "--resume", "auto", *IMAGES, *RECIPE)
 SEEDS = (*FINETUNE, "--validation", "0.5", "--seeds", "0", "--ten-crop")
+SWEEP = ("sweep", "--vary", "learning_rate=0.01,0.001", *IMAGES, *RECIPE)
 
 RESULTS = {
     "comparison": Written(COMPARE, "result.json", ComparisonResult),
     "run of a comparison": Written(COMPARE, "runs/finetuned.json", FinishedRun, "drift"),
     "prediction": Written(PREDICT, "prediction.json", PredictionResult),
     "run of a prediction": Written(PREDICT, "runs/features-trace.json", FinishedRun, "run"),
+    "sweep": Written(SWEEP, "sweep.json", SweepResult),
     "fine-tuning": Written(FINETUNE, "result.json", RunResult, "trajectory"),
     "seeds": Written(SEEDS, "result.json", SeedsResult),
     "run of a seed": Written(SEEDS, "seed-0/result.json", RunResult, "final"),

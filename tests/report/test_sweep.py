@@ -1,8 +1,8 @@
 """The page of a sweep: readable without a network, with every point where it belongs."""
 
-import copy
 import re
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from drawn import make
@@ -10,16 +10,16 @@ from pages import Reader
 from swept import Net
 
 import linft
-from linft.core.errors import LinftError
 from linft.report import sweep as page
-from linft.runtime.json_files import read_json
+from linft.runtime import schema
+from linft.workflows.sweep.result import Row, SweepResult
 from linft.workflows.sweep.sweep import sweep
 
 GRID = {"learning_rate": [0.05, 0.01, 0.001], "momentum": [0.0, 0.9], "weight_decay": [0.0, 0.01]}
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> dict[str, Any]:
+def content(tmp_path_factory) -> SweepResult:
     """Predicted and really trained, on 20 digits."""
     directory = tmp_path_factory.mktemp("swept")
     task = linft.load_task("digits").subset(20, 20)
@@ -28,7 +28,7 @@ def content(tmp_path_factory) -> dict[str, Any]:
     described = {"model": {"name": model.name}, "task": {"name": "<b>digits</b>", "held_out": None}}
     for by, run in (("dual", linft.predict.dual(model, task)), ("finetune", linft.finetune(model, task))):
         sweep(run, GRID, base, output=directory, by=by, described=described)
-    return read_json(directory / "sweep.json")
+    return schema.read(directory / "sweep.json", SweepResult)
 
 
 @pytest.fixture(scope="module")
@@ -61,49 +61,47 @@ def test_every_point_has_its_number_in_the_heat_maps(content, written):
     wide = written[written.index('<figure id="heat_maps"') : written.index('<div class="narrow"')]
     cells = [float(cell) for cell in re.findall(r">(\d+)</text>", wide)]
     for name in ("dual", "finetune"):
-        for row in content["sweeps"][name]["rows"]:
-            assert round(100 * row["test_accuracy"]) in cells
+        for row in content.sweeps[name].rows:
+            assert round(100 * row.test_accuracy) in cells
 
 
 def test_the_best_points_and_what_was_dropped_are_told(content, written):
     text = Reader(written).text
-    best = max(content["sweeps"]["finetune"]["rows"], key=lambda row: row["test_accuracy"])
-    assert f"Of 12 points the best reached {100 * best['test_accuracy']:.1f}% of the test images" in text
+    best = max(content.sweeps["finetune"].rows, key=lambda row: row.test_accuracy)
+    assert f"Of 12 points the best reached {100 * best.test_accuracy:.1f}% of the test images" in text
     assert "dropped: augmentation=flip" in text
     assert "<b>digits</b>" not in written and "<b>digits</b>" in text
 
 
 def test_a_prediction_alone_has_a_page(content):
-    alone = copy.deepcopy(content)
-    del alone["sweeps"]["finetune"]
+    alone = replace(content, sweeps={"dual": content.sweeps["dual"]})
     text = Reader(page.render(alone)).text
     assert "the best is predicted to reach" in text and "Predicted and real" not in text
 
 
+def with_rows(content: SweepResult, change: Callable[[list[Row]], list[Row]]) -> SweepResult:
+    """The sweeps with other rows."""
+    return replace(content, sweeps={by: replace(of, rows=change(of.rows)) for by, of in content.sweeps.items()})
+
+
 def test_points_that_did_not_end_are_crossed_out(content):
-    changed = copy.deepcopy(content)
-    for swept in changed["sweeps"].values():
-        for row in swept["rows"]:
-            row |= {"status": "diverged", "test_accuracy": None, "test_loss": None, "train_loss": None}
+    def lost(row: Row) -> Row:
+        return replace(row, status="diverged", test_accuracy=None, test_loss=None, train_loss=None)
+
+    changed = with_rows(content, lambda rows: list(map(lost, rows)))
     text = Reader(page.render(changed)).text
     assert "None of 12 points ended" in text and text.count("×") >= 24
-    changed["sweeps"]["dual"]["rows"][0]["status"] = "refused"
-    Reader(page.render(changed))
+    Reader(page.render(with_rows(changed, lambda rows: [replace(rows[0], status="refused"), *rows[1:]])))
 
 
 def test_one_setting_alone_has_no_heat_map(content):
-    changed = copy.deepcopy(content)
-    for swept in changed["sweeps"].values():
-        swept["rows"] = [row for row in swept["rows"] if row["values"]["momentum"] + row["values"]["weight_decay"] == 0]
-        for row in swept["rows"]:
-            row["values"] = {"learning_rate": row["values"]["learning_rate"]}
+    def plain(rows: list[Row]) -> list[Row]:
+        own = [row for row in rows if row.values["momentum"] + row.values["weight_decay"] == 0]
+        return [replace(row, values={"learning_rate": row.values["learning_rate"]}) for row in own]
+
+    changed = with_rows(content, plain)
     written = page.render(changed)
     assert '<figure id="heat_maps"' not in written and '<figure id="parallel_coordinates"' in written
-
-
-def test_another_kind_of_dictionary_is_refused(tmp_path):
-    with pytest.raises(LinftError, match="this is not a sweep but 'linft-compare-1'"):
-        page.write({"schema": "linft-compare-1"}, tmp_path)
 
 
 def test_it_is_written_whole(content, written, tmp_path):

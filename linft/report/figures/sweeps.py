@@ -25,8 +25,8 @@ MOST = 4  # values of the other settings that have heat maps of their own
 
 def varying(rows: Rows) -> dict[str, list[Any]]:
     """Settings that take several values, with these in order; those of FIRST come first."""
-    names = dict.fromkeys([*FIRST, *(name for row in rows for name in row["values"])])
-    values = {name: list(dict.fromkeys(r["values"][name] for r in rows if name in r["values"])) for name in names}
+    names = dict.fromkeys([*FIRST, *(name for row in rows for name in row.values)])
+    values = {name: list(dict.fromkeys(r.values[name] for r in rows if name in r.values)) for name in names}
     return {name: sorted(of, key=_order) for name, of in values.items() if len(of) > 1}
 
 
@@ -69,11 +69,11 @@ def heat_maps(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawin
 def _heat_title(predicted: Rows | None, real: Rows | None) -> str:
     if not (predicted and real):
         return f"Test accuracy over the grid, {'predicted' if predicted else 'real'}"
-    truth = {key(row["values"]): row["test_accuracy"] for row in real}
+    truth = {key(row.values): row.accuracy for row in real}
     differences = [
-        abs(row["test_accuracy"] - truth[key(row["values"])])
+        abs(row.accuracy - truth[key(row.values)])
         for row in predicted
-        if row["test_accuracy"] is not None and truth.get(key(row["values"])) is not None
+        if np.isfinite(row.accuracy - truth.get(key(row.values), np.nan))
     ]
     if not differences:
         return "No point ended both as predicted and really"
@@ -94,14 +94,14 @@ def _cells(rows: Rows, chosen: dict[str, Any], x: str, y: str, settings: dict[st
     """Best test accuracy at each (y, x): NaN where no run ended, −1 where all that did diverged."""
     cells = np.full((len(settings[y]), len(settings[x])), np.nan)
     for row in rows:
-        values = row["values"]
+        values = row.values
         if any(values.get(name) != value for name, value in chosen.items()) or x not in values or y not in values:
             continue
         place = settings[y].index(values[y]), settings[x].index(values[x])
-        if row["status"] == "diverged":
+        if row.status == "diverged":
             cells[place] = np.fmax(cells[place], -1.0)
-        elif row["test_accuracy"] is not None:
-            cells[place] = np.fmax(cells[place], row["test_accuracy"])
+        elif row.test_accuracy is not None:
+            cells[place] = np.fmax(cells[place], row.test_accuracy)
     return cells
 
 
@@ -113,7 +113,7 @@ def _minus(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _range(rows: Rows) -> tuple[float, float]:
-    found = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
+    found = [row.test_accuracy for row in rows if row.test_accuracy is not None]
     return (min(found), max(found)) if len(set(found)) > 1 else (0.0, 1.0)
 
 
@@ -147,13 +147,13 @@ def effective_rate(predicted: Rows | None, real: Rows | None, narrow: bool) -> D
     """Test error against η/(1 − m), a curve for each momentum: the least over all other settings."""
     maps = [(name, _ended(rows)) for name, rows in (("Predicted", predicted), ("Real", real)) if rows]
     every = [row for _, rows in maps for row in rows]
-    if len({row["effective_rate"] for row in every}) < 3:
+    if len({row.effective_rate for row in every}) < 3:
         return None
     momenta = varying(every).get("momentum", [None])
     figure, axes = panels(narrow, [2.6] * len(maps), columns=len(maps))
     for ax, (name, rows) in zip(axes, maps, strict=True):
         for momentum, colour in zip(momenta, COLOURS, strict=False):
-            of_momentum = [row for row in rows if momentum is None or row["values"].get("momentum") == momentum]
+            of_momentum = [row for row in rows if momentum is None or row.values.get("momentum") == momentum]
             label = "" if momentum is None else f"m = {plain(momentum)}"
             rates, errors = _least_errors(of_momentum)
             ax.plot(rates, errors, "o-", color=LIGHT[colour], markersize=3.6, linewidth=1.3, label=label)
@@ -167,36 +167,36 @@ def effective_rate(predicted: Rows | None, real: Rows | None, narrow: bool) -> D
         ax.set_ylim(low, high)
     if len(momenta) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2 if narrow else 5)
-    best = max(_ended(real or predicted or ()), key=lambda row: row["test_accuracy"], default=every[0])
-    title = f"Error against the effective learning rate: least at {plain(best['effective_rate'])}"
+    best = max(_ended(real or predicted or ()), key=lambda row: row.accuracy, default=every[0])
+    title = f"Error against the effective learning rate: least at {plain(best.effective_rate)}"
     caption = "Test error at the end of a run, the least over all other settings; diverged runs are left out. "
     return Drawing(figure, title, caption + "Where equal η/(1 − m) gives equal errors, the curves lie on one another.")
 
 
 def _ended(rows: Rows) -> list[Row]:
-    return [row for row in rows if row["test_accuracy"] is not None]
+    return [row for row in rows if row.test_accuracy is not None]
 
 
 def _least_errors(rows: Rows) -> tuple[list[float], list[float]]:
     """Effective rates in order, and the least error at each."""
     found: dict[float, float] = {}
     for row in rows:
-        rate = float(f"{row['effective_rate']:.6g}")
-        found[rate] = min(found.get(rate, 1.0), 1 - row["test_accuracy"])
+        rate = float(f"{row.effective_rate:.6g}")
+        found[rate] = min(found.get(rate, 1.0), 1 - row.accuracy)
     return sorted(found), [found[rate] for rate in sorted(found)]
 
 
 def parallel_coordinates(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawing | None:
     """Every point as a line through its settings to its test accuracy, the better the darker."""
-    rows = sorted(_ended(real or predicted or ()), key=lambda row: row["test_accuracy"])
+    rows = sorted(_ended(real or predicted or ()), key=lambda row: row.accuracy)
     settings = varying(rows)
     if not settings or len(rows) < 2:
         return None
     figure, (axes,) = panels(narrow, [3.2])
     low, high = _range(rows)
     for row in rows:
-        heights = [_height(values, row["values"].get(name)) for name, values in settings.items()]
-        share = (row["test_accuracy"] - low) / (high - low)
+        heights = [_height(values, row.values.get(name)) for name, values in settings.items()]
+        share = (row.accuracy - low) / (high - low)
         colour, places = ACCURACY(0.25 + 0.75 * share), range(len(heights) + 1)
         axes.plot(places, [*heights, share], color=colour, linewidth=0.9 + share, zorder=2 + share)
     for i, values in enumerate(settings.values()):
@@ -206,7 +206,7 @@ def parallel_coordinates(predicted: Rows | None, real: Rows | None, narrow: bool
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(False)
-    best = rows[-1]["values"]
+    best = rows[-1].values
     chosen = ", ".join(f"{name.replace('_', ' ')} {plain(best[name])}" for name in settings if name in best)
     caption = "A line for every point that did not diverge, to its test accuracy, "
     caption += f"{'really reached' if real else 'predicted'}; the better the darker."

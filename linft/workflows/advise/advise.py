@@ -20,6 +20,7 @@ from linft.core.trajectory_json import saved
 from linft.core.trees import Groups, digest
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import Stability, stability
+from linft.runtime import schema
 from linft.runtime.claims import claim
 from linft.runtime.json_files import plain, read_json, write_json
 from linft.runtime.progress import Progress
@@ -31,6 +32,7 @@ from linft.workflows.advise.initialization import Initialization, Tangents
 from linft.workflows.advise.measures import Curvature, Measures, curvature, measure
 from linft.workflows.advise.rules import Rule, Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
+from linft.workflows.sweep import result as sweep_result
 from linft.workflows.sweep.grid import Block, Grid, Values, at
 
 SCHEMA, FILE = "linft-advise-1", "advice.json"
@@ -93,11 +95,11 @@ class Advice:
     @property
     def held_out(self) -> dict[str, Any]:
         """The predicted curve on images held out: mean over folds, and the standard deviation of the accuracy."""
-        curves = [of[self.searched.chosen]["curve"] for of in self.searched.rows]
-        accuracy = np.array([curve["test_accuracy"] for curve in curves])
-        loss = np.array([curve["test_loss"] for curve in curves])
+        curves = [curve for of in self.searched.rows if (curve := of[self.searched.chosen].curve) is not None]
+        accuracy = np.array([curve.test_accuracy for curve in curves])
+        loss = np.array([curve.test_loss for curve in curves])
         return {
-            "steps": curves[0]["steps"],
+            "steps": curves[0].steps,
             "accuracy": accuracy.mean(0).tolist(),
             "accuracy_deviation": accuracy.std(0, ddof=1).tolist(),
             "loss": loss.mean(0).tolist(),
@@ -351,8 +353,8 @@ def _own(base: Recipe, of: Curvature, share: float) -> list[Block]:
 
 
 def _search_seconds(path: Path) -> float:
-    sweeps = read_json(path / "search" / "sweep.json")["sweeps"]
-    return sum(of["seconds"] for of in sweeps.values())
+    found = schema.read(path / "search" / sweep_result.FILE, sweep_result.SweepResult)
+    return sum(of.seconds for of in found.sweeps.values())
 
 
 def _certainty(

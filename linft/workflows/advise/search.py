@@ -127,10 +127,10 @@ def search(
             )
         )
     rows = [of.rows for of in swept]
-    assert len({tuple(key(row["values"]) for row in of) for of in rows}) == 1
+    assert len({tuple(key(row.values) for row in of) for of in rows}) == 1
     ends = {
-        name: np.array([[np.nan if row[name] is None else row[name] for row in of] for of in rows], float)
+        name: np.array([[getattr(row, name) for row in of] for of in rows], float)
         for name in ("test_accuracy", "test_loss")
     }
-    points = [row["values"] for row in rows[0]]
+    points = [row.values for row in rows[0]]
     return Searched(points, ends["test_accuracy"], ends["test_loss"], rows, swept[0].dropped)

@@ -1,69 +1,100 @@
 """What a sweep finds: a row a point, as JSON lines while it goes on, and one JSON file made of them at its end."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from linft.core.base import Trajectory
-from linft.core.trajectory_json import CURVES
-from linft.runtime import json_lines
-from linft.runtime.json_files import read_json, write_json
+from linft.core.layer_settings import LayerSettings
+from linft.core.recipe import Recipe
+from linft.core.trajectory_json import CURVES, saved
+from linft.runtime import schema
+from linft.runtime.json_files import read_json
+from linft.runtime.schema import Number
 from linft.runtime.versions import versions
 from linft.workflows.sweep.grid import Point, Values
 
-SCHEMA = "linft-sweep-1"
 CONFIG, FILE = "config.json", "sweep.json"
 CALLS = "calls.jsonl"
 """A line a call that ended: by what it ran, and its seconds."""
 STATUSES = ("finished", "diverged", "pruned", "refused", "failed")
 FINALS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
-Row = dict[str, Any]
-"""What is found at one point.
 
-| key | value |
-| --- | --- |
-| values | what the point sets |
-| status | finished, diverged, pruned, refused or failed |
-| reason | why a point was refused, pruned or failed |
-| note | what the run left out of the recipe |
-| effective_rate | η/(1 − m) |
-| train_loss, test_loss, train_accuracy, test_accuracy | at the end of a finished run; null for any other |
-| curve | the same at the recorded steps, with steps |
-| distance | ‖w − w0‖ at the end of a finished run, by layer group |
-| seconds, diverged_at | of the run |
-"""
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A run at its recorded steps."""
+
+    steps: list[int]
+    train_loss: list[Number]
+    test_loss: list[Number]
+    train_accuracy: list[Number]
+    test_accuracy: list[Number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is found at one point."""
+
+    values: Values
+    """What the point sets."""
+    status: Literal["finished", "diverged", "pruned", "refused", "failed"]
+    effective_rate: float
+    """η/(1 − m)."""
+    reason: str = ""
+    """Why a point was refused, pruned or failed."""
+    note: str = ""
+    """What the run left out of the recipe."""
+    train_loss: Number = None
+    """At the end of a finished run, as all of these; None for any other."""
+    test_loss: Number = None
+    train_accuracy: Number = None
+    test_accuracy: Number = None
+    curve: Curve | None = None
+    """Of a point that was run."""
+    distance: dict[str, Number] = field(default_factory=dict)
+    """‖w − w0‖ at the end of a finished run, by layer group."""
+    seconds: float | None = None
+    diverged_at: int | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy; NaN where the run did not end."""
+        return math.nan if self.test_accuracy is None else self.test_accuracy
+
+
+def best_first(row: Row) -> tuple[float, float]:
+    """The order of finished rows: the greatest test accuracy, and of equals the least loss."""
+    return -row.accuracy, math.inf if row.test_loss is None else row.test_loss
 
 
 def row(point: Point, run: Trajectory, note: str = "") -> Row:
     """The row of a point that was run."""
-    finished = run.diverged_at is None
-    return {
-        **_head(point, "finished" if finished else "diverged"),
-        "note": note or run.note,
-        **{name: float(getattr(run, name)[-1]) if finished else None for name in FINALS},
-        "curve": {name: getattr(run, name).tolist() for name in CURVES},
-        "distance": {group: float(values[-1]) for group, values in run.distance.items()} if finished else {},
-        "seconds": run.seconds,
-        "diverged_at": run.diverged_at,
-    }
+    found = saved(run)
+    head = {"values": point.values, "effective_rate": _rate(point), "note": note or run.note, "seconds": run.seconds}
+    curve = Curve(**{name: getattr(found, name) for name in CURVES})
+    if found.diverged_at is not None:
+        return Row(**head, status="diverged", curve=curve, diverged_at=found.diverged_at)
+    ends = {name: getattr(found, name)[-1] for name in FINALS}
+    distance = {group: values[-1] for group, values in found.distance.items()}
+    return Row(**head, status="finished", curve=curve, **ends, distance=distance)
 
 
-def without_run(point: Point, status: str, reason: str) -> Row:
+def without_run(point: Point, status: Literal["pruned", "refused", "failed"], reason: str) -> Row:
     """The row of a point that has no trajectory."""
-    return {**_head(point, status), "reason": reason, **dict.fromkeys(FINALS)}
+    return Row(values=point.values, status=status, effective_rate=_rate(point), reason=reason)
 
 
-def _head(point: Point, status: str) -> Row:
-    rate = point.recipe.learning_rate / (1 - point.recipe.momentum)
-    return {"values": point.values, "status": status, "effective_rate": rate}
+def _rate(point: Point) -> float:
+    return point.recipe.learning_rate / (1 - point.recipe.momentum)
 
 
 def dropped(rows: Iterable[Row]) -> list[str]:
     """What was left out of recipes, each once."""
-    return list(dict.fromkeys(row["note"] for row in rows if row.get("note")))
+    return list(dict.fromkeys(row.note for row in rows if row.note))
 
 
 def key(values: Values) -> str:
@@ -94,14 +125,60 @@ class Sweep:
 
     def best(self, by: str = "test_accuracy") -> Row | None:
         """The finished point of greatest accuracy, or of least loss; the first of equals; None where none finished."""
-        finished = [row for row in self.rows if row["status"] == "finished"]
+        finished = [row for row in self.rows if row.status == "finished"]
         sign = -1 if by.endswith("accuracy") else 1
-        return min(finished, key=lambda row: sign * row[by], default=None)
+        return min(finished, key=lambda row: sign * getattr(row, by), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call that ended, as a line of calls.jsonl has it."""
+
+    by: str
+    seconds: float
+    start_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepBy:
+    """What all calls found by one kind of run."""
+
+    dropped: list[str]
+    seconds: float
+    start_seconds: float
+    rows: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTried:
+    """The grid, as `Grid.as_json` has it."""
+
+    name: str
+    blocks: list[dict[str, str | list[Any]]]
+    trials: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """All that is known of a directory's points."""
+
+    schema: str = "linft-sweep-1"
+    grid: GridTried
+    recipe: Recipe
+    """What the points vary."""
+    depth: LayerSettings
+    model: Any = None
+    """What the caller said of it, as of the task."""
+    task: Any = None
+    sweeps: dict[str, SweepBy]
+    """By what ran them."""
+    versions: dict[str, str]
 
 
 def rows_in(lines: Path) -> dict[str, Row]:
     """The rows of a file of JSON lines, by their points."""
-    return {key(row["values"]): row for row in json_lines.read(lines)}
+    return {key(row.values): row for row in schema.read_rows(lines, Row)}
 
 
 def publish(directory: Path, by: str, found: Sweep, points: Sequence[str]) -> None:
@@ -115,11 +192,11 @@ def publish(directory: Path, by: str, found: Sweep, points: Sequence[str]) -> No
     """
     file = lines(directory, by)
     known = rows_in(file)  # where workers share points through a storage, others may have written to elsewhere
-    json_lines.append(file, (row for row in found.rows if key(row["values"]) not in known))
-    json_lines.append(directory / CALLS, [{"by": by, "seconds": found.seconds, "start_seconds": found.start_seconds}])
+    schema.append(file, (row for row in found.rows if key(row.values) not in known))
+    schema.append(directory / CALLS, [Call(by=by, seconds=found.seconds, start_seconds=found.start_seconds)])
     while True:
         content = _of_lines(directory, points)
-        write_json(directory / FILE, content)
+        schema.write(directory / FILE, content)
         if _of_lines(directory, points) == content:
             return
 
@@ -129,12 +206,14 @@ def lines(directory: Path, by: str) -> Path:
     return directory / f"{by}.jsonl"
 
 
-def _of_lines(directory: Path, points: Sequence[str]) -> dict[str, Any]:
-    calls = json_lines.read(directory / CALLS)
+def _of_lines(directory: Path, points: Sequence[str]) -> SweepResult:
+    calls = schema.read_rows(directory / CALLS, Call)
     sweeps = {}
-    for by in dict.fromkeys(call["by"] for call in calls):
+    for by in dict.fromkeys(call.by for call in calls):
         found = rows_in(lines(directory, by))
         rows = [found[point] for point in dict.fromkeys((*points, *found)) if point in found]
-        seconds = {name: sum(c[name] for c in calls if c["by"] == by) for name in ("seconds", "start_seconds")}
-        sweeps[by] = {"dropped": dropped(rows), **seconds, "rows": rows}
-    return {"schema": SCHEMA, **read_json(directory / CONFIG), "sweeps": sweeps, "versions": versions()}
+        own = [call for call in calls if call.by == by]
+        seconds, start_seconds = sum(call.seconds for call in own), sum(call.start_seconds for call in own)
+        sweeps[by] = SweepBy(dropped=dropped(rows), seconds=seconds, start_seconds=start_seconds, rows=rows)
+    config = read_json(directory / CONFIG) | {"schema": SweepResult.schema, "sweeps": {}, "versions": versions()}
+    return replace(schema.typed(config, SweepResult, directory / CONFIG), sweeps=sweeps)

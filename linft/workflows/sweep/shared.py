@@ -12,7 +12,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from linft.core.errors import LinftError
-from linft.runtime.json_files import finite
 from linft.training.history import Track
 from linft.workflows.sweep import result
 from linft.workflows.sweep.grid import Drawn, Grid, Point, Values
@@ -134,7 +133,6 @@ class SharedSweep:
                 row = find()
             except optuna.TrialPruned as pruned:
                 row = result.without_run(point, "pruned", str(pruned))
-            row = finite(row)
             state, error = _outcome(row)
             return row if self.queue.settle(lease, row, state, error) else None
 
@@ -155,11 +153,11 @@ def _report(lease: Lease, step: int, error: float) -> None:
 
 def _outcome(row: Row) -> tuple[TrialState, float | None]:
     """How a trial of this row ends."""
-    if row["status"] == "pruned":
+    if row.status == "pruned":
         return TrialState.PRUNED, None
-    if row["status"] == "refused":
+    if row.status == "refused":
         return TrialState.FAIL, None
-    return TrialState.COMPLETE, WORST if row["status"] == "diverged" else 1 - row["test_accuracy"]
+    return TrialState.COMPLETE, WORST if row.status == "diverged" else 1 - row.accuracy
 
 
 def space(grid: Grid) -> dict[str, BaseDistribution]:

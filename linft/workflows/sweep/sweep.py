@@ -14,7 +14,7 @@ from linft.core.base import OneByOne, Run
 from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
-from linft.runtime import json_lines
+from linft.runtime import schema
 from linft.runtime.claims import claim
 from linft.runtime.progress import Progress
 from linft.workflows.sweep import result
@@ -73,7 +73,7 @@ def sweep(
       >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
       >>> base = linft.Recipe(steps=4, batch_size=5)
       >>> found = sweep(linft.predict.dual(model, task), {"learning_rate": [0.01, 0.001], "momentum": [0, 0.9]}, base)
-      >>> [row["values"]["momentum"] for row in found.rows], found.rows[1]["status"]
+      >>> [row.values["momentum"] for row in found.rows], found.rows[1].status
       ([0.0, 0.9, 0.0, 0.9], 'finished')
     """
     begin = time.perf_counter()
@@ -91,14 +91,14 @@ def sweep(
 
     def keep(rows: list[Row]) -> None:
         if lines is not None:
-            json_lines.append(lines, rows)
+            schema.append(lines, rows)
 
     runs = Runs(run)
     if sharing is None:
         found = {} if lines is None else result.rows_in(lines)
         for rows in _here(runs, [p for p in points if key(p.values) not in found], nearest):
             keep(rows)
-            found |= {key(row["values"]): row for row in rows}
+            found |= {key(row.values): row for row in rows}
             tell(by, sum(key(p.values) in found for p in points), len(points))
         every = [found[key(point.values)] for point in points]
     else:
@@ -169,7 +169,7 @@ def run_points(run: Run, points: Sequence[Point], nearest: Nearest | None = None
         near = [(nearest or predict.nearest)(point.recipe) for point in part]
         runs = run.many([recipe for recipe, _ in near])
         found = [result.row(point, of, note) for point, of, (_, note) in zip(part, runs, near, strict=True)]
-        yield list({key(row["values"]): row for row in found}.values())
+        yield list({key(row.values): row for row in found}.values())
 
 
 def run_point(run: Run, point: Point, nearest: Nearest) -> Row:

@@ -30,7 +30,7 @@ from sqlalchemy import NullPool, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from linft.core.errors import LinftError
-from linft.runtime import json_lines
+from linft.runtime import json_lines, schema
 from linft.workflows.sweep.result import Row, key
 
 _log = logging.getLogger("linft")
@@ -215,7 +215,7 @@ class TrialQueue:
     def settle(self, lease: Lease, row: Row, state: TrialState, value: float | None) -> bool:
         """Write down what was found; False where the point had been taken away meanwhile."""
         try:
-            self.storage.set_trial_user_attr(self._id(lease.trial.number), ROW, row)
+            self.storage.set_trial_user_attr(self._id(lease.trial.number), ROW, schema.content(row))
             self.study.tell(lease.trial.number, value, state)
         except (UpdateFinishedTrialError, ValueError):
             return False
@@ -230,7 +230,12 @@ class TrialQueue:
     def rows(self) -> dict[str, Row]:
         """What has been found, by point."""
         of_points = self.trials().items()
-        return {point: trial.user_attrs[ROW] for point, trials in of_points for trial in trials if settled(trial)}
+        return {
+            point: schema.typed(trial.user_attrs[ROW], Row, f"the storage's sweep {self.study.study_name}")
+            for point, trials in of_points
+            for trial in trials
+            if settled(trial)
+        }
 
     def _take(self, trial: FrozenTrial) -> bool:
         with suppress(UpdateFinishedTrialError):

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 
 from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.result import Row
 
 
-def rows(accuracies, losses=None) -> list[dict]:
+def rows(accuracies, losses=None) -> list[Row]:
     """None: the point diverged."""
     losses = losses or [None if a is None else 1 - a for a in accuracies]
     return [
-        {
-            "values": {"seed": i},
-            "status": "diverged" if a is None else "finished",
-            "test_accuracy": a,
-            "test_loss": loss,
-        }
+        Row(
+            values={"seed": i},
+            status="diverged" if a is None else "finished",
+            effective_rate=0.1,
+            test_accuracy=a,
+            test_loss=loss,
+        )
         for i, (a, loss) in enumerate(zip(accuracies, losses, strict=True))
     ]
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def counted(run) -> tuple[OneByOne, list[float]]:
 
 
 def same(rows, others) -> bool:
-    return [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in others]
+    return [replace(row, seconds=0.0) for row in rows] == [replace(row, seconds=0.0) for row in others]
 
 
 def test_a_shared_sweep_finds_what_one_alone_finds(spectral, storage, tmp_path):
@@ -48,7 +49,7 @@ def test_a_shared_sweep_finds_what_one_alone_finds(spectral, storage, tmp_path):
     alone = sweep(spectral, RATES, BASE)
     found = sweep(run, RATES, BASE, sharing=Sharing(storage, **QUICK), output=tmp_path / "one")
     assert ran == RATES["learning_rate"] and same(found.rows, alone.rows)
-    assert [row["status"] for row in found.rows] == ["finished"] * 5 + ["diverged"]
+    assert [row.status for row in found.rows] == ["finished"] * 5 + ["diverged"]
     again = sweep(run, RATES, BASE, sharing=Sharing(storage, **QUICK), output=tmp_path / "two")
     assert len(ran) == 6 and same(again.rows, alone.rows), "what is done is not done again, wherever it is asked for"
     assert len((tmp_path / "one" / "run.jsonl").read_text().splitlines()) == 6
@@ -92,10 +93,10 @@ def test_a_killed_workers_point_is_taken_up(spectral, tangent, storage, tmp_path
     run, ran = counted(spectral)
     found = sweep(run, RATES, BASE, sharing=Sharing(storage, **QUICK))
     assert sorted(ran) == sorted(RATES["learning_rate"][2:]), "the two that it had finished are not run again"
-    assert [row["values"]["learning_rate"] for row in found.rows] == RATES["learning_rate"]
+    assert [row.values["learning_rate"] for row in found.rows] == RATES["learning_rate"]
     alone = sweep(spectral, RATES, BASE)
     for row, other in zip(found.rows, alone.rows, strict=True):
-        np.testing.assert_allclose(row["curve"]["train_loss"], other["curve"]["train_loss"], rtol=1e-6)
+        np.testing.assert_allclose(row.curve.train_loss, other.curve.train_loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":8,"worker_id":"3', b'{"op_code":8}', b"\0\0\0"])
@@ -127,7 +128,7 @@ def test_a_journal_whose_last_line_was_cut_in_half_ends_its_sweep(spectral, tang
     alone = sweep(spectral, RATES, BASE)
     for _ in range(2):
         found = sweep(run, RATES, BASE, sharing=Sharing(str(journal), **QUICK))
-        assert [row["status"] for row in found.rows] == [row["status"] for row in alone.rows]
+        assert [row.status for row in found.rows] == [row.status for row in alone.rows]
     assert not ran, "what was found before the end was written is not run again"
 
 
@@ -154,7 +155,7 @@ def test_a_point_that_is_refused_is_not_tried_again(spectral, model, storage):
     run, ran = counted(spectral)
     for _ in range(2):
         found = sweep(run, blocks, BASE, layer_groups=tuple(model.layer_groups), sharing=Sharing(storage, **QUICK))
-        assert [row["status"] for row in found.rows] == ["finished", "refused"]
+        assert [row.status for row in found.rows] == ["finished", "refused"]
     assert len(ran) == 2
 
 
@@ -163,7 +164,7 @@ def test_distributions_are_drawn_once_for_all_workers(spectral, storage):
     run, ran = counted(spectral)
     for _ in range(2):
         found = sweep(run, drawn, BASE, sharing=Sharing(storage, **QUICK))
-        assert [row["values"] for row in found.rows] == drawn.points()
+        assert [row.values for row in found.rows] == drawn.points()
     assert len(ran) == 5
 
 
@@ -172,7 +173,7 @@ def test_a_search_makes_as_many_trials_as_asked_for(spectral, storage):
     run, ran = counted(spectral)
     for _ in range(2):
         found = sweep(run, space, BASE, sharing=Sharing(storage, "tpe", **QUICK))
-    assert len(ran) == len(found.rows) == 6 == len({row["values"]["learning_rate"] for row in found.rows})
+    assert len(ran) == len(found.rows) == 6 == len({row.values["learning_rate"] for row in found.rows})
     with pytest.raises(LinftError, match="a search needs a grid of one block"):
         sweep(spectral, [{"momentum": [0]}, {"l2sp": [0]}], BASE, sharing=Sharing(storage, "tpe"))
 
@@ -184,8 +185,8 @@ def test_a_run_that_is_worse_than_the_others_is_pruned(model, digits, storage):
     base = linft.Recipe(batch_size=8, steps=8, momentum=0.0, nesterov=False)
     points = {"learning_rate": [0.1, 0.11, 0.12, 0.13, 0.14, 1e-7]}
     found = sweep(run, points, base, sharing=Sharing(storage, watch=watch, **QUICK))
-    assert [row["status"] for row in found.rows] == ["finished"] * 5 + ["pruned"]
-    assert found.rows[-1]["reason"].endswith("was above the median")
+    assert [row.status for row in found.rows] == ["finished"] * 5 + ["pruned"]
+    assert found.rows[-1].reason.endswith("was above the median")
 
 
 def test_the_storage_is_optunas(spectral, storage):
@@ -198,5 +199,5 @@ def test_the_storage_is_optunas(spectral, storage):
         trials = optuna.load_study(study_name=name, storage=there).trials
     assert name.startswith("linft spectral ")
     assert [trial.params["learning_rate"] for trial in trials] == RATES["learning_rate"]
-    errors = [1.0 if row["test_accuracy"] is None else 1 - row["test_accuracy"] for row in found.rows]
+    errors = [1.0 if row.test_accuracy is None else 1 - row.test_accuracy for row in found.rows]
     assert [trial.value for trial in trials] == errors

@@ -1,6 +1,7 @@
 """A sweep finds what its runs find one by one, keeps it as it comes, and goes on where it was."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,9 +14,9 @@ from linft.core.base import OneByOne
 from linft.core.errors import LinftError
 from linft.core.recipe_fields import nearest
 from linft.models.reinitialize import reinitialize
-from linft.workflows.sweep import result
+from linft.runtime import schema
 from linft.workflows.sweep.grid import at, grid
-from linft.workflows.sweep.result import rows_in
+from linft.workflows.sweep.result import SweepResult, rows_in
 from linft.workflows.sweep.sweep import parts, sweep
 
 GRID = {"learning_rate": [0.02, 0.005, 1e4], "momentum": [0, 0.9], "weight_decay": [0, 0.1]}
@@ -33,24 +34,24 @@ def swept(dual):
 
 
 def test_rows_are_what_the_run_finds_alone(dual, swept):
-    assert [row["values"] for row in swept.rows] == grid(GRID).points()
+    assert [row.values for row in swept.rows] == grid(GRID).points()
     for row in swept.rows:
-        alone = dual(STEPS.replace(**row["values"]))
-        assert row["status"] == ("finished" if alone.diverged_at is None else "diverged")
-        np.testing.assert_allclose(row["curve"]["test_loss"], alone.test_loss, rtol=1e-4)
-        assert row["curve"]["steps"] == alone.steps.tolist()
+        alone = dual(STEPS.replace(**row.values))
+        assert row.status == ("finished" if alone.diverged_at is None else "diverged")
+        np.testing.assert_allclose(row.curve.test_loss, alone.test_loss, rtol=1e-4)
+        assert row.curve.steps == alone.steps.tolist()
         if alone.diverged_at is None:
-            assert row["test_loss"] == row["curve"]["test_loss"][-1]
+            assert row.test_loss == row.curve.test_loss[-1]
         else:
-            assert row["test_accuracy"] is None and row["diverged_at"] == alone.diverged_at
-    assert {row["status"] for row in swept.rows} == {"finished", "diverged"}
-    np.testing.assert_allclose(swept.rows[2]["effective_rate"], 0.2)
+            assert row.test_accuracy is None and row.diverged_at == alone.diverged_at
+    assert {row.status for row in swept.rows} == {"finished", "diverged"}
+    np.testing.assert_allclose(swept.rows[2].effective_rate, 0.2)
 
 
 def test_the_best_is_of_those_that_finished(swept):
-    finished = [row for row in swept.rows if row["status"] == "finished"]
-    assert swept.best()["test_accuracy"] == max(row["test_accuracy"] for row in finished)
-    assert swept.best("test_loss")["test_loss"] == min(row["test_loss"] for row in finished)
+    finished = [row for row in swept.rows if row.status == "finished"]
+    assert swept.best().test_accuracy == max(row.test_accuracy for row in finished)
+    assert swept.best("test_loss").test_loss == min(row.test_loss for row in finished)
 
 
 def test_points_are_predicted_in_parts_of_one_size(dual, swept, monkeypatch):
@@ -67,9 +68,9 @@ def test_points_are_predicted_in_parts_of_one_size(dual, swept, monkeypatch):
 
     found = sweep(Counted(), GRID, STEPS)
     assert sizes == [4, 4, 4]
-    assert [row["status"] for row in found.rows] == [row["status"] for row in swept.rows]
+    assert [row.status for row in found.rows] == [row.status for row in swept.rows]
     for one, other in zip(found.rows, swept.rows, strict=True):
-        np.testing.assert_allclose(one["curve"]["train_loss"], other["curve"]["train_loss"], rtol=1e-4)
+        np.testing.assert_allclose(one.curve.train_loss, other.curve.train_loss, rtol=1e-4)
 
 
 def test_parts_hold_every_point_and_are_filled_up(monkeypatch):
@@ -85,7 +86,7 @@ def test_what_a_kernel_cannot_follow_is_dropped_and_told(dual):
     found = sweep(dual, {"momentum": [0.9]}, STEPS.replace(batch_norm="train", augmentation="flip"))
     assert found.dropped == ["dropped: batch_norm=train, augmentation=flip"]
     expected = dual(STEPS)
-    np.testing.assert_allclose(found.rows[0]["curve"]["test_loss"], expected.test_loss, rtol=1e-5)
+    np.testing.assert_allclose(found.rows[0].curve.test_loss, expected.test_loss, rtol=1e-5)
 
 
 def test_new_layer_groups_need_a_start_of_their_own(model, digits):
@@ -99,7 +100,7 @@ def test_new_layer_groups_need_a_start_of_their_own(model, digits):
     points = {"reinit_groups": [2, 1], "learning_rate": [0.01, 0.001]}
     found = sweep(start, points, STEPS, layer_groups=names)
     assert made == [2, 1] and found.start_seconds > 0
-    first = [row["curve"]["train_loss"][0] for row in found.rows]
+    first = [row.curve.train_loss[0] for row in found.rows]
     assert first[0] == first[1] != first[2] == first[3]
     with pytest.raises(LinftError, match="reinit_groups varies; in place of a Run give a function"):
         sweep(start(1), points, STEPS, layer_groups=names)
@@ -110,7 +111,7 @@ def test_settings_by_depth_are_those_of_the_recipe(dual, model):
     low = {"low_rate": [0.001], "low_groups": [2], "learning_rate": [0.02]}
     by_hand = STEPS.replace(learning_rate=0.02, rate_multipliers=((names[0], 0.05), (names[1], 0.05)))
     found = sweep(dual, low, STEPS, layer_groups=names)
-    np.testing.assert_allclose(found.rows[0]["curve"]["test_loss"], dual(by_hand).test_loss, rtol=1e-4)
+    np.testing.assert_allclose(found.rows[0].curve.test_loss, dual(by_hand).test_loss, rtol=1e-4)
 
 
 class Counting:
@@ -144,26 +145,27 @@ def test_an_interrupted_sweep_goes_on_with_what_is_missing(spectral, tmp_path):
     assert done == [("run", 3, 4), ("run", 4, 4)]
     whole = sweep(spectral, RATES, BASE)
     for row, other in zip(found.rows, whole.rows, strict=True):
-        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+        assert replace(row, seconds=0.0) == replace(other, seconds=0.0)
     again = Counting(spectral, stop_before=0)
     assert sweep(again.one_by_one(), RATES, BASE, output=tmp_path).rows == found.rows
-    written = json.loads((tmp_path / "sweep.json").read_text())
-    assert written["schema"] == "linft-sweep-1" and written["sweeps"]["run"]["rows"] == found.rows
+    written = schema.read(tmp_path / "sweep.json", SweepResult)
+    assert written.schema == "linft-sweep-1" and written.sweeps["run"].rows == found.rows
+    assert written.recipe == BASE
     assert len(rows_in(tmp_path / "run.jsonl")) == 4
 
 
 def test_sweeps_of_several_runs_are_kept_side_by_side(spectral, dual, tmp_path):
     sweep(spectral, RATES, BASE, output=tmp_path, by="spectral")
     sweep(dual, RATES, BASE, output=tmp_path, by="dual")
-    sweeps = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]
+    sweeps = schema.read(tmp_path / "sweep.json", SweepResult).sweeps
     assert list(sweeps) == ["spectral", "dual"]
-    for one, other in zip(sweeps["spectral"]["rows"], sweeps["dual"]["rows"], strict=True):
-        np.testing.assert_allclose(one["curve"]["train_loss"], other["curve"]["train_loss"], rtol=1e-3)
+    for one, other in zip(sweeps["spectral"].rows, sweeps["dual"].rows, strict=True):
+        np.testing.assert_allclose(one.curve.train_loss, other.curve.train_loss, rtol=1e-3)
 
 
 def test_of_two_workers_that_end_at_once_none_is_lost(spectral, tmp_path, monkeypatch):
     """The second one begins and ends while the first is about to write sweep.json."""
-    first, write = [True], result.write_json
+    first, write = [True], schema.write
 
     def late(path, content):
         if first:
@@ -172,13 +174,13 @@ def test_of_two_workers_that_end_at_once_none_is_lost(spectral, tmp_path, monkey
             sweep(spectral, RATES, BASE, output=tmp_path, by="one")
         write(path, content)
 
-    monkeypatch.setattr(result, "write_json", late)
+    monkeypatch.setattr(schema, "write", late)
     sweep(spectral, RATES, BASE, output=tmp_path, by="one")
-    sweeps = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]
-    assert {by: len(of["rows"]) for by, of in sweeps.items()} == {"one": 4, "two": 4}
+    sweeps = schema.read(tmp_path / "sweep.json", SweepResult).sweeps
+    assert {by: len(of.rows) for by, of in sweeps.items()} == {"one": 4, "two": 4}
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert [call["by"] for call in calls] == ["one", "two", "one"]
-    assert sweeps["one"]["seconds"] == pytest.approx(calls[0]["seconds"] + calls[2]["seconds"])
+    assert sweeps["one"].seconds == pytest.approx(calls[0]["seconds"] + calls[2]["seconds"])
 
 
 def test_a_directory_of_another_sweep_is_refused(spectral, tmp_path):
@@ -197,8 +199,8 @@ def test_a_point_that_a_run_refuses_is_told_and_the_others_go_on(spectral, model
     names = tuple(model.layer_groups)
     blocks = [{"learning_rate": [0.01]}, {"low_rate": [0.001], "low_groups": [1], "weight_decay": [0.1]}]
     found = sweep(spectral, blocks, BASE, layer_groups=names)
-    assert [row["status"] for row in found.rows] == ["finished", "refused"]
-    assert "groups differ in rate or decay while some decay" in found.rows[1]["reason"]
+    assert [row.status for row in found.rows] == ["finished", "refused"]
+    assert "groups differ in rate or decay while some decay" in found.rows[1].reason
 
 
 def test_the_nearest_recipe_in_closed_form_has_as_many_steps():

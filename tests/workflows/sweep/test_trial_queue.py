@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from linft.core.errors import LinftError
 from linft.workflows.sweep import trial_queue
-from linft.workflows.sweep.result import key
+from linft.workflows.sweep.result import Row, key
 from linft.workflows.sweep.trial_queue import ATTEMPTS, TrialQueue, opened
 
 POINTS = {key({"momentum": m}): {"momentum": m} for m in (0.0, 0.5, 0.8, 0.9)}
@@ -40,7 +40,8 @@ def join(where) -> Iterator[Callable[..., TrialQueue]]:
 
 
 def settle(queue: TrialQueue, lease, value: float = 0.5) -> bool:
-    return queue.settle(lease, {"values": lease.values, "found": value}, TrialState.COMPLETE, value)
+    row = Row(values=lease.values, status="finished", effective_rate=0.1, test_accuracy=1 - value)
+    return queue.settle(lease, row, TrialState.COMPLETE, value)
 
 
 def test_every_point_is_put_up_and_claimed_once(join):
