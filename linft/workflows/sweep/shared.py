@@ -32,7 +32,7 @@ class Watch:
         """Called by a run as it begins."""
         del step
 
-        def track(step: int, values: dict[str, float]) -> None:
+        def track(step: int, values: Mapping[str, Any]) -> None:
             if "test_accuracy" in values:
                 self.report(step, 1 - values["test_accuracy"])
 
