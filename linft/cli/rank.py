@@ -88,7 +88,7 @@ class Rank:
             )
             ranking.write(self.output)
             pictures, epochs = self.kernels(ranking, models, task.max_per_class(self.shots, self.seed), progress)
-        path = page.write(ranking.as_json(), self.output, pictures, epochs)
+        path = page.write(ranking.result(), self.output, pictures, epochs)
         print_table(*table(ranking))
         print_lines(notes(ranking))
         print_lines([f"Page: {path}"])
@@ -168,6 +168,6 @@ def notes(ranking: "Ranking") -> Iterator[str]:
         yield f"Random projections make lgc uncertain by {max(projected):.2g} at most (one standard error)."
     compiled = sum(one.seconds.get("compile", 0.0) for one in ranking.measured)
     yield (
-        f"{len(ranking.measured)} models in {ranking.about['seconds']:.1f} s, compiling {compiled:.1f} s of it; "
-        f"{ranking.about['images']} images of {ranking.about['task']['classes']} classes"
+        f"{len(ranking.measured)} models in {ranking.about.seconds:.1f} s, compiling {compiled:.1f} s of it; "
+        f"{ranking.about.images} images of {ranking.about.task.classes} classes"
     )

@@ -103,7 +103,7 @@ def _rows(sampled: Sampled, models: Sequence[Path], scores: Sequence[str], jobs:
             "shots": sampled.shots,
             "seed": sampled.seed,
             "per_class": sampled.per_class,
-            "images": ranking.about["images"],
+            "images": ranking.about.images,
             "model": one.model,
             "weights": digest_of(weights[one.model]),
             "scores": one.scores,

@@ -2,13 +2,11 @@
 
 import csv
 import io
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,15 +16,16 @@ from linft.core.errors import LinftError
 from linft.core.names import printable
 from linft.core.task import Task
 from linft.data.lazy import held
+from linft.runtime import schema
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.scores.gather import LAST_CONVOLUTION, ScoreGradients
 from linft.scores.table import SCORES, chosen
 from linft.workflows.rank import uncertainty
+from linft.workflows.rank.result import FILE, About, Entry, RankedModel, RankedTask, RankingResult
 from linft.workflows.rank.score_models import ModelSource, Sample, ScoredModel, scored
 
-SCHEMA = "linft-rank-1"
 COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "group", "seconds", "undefined")
 
 
@@ -34,8 +33,7 @@ COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "gr
 class Ranking:
     """Models by scores of which more is better."""
 
-    about: dict[str, Any]
-    """Task, sample, scores and settings, as JSON has them."""
+    about: About
     measured: tuple[ScoredModel, ...]
     failed: dict[str, str]
     """Models that could not be scored, and why."""
@@ -47,7 +45,7 @@ class Ranking:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        return tuple(self.about["scores"])
+        return tuple(self.about.scores)
 
     def values(self, score: str) -> dict[str, float]:
         """Model -> score; a model for which it does not exist is not in it."""
@@ -87,54 +85,52 @@ class Ranking:
         found = uncertainty.groups(values, self._consensus_on_halves, self._factor)
         return {model: int(group) for model, group in zip(self.models, found, strict=True) if group >= 0}
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON, the best model first; intervals hold 95% of what other samples would give."""
+    def result(self) -> RankingResult:
+        """All of it, the best model first; intervals hold 95% of what other samples would give."""
         of = {score: (self.values(score), self.errors(score), self.groups(score)) for score in self.scores}
         parts = {one.model: one for one in self.measured}
         places = {model: place for place, model in enumerate(self.order(), 1)}
         last = [model for model in self.models if model not in places]  # no score exists for them
 
-        def row(model: str) -> dict[str, Any]:
+        def row(model: str) -> RankedModel:
             one = parts[model]
             consensus = (self.consensus, self.consensus_errors, self.consensus_groups)
-            return {
-                "model": model,
-                "architecture": one.architecture,
-                "data": one.data,
-                "consensus": _within(_entry(model, *consensus), 0.0, 1.0),
-                "scores": {score: _entry(model, *of[score]) for score in self.scores if score in one.scores},
-                **({} if one.lgc_error is None else {"lgc_projection_error": one.lgc_error}),
-                "undefined": {score: one.undefined[score] for score in self.scores if score in one.undefined},
-                "seconds": one.seconds,
-            }
+            return RankedModel(
+                model=model,
+                architecture=one.architecture,
+                data=one.data,
+                consensus=_within(_entry(model, *consensus), 0.0, 1.0) if model in self.consensus else None,
+                scores={score: _entry(model, *of[score]) for score in self.scores if score in one.scores},
+                lgc_projection_error=one.lgc_error,
+                undefined={score: one.undefined[score] for score in self.scores if score in one.undefined},
+                seconds=one.seconds,
+            )
 
-        return {
-            "schema": SCHEMA,
-            **self.about,
-            "voting": list(self.voting),
-            "models": [row(model) for model in (*places, *last)],
-            "failed": self.failed,
-            "versions": versions(),
-        }
+        return RankingResult(
+            **vars(self.about),
+            voting=list(self.voting),
+            models=[row(model) for model in (*places, *last)],
+            failed=self.failed,
+            versions=versions(),
+        )
 
     def write(self, directory: str | Path) -> None:
         """Write `ranking.json` and `ranking.csv`."""
-        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
-        for name, content in (("ranking.json", text), ("ranking.csv", self.as_csv())):
-            with whole(Path(directory) / name) as partial:
-                partial.write_text(content, encoding="utf-8", errors="backslashreplace")
+        schema.write(Path(directory) / FILE, self.result())
+        with whole(Path(directory) / "ranking.csv") as partial:
+            partial.write_text(self.as_csv(), encoding="utf-8", errors="backslashreplace")
 
     def as_csv(self) -> str:
         """A line a model and score."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(COLUMNS)
-        for row in self.as_json()["models"]:
-            about = [row["model"], row["architecture"], row["data"]]
-            for name, entry in {"consensus": row["consensus"], **row["scores"]}.items():
-                values = [entry.get(column) for column in COLUMNS[4:8]]
-                table.writerow([*about, name, *values, row["seconds"].get(name), ""])
-            for name, reason in row["undefined"].items():
+        for row in self.result().models:
+            about = [row.model, row.architecture, row.data]
+            for name, entry in {"consensus": row.consensus, **row.scores}.items():
+                values = [None if entry is None else getattr(entry, column) for column in COLUMNS[4:8]]
+                table.writerow([*about, name, *values, row.seconds.get(name), ""])
+            for name, reason in row.undefined.items():
                 table.writerow([*about, name, *[None] * 5, reason])
         return text.getvalue()
 
@@ -149,10 +145,10 @@ class Ranking:
 
     @property
     def _factor(self) -> float:
-        return uncertainty.inflation(self.about["images"], self.about["half"])
+        return uncertainty.inflation(self.about.images, self.about.half)
 
     def _column(self, score: str) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "r m"]]:
-        known, nothing = self.values(score), [None] * self.about["resamples"]
+        known, nothing = self.values(score), [None] * self.about.resamples
         values = np.array([known.get(model, np.nan) for model in self.models], float)
         on_halves = np.array([one.halves.get(score, nothing) for one in self.measured], float)
         return values, on_halves.reshape(len(values), -1).T
@@ -216,34 +212,33 @@ def rank(
         tell("models", len(found) + len(failed), len(given))
     if not found:
         raise LinftError(f"none of {len(given)} models could be scored; the first: {next(iter(failed.values()))}")
-    about = {
-        "task": {"name": task.name, "classes": len(np.unique(drawn.y_train)), "class_names": list(task.class_names)},
-        "images": len(drawn.y_train),
-        "per_class": per_class,
-        "seed": seed,
-        "scores": list(names),
-        "gradients": asdict(gradients),
-        "resamples": resamples,
-        "half": sample.halves.shape[1],
-        "seconds": time.perf_counter() - begin,
-    }
+    classes = len(np.unique(drawn.y_train))
+    about = About(
+        task=RankedTask(name=task.name, classes=classes, class_names=list(task.class_names)),
+        images=len(drawn.y_train),
+        per_class=per_class,
+        seed=seed,
+        scores=list(names),
+        gradients=gradients,
+        resamples=resamples,
+        half=sample.halves.shape[1],
+        seconds=time.perf_counter() - begin,
+    )
     return Ranking(about, tuple(found[name] for name in given if name in found), failed)
 
 
-def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> dict[str, Any]:
-    """A value with its interval and group, empty where there is none."""
-    if model not in values:
-        return {}
+def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> Entry:
+    """A value with its interval and group."""
     value, either_side = values[model], uncertainty.margin() * errors.get(model, np.nan)
     low, high = (value - either_side, value + either_side) if np.isfinite(either_side) else (None, None)
-    return {"value": value, "low": low, "high": high, "group": groups[model]}
+    return Entry(value=value, low=low, high=high, group=groups[model])
 
 
-def _within(entry: dict[str, Any], least: float, most: float) -> dict[str, Any]:
+def _within(entry: Entry, least: float, most: float) -> Entry:
     """The entry of a value that can be no less and no more, its interval cut off there."""
-    if entry.get("low") is None:
+    if entry.low is None or entry.high is None:
         return entry
-    return {**entry, "low": max(entry["low"], least), "high": min(entry["high"], most)}
+    return replace(entry, low=max(entry.low, least), high=min(entry.high, most))
 
 
 def named(models: Sequence[ModelSource]) -> dict[str, ModelSource]:

@@ -8,9 +8,11 @@ import pytest
 
 import linft
 from linft.core.errors import LinftError
+from linft.runtime import schema
 from linft.scores.gather import ScoreGradients
 from linft.workflows.rank import score_models, uncertainty
 from linft.workflows.rank.rank import Ranking
+from linft.workflows.rank.result import About, RankedTask, RankingResult
 from linft.workflows.rank.score_models import LINES, ScoredModel
 
 SCORES = ("lgc", "lfc", "leep", "knn", "random")
@@ -54,7 +56,7 @@ def test_scores_are_those_of_the_functions(ranking, zoo, task):
     assert ranking.values("knn")["model1"] == linft.scores.knn(features, sample.y_train)
     probabilities = jax.nn.softmax(model.apply(model.params, x))
     assert ranking.values("leep")["model1"] == pytest.approx(linft.scores.leep(probabilities, sample.y_train), rel=1e-3)
-    assert ranking.about["images"] == 40 and ranking.about["half"] == 20
+    assert ranking.about.images == 40 and ranking.about.half == 20
 
 
 def test_a_broken_file_and_a_missing_head_are_reported_and_the_rest_go_on(ranking):
@@ -87,6 +89,7 @@ def test_costs_are_told(ranking):
 def test_what_is_written(ranking, tmp_path):
     ranking.write(tmp_path)
     found = json.loads((tmp_path / "ranking.json").read_text())
+    assert schema.read(tmp_path / "ranking.json", RankingResult) == ranking.result()
     assert [row["model"] for row in found["models"]] == list(ranking.order())
     first = found["models"][0]
     entry = first["scores"]["lfc"]
@@ -144,7 +147,7 @@ def test_a_class_with_one_image_and_gaps(plain, task):
     keep = np.concatenate([np.flatnonzero(task.y_train == c)[:k] for c, k in ((0, 5), (3, 5), (9, 1))])
     odd = task.replace(x_train=task.x_train[keep], y_train=task.y_train[keep])
     found = linft.rank([plain], odd, ("lfc", "knn", "linear_probe", "logme", "hscore"), resamples=3)
-    assert found.about["images"] == 11 and found.about["task"]["classes"] == 3
+    assert found.about.images == 11 and found.about.task.classes == 3
     (one,) = found.measured
     assert set(one.scores) | set(one.undefined) == set(found.scores) and "lfc" in one.scores
     assert all(np.isfinite(value) for value in one.scores.values())
@@ -154,7 +157,7 @@ def test_gradients_of_layer_groups(plain, task):
     near = linft.rank([plain], task, ("lgc",), per_class=2, resamples=0)
     deep = linft.rank([plain], task, ("lgc",), per_class=2, resamples=0, gradients=ScoreGradients(("head",)))
     assert near.values("lgc") != deep.values("lgc")
-    assert deep.about["gradients"]["groups"] == ("head",)
+    assert deep.about.gradients.groups == ("head",)
 
 
 def few(task, keep):
@@ -203,7 +206,17 @@ def measured(model, scores, halves):
 
 def test_groups_of_the_consensus():
     halves = {"a": [1.0, 1.2], "b": [1.1, 1.0], "c": [0.1, 0.2]}
-    about = {"scores": ["lfc"], "images": 10, "half": 5, "resamples": 2}
+    about = About(
+        task=RankedTask(name="made up", classes=2, class_names=["a", "b"]),
+        images=10,
+        per_class=5,
+        seed=0,
+        scores=["lfc"],
+        gradients=ScoreGradients(),
+        resamples=2,
+        half=5,
+        seconds=0.0,
+    )
     ranking = Ranking(about, tuple(measured(m, {"lfc": h[0]}, {"lfc": h}) for m, h in halves.items()), {})
     assert ranking.order() == ("b", "a", "c")
     assert ranking.consensus == {"a": 0.5, "b": 1.0, "c": 0.0}
