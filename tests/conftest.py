@@ -15,6 +15,9 @@ OVERRIDES = "beartype.FrozenDict({beartype.typing.Self: object})"
 CONFIGURATION = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={OVERRIDES})"
 install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
 
+# XLA without its optimizations, here and in other processes: of networks this small compiling takes most of the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # What one test has compiled, another one, its subprocess or a worker beside this one need not.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     CACHE = tempfile.TemporaryDirectory()

@@ -3,10 +3,8 @@
 import pkgutil
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 import linft
@@ -22,14 +20,6 @@ FILE = re.compile(r"`((?:benchmarks|colab|docs|experiments|linft|tests)/[\w./-]+
 
 def blocks(page: Path, language: str) -> list[str]:
     return [code for of, code in BLOCK.findall(page.read_text(encoding="utf-8")) if of == language]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """XLA without its optimizations: on networks this small the compiler takes all of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def name(page: Path) -> str:

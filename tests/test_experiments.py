@@ -2,7 +2,6 @@
 
 import importlib
 
-import jax
 import numpy as np
 import options
 import paired_rows
@@ -27,14 +26,6 @@ TASKS = {"sweep_truth": "hymenoptera", "layers": "hymenoptera", "advice": "hymen
 TASKS |= {"sources": "hymenoptera", "predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera"}
 QUICK = ("regularisers", "augmentation")
 """In the default suite: those that share all that runs have in common; the others compile for a minute or more each."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """XLA without its optimizations: on so few images the compiler takes all of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FILES])

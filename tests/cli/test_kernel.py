@@ -15,16 +15,6 @@ from linft.ntk.tiled import store
 SMALL = ("--task", "digits", "--train-images", "12", "--test-images", "5", "--tile", "5", "--head", "normal")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """XLA without its optimizations, here and in other processes: the compiler takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def call(model_file):
     def call(*arguments):

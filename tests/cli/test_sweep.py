@@ -20,16 +20,6 @@ SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch
 VARY = ("--vary", "learning_rate=0.02,0.01,0.001", "momentum=0,0.9")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """XLA without its optimizations, here and in other processes: the compiler takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def call(model_file):
     def call(*arguments):

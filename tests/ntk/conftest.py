@@ -1,7 +1,5 @@
 """What the kernel tests share."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,14 +7,6 @@ import pytest
 import linft
 from linft.core.base import Model
 from linft.core.preprocessing import Preprocessing
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler() -> Iterator[None]:
-    """XLA without its optimizations: on networks this small the compiler takes all of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,6 @@ if __name__ == "__main__":
     from linft.cli.main import main
     from linft.ntk.layerwise import sharded
 
-    jax.config.update("jax_disable_most_optimizations", True)
     divide, computed = sharded.images, 0
 
     def images(on, x):
