@@ -67,7 +67,6 @@ class Rank:
 
         import linft
         from linft.cli.terminal import bars, print_lines, print_table
-        from linft.report import ranking as page
         from linft.scores.gather import ScoreGradients
 
         console, layers = Console(), self.layers
@@ -88,6 +87,8 @@ class Rank:
             )
             ranking.write(self.output)
             pictures, epochs = self.kernels(ranking, models, task.max_per_class(self.shots, self.seed), progress)
+        from linft.report import ranking as page  # matplotlib, once there is something to show
+
         path = page.write(ranking.result(), self.output, pictures, epochs)
         print_table(*table(ranking))
         print_lines(notes(ranking))

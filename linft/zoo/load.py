@@ -72,6 +72,21 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
+def weights_of(name: str) -> Weights:
+    """The file that a name of `load_model` leads to.
+
+    Raises:
+      LinftError: no such name.
+    """
+    found = next((found for source in SOURCES if (found := source(name)) is not None), None)
+    if found is None:
+        raise LinftError(
+            f"no model {name!r}; give hf:OWNER/NAME, a file, a directory with {hub.WEIGHTS}, "
+            f"or one of {', '.join(shipped_models())}"
+        )
+    return found
+
+
 def load_model(name: str | Path) -> Model:
     """A model by its name: a shipped one's, `hf:OWNER/NAME[@REVISION]`, a file's, or a directory's.
 
@@ -88,12 +103,7 @@ def load_model(name: str | Path) -> Model:
       >>> load_model("resnet14-cifar10").num_classes
       10
     """
-    found = next((found for source in SOURCES if (found := source(str(name))) is not None), None)
-    if found is None:
-        raise LinftError(
-            f"no model {str(name)!r}; give hf:OWNER/NAME, a file, a directory with {hub.WEIGHTS}, "
-            f"or one of {', '.join(shipped_models())}"
-        )
+    found = weights_of(str(name))
     place = find(open_tensors(found.path), IMPORTERS)
     model = read(place, found.name)
     said = {"weights": place.note} if place.note else {}

@@ -25,7 +25,7 @@ from linft.scores.gather import ScoreGradients, gather
 from linft.scores.score_inputs import ScoreInputs
 from linft.scores.small_network import SmallNetwork, small_network
 from linft.scores.table import SCORES, SMALL, Score, needs
-from linft.zoo.load import load_model, local, shipped
+from linft.zoo.load import load_model, local, shipped, weights_of
 
 LINES = "models.jsonl"
 ModelSource = str | Path | Model
@@ -87,6 +87,9 @@ def scored(
         if one is not None and set(sample.scores) <= {*one.scores, *one.undefined}:
             del missing[name]
             yield name, one
+        elif reason := _why_not_there(models[name]):
+            del missing[name]
+            yield name, reason
     if not missing:
         return
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
@@ -158,6 +161,17 @@ def _identity(model: ModelSource) -> str:
         return str(model) if found is None else sha256(found.path.read_bytes()).hexdigest()[:16]
     except OSError:  # which is told when it is loaded
         return str(model)
+
+
+def _why_not_there(model: ModelSource) -> str | None:
+    """Why a name leads to no file, which is told before anything is trained; the hub is asked as it is loaded from."""
+    if isinstance(model, Model) or str(model).startswith("hf:"):
+        return None
+    try:
+        weights_of(str(model))
+    except LinftError as error:
+        return str(error)
+    return None
 
 
 def _kept(file: Path) -> dict[str, ScoredModel]:

@@ -200,6 +200,12 @@ def test_bad_input(case, zoo, task):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_name_that_leads_nowhere_is_told_before_anything_is_trained(task, monkeypatch):
+    monkeypatch.setattr(score_models, "small_network", lambda *_: pytest.fail("trained"))
+    with pytest.raises(LinftError, match="the first: no model 'nowhere'"):
+        linft.rank(["nowhere"], task, per_class=2)
+
+
 def measured(model, scores, halves):
     return ScoredModel(model, "net", "data", scores, halves, {}, {})
 
