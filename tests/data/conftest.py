@@ -1,4 +1,4 @@
-"""Photographs to make archives of, and a catalogue whose rows are as small."""
+"""Photographs to make archives of, a catalogue whose rows are as small, and a memory that few images fit in."""
 
 import io
 import zipfile
@@ -9,6 +9,7 @@ import pytest
 from archives import CLASSES, COUNTS, NUMBER
 from PIL import Image
 
+from linft.data import lazy
 from linft.data.catalogue.table import CATALOGUE
 
 
@@ -44,3 +45,9 @@ def small(monkeypatch):
         return row
 
     return small
+
+
+@pytest.fixture
+def few_fit(monkeypatch):
+    """Makes a task hold no more in memory than 4 scans in colour."""
+    monkeypatch.setattr(lazy, "IN_MEMORY", 4 * 8 * 8 * 3)
