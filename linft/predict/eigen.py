@@ -1,4 +1,4 @@
-"""Eigenvalues of a tangent's kernel: all of them where it factors, by Krylov methods where it does not."""
+"""Eigenvalues of a tangent's kernel: of its factors or its matrix, by Krylov methods where that is large."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator
 
 from linft.core.errors import LinftError
@@ -16,6 +17,8 @@ from linft.predict.operator import Operator, apply
 
 TOLERANCE = 1e-6
 """Of eigenvectors, relative; eigenvalues are far closer."""
+DENSE = 20
+"""Rows for each eigenvalue asked for, up to which a full kernel is quicker factored than multiplied by."""
 STEPS = 200
 """Of Lanczos, at most, where a residual is laid out over eigenvalues."""
 
@@ -75,6 +78,11 @@ def side(op: Operator) -> int:
 def top(op: Operator, k: int) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "nc k"]]:
     """The k largest eigenvalues of an operator on the host, descending, or all there are; and their vectors."""
     k = min(k, side(op))
+    if len(op) == 1 and op[0][1] is None and side(op) <= DENSE * k:
+        size = side(op)
+        matrix = np.reshape(op[0][0], (size, size))
+        values, vectors = eigh(matrix, subset_by_index=(size - k, size - 1))
+        return values[::-1], vectors[:, ::-1]
     if not _factors(op):
         return top_eigenvalues(_linear(op, partial(apply, op)), k, tolerance=TOLERANCE)
     basis = eigenbasis(op)

@@ -13,6 +13,8 @@ from linft.core.base import Kernel, Tangent
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.ntk.tiled import memory
+from linft.predict import eigen
+from linft.predict.operator import on_host, operator
 from linft.predict.spectrum import half_learnt, spectrum
 from linft.predict.tangent import to_trace
 
@@ -55,7 +57,7 @@ def test_spectrum(cheap, whole, loss):
     start = cheap.logits_train if loss == "squared_error" else jax.nn.softmax(cheap.logits_train)
     residual = np.asarray(np.eye(c)[cheap.labels_train] - start).reshape(-1)
     shares = (vectors.T @ residual) ** 2 / (residual @ residual)
-    for kernel, most in ((cheap, 200), (cheap, 4), (whole, 200)):
+    for kernel, most in ((cheap, 200), (cheap, 4), (whole, 200), (whole, 4)):
         found = spectrum(kernel, loss, most)
         assert len(found.eigenvalues) == len(found.label_alignment) == min(most, n * c)
         np.testing.assert_allclose(found.eigenvalues, values[::-1][:most], rtol=1e-8, atol=1e-9 * values[-1])
@@ -65,6 +67,13 @@ def test_spectrum(cheap, whole, loss):
     half = values[::-1][np.searchsorted(np.cumsum(shares[::-1]), 0.5)]
     assert half_learnt(cheap, loss) == pytest.approx(half, rel=1e-6)
     assert half_learnt(whole, loss) == pytest.approx(half, rel=1e-6)
+
+
+def test_a_matrix_is_factored_or_multiplied_by_to_the_same(whole, monkeypatch):
+    op = on_host(operator(whole.kernel_train, whole, dict.fromkeys(whole.groups, 1.0)))
+    factored = eigen.top(op, 4)[0]
+    monkeypatch.setattr(eigen, "DENSE", 0)
+    np.testing.assert_allclose(eigen.top(op, 4)[0], factored, rtol=1e-8)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
