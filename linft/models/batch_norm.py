@@ -50,7 +50,7 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
       >>> float(abs(target.batch_stats["stem"]["norm"]["mean"] - model.batch_stats["stem"]["norm"]["mean"]).max()) > 0
       True
     """
-    train = _training_mode(model)
+    training_mode(model)
     if not jax.tree.leaves(model.batch_stats):
         raise LinftError(f"{model.name} has no batch norm, so no statistics to re-estimate")
     if len(images) == 0 or batch < 1:
@@ -59,11 +59,7 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
     cuts = np.linspace(0, len(images), math.ceil(len(images) / batch) + 1).round().astype(int)
     parts = []
     for i, j in itertools.pairwise(cuts):
-        some = _of_batch(train, model.preprocessing, model.params, model.batch_stats, resized[i:j])
-        momentum, statistics = jax.device_get(some)
-        if max(float(m.max()) for m in jax.tree.leaves(momentum)) > 1 - 1e-5:
-            raise LinftError(f"a norm of {model.name} has momentum 1, so that it takes no statistics of a batch")
-        parts.append(statistics)
+        parts.append(momentum_and_statistics(model, resized[i:j])[1])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float64), *parts)
     pooled = _pooled(stacked, np.diff(cuts) / len(images), model.name)
     batch_stats = jax.tree.map(lambda old, new: jnp.asarray(new.astype(old.dtype)), model.batch_stats, pooled)
@@ -88,7 +84,7 @@ def over_parts(model: Model, size: int | None) -> Model:
       >>> logits.shape
       (4, 10)
     """
-    train = _training_mode(model)
+    train = training_mode(model)
     if size is None:
         return model
     if size < 1:
@@ -109,7 +105,22 @@ def _over_parts(train: TrainingMode, size: int) -> TrainingMode:
     return forward_train
 
 
-def _training_mode(model: Model) -> TrainingMode:
+def momentum_and_statistics(model: Model, images: Images) -> tuple[Tree, Tree]:
+    """Of every norm the momentum, and the mean and variance that it takes of these images in one batch.
+
+    Raises:
+      LinftError: a norm with a momentum of 1, which never sees a batch.
+    """
+    resized = model.preprocessing.resize(images)
+    found = _of_batch(training_mode(model), model.preprocessing, model.params, model.batch_stats, resized)
+    momentum, statistics = jax.device_get(found)
+    if max(float(m.max()) for m in jax.tree.leaves(momentum)) > 1 - 1e-5:
+        raise LinftError(f"a norm of {model.name} has momentum 1, so that it takes no statistics of a batch")
+    return momentum, statistics
+
+
+def training_mode(model: Model) -> TrainingMode:
+    """`forward_train`, where there is one."""
     if model.forward_train is None:
         raise LinftError(
             f"{model.name} has no training mode, which batch statistics come from (a linearized model never has one; "
@@ -124,7 +135,7 @@ def _of_batch(train: TrainingMode, preprocessing: Preprocessing, params: Tree, b
     x = preprocessing.normalize(images, trees.precision(params))
 
     def updated(old: Tree) -> Tree:
-        with nn.intercept_methods(_without_dropout):
+        with nn.intercept_methods(without_dropout):
             return train(params, old, x, jax.random.key(0))[1]
 
     first = updated(jax.tree.map(jnp.zeros_like, batch_stats))  # (1 − m)·batch
@@ -134,7 +145,7 @@ def _of_batch(train: TrainingMode, preprocessing: Preprocessing, params: Tree, b
     return momentum, jax.tree.map(lambda leaf, m: leaf / (1 - m), first, momentum)
 
 
-def _without_dropout(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+def without_dropout(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 

@@ -73,7 +73,9 @@ def test_finds_layers_of_which_each_channel_feeds_one_feature(name):
     x = jax.random.normal(jax.random.key(1), (5, *SIZE))
     labels = labels_of(model, None)
     layers = plan.plan(model, x)
-    asked = jacobians.with_candidates(jacobians.Wanted(layers, tuple(labels.items()), model.head, "full", frozenset()))
+    asked = jacobians.with_candidates(
+        model, jacobians.Wanted(layers, tuple(labels.items()), model.head, "full", frozenset())
+    )
     features = model.features(model.params, x)
     settled, offsets, _ = jacobians.settle(model, asked, features.shape[1], x, jnp.eye(CLASSES))
     got = {layers[i].path: int(o) for i, o in zip(sorted(settled.factored), offsets, strict=True)}

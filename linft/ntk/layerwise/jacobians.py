@@ -22,8 +22,10 @@ from jaxtyping import Array, Float
 from linft.core import trees
 from linft.core.base import Model, Outputs
 from linft.core.trees import Tree
+from linft.models.training_mode import Coupled, coupling
 from linft.ntk.layerwise import conv_norm, factored, projection
 from linft.ntk.layerwise.plan import Layer, interceptor, own
+from linft.ntk.layerwise.rules import laid_out
 
 SMALL = 1024
 """Parameters of fewer numbers are put together, group by group: one matrix product for all of them."""
@@ -125,6 +127,12 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
                 for path, gradient in gradients(params, kept, i, deltas[i]).items():
                     if path in groups:  # a layer called twice adds up
                         summed[path] = summed[path] + gradient if path in summed else gradient
+        if isinstance(forward, Coupled):
+            felt = coupling(forward, params, batch_stats, x, cotangents)
+            rules = {layer.path: layer.rule for layer in wanted.layers}
+            for path in summed:
+                of_statistics = laid_out(rules[path.rpartition("/")[0]], batch_stats["rows"][path])
+                summed[path] = summed[path] + jnp.einsum("bkr,rp->bkp", felt, of_statistics)
         measured = []
         if wanted.factored:
             directions = jnp.stack([jnp.ones(features.shape[1:]), factored.weights(features.shape[1])]).astype(x.dtype)
@@ -191,7 +199,7 @@ def settling(
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], tuple[Wanted, np.ndarray, Rows | None]]:
     """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
-    asked = with_candidates(Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
+    asked = with_candidates(model, Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
     width = trees.get(model.params, model.head)["kernel"].shape[0]
     settled: list[tuple[Wanted, np.ndarray]] = []
 
@@ -205,9 +213,13 @@ def settling(
     return of_batch
 
 
-def with_candidates(wanted: Wanted) -> Wanted:
-    """With every layer taken for factored that could be, by where its output goes."""
-    return replace(wanted, factored=frozenset(i for i in wanted.perturbed() if wanted.layers[i].last))
+def with_candidates(model: Model, wanted: Wanted) -> Wanted:
+    """With every layer taken for factored that could be, by where its output goes.
+
+    In training mode none is: through the statistics every channel feeds every feature.
+    """
+    last = () if isinstance(model.forward, Coupled) else wanted.perturbed()
+    return replace(wanted, factored=frozenset(i for i in last if wanted.layers[i].last))
 
 
 def settle(

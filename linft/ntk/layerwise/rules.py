@@ -168,3 +168,10 @@ PLAIN = RULES[:2]
 def rule_for(module: nn.Module) -> LayerRule:
     """The first rule that covers the layer."""
     return next(rule for rule in RULES if rule.covers(module))
+
+
+def laid_out(rule: Rule, weights: Float[Array, "r ..."]) -> Float[Array, "r size"]:
+    """Arrays shaped like one parameter, in the order of the rule's gradients."""
+    if rule is not RULES[-1]:
+        weights = jnp.moveaxis(weights, -1, 1)
+    return weights.reshape(len(weights), -1)
