@@ -21,6 +21,8 @@ from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 
 Outputs = Literal["full", "trace", "pseudo"]
+BatchNorm = Literal["frozen", "train"]
+"""Whose statistics a linearized network's batch norm has: fixed ones, or those of a batch, which its weights move."""
 NEW_HEAD = {"head": "new"}  # in `Model.source`
 
 
@@ -241,6 +243,7 @@ class Tangent:
     """‖w0_g‖²."""
     mixing: dict[str, Float[Array, "c c"]]
     """A_g; used with trace and pseudo kernels."""
+    batch_norm: BatchNorm = field(default="frozen", metadata={"static": True})
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -249,6 +252,15 @@ class Tangent:
     def replace(self, **changes: Any) -> Self:
         """The same tangent with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+class Curves(NamedTuple):
+    """Losses and accuracies at recorded steps."""
+
+    train_loss: Float[np.ndarray, "t"]
+    test_loss: Float[np.ndarray, "t"]
+    train_accuracy: Float[np.ndarray, "t"]
+    test_accuracy: Float[np.ndarray, "t"]
 
 
 @dataclass(frozen=True)
@@ -274,6 +286,8 @@ class Trajectory:
     """The fine-tuned model, where the run trains weights."""
     best: Model | None = None
     """The model at the recorded step of greatest test accuracy, where the run kept checkpoints."""
+    reestimated: Curves | None = None
+    """With the training images' statistics at every recorded step, of a real run with batch norm in training mode."""
 
 
 @runtime_checkable

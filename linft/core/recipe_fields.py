@@ -10,13 +10,18 @@ Place = Literal["number", "structure", "order"]
 """Where a field goes: into the numbers that recipes of one program may differ in; into what a program is compiled
 for; or into how many steps there are, of which images."""
 
-By = Literal["kernel", "flow", "closed form", "linearized"]
-"""What predicts: the kernel's replay; gradient flow; powers of one step; or training the linearized network."""
+By = Literal["frozen kernel", "training kernel", "flow", "closed form", "linearized"]
+"""What predicts: the kernel's replay, with batch norm frozen or in training mode; gradient flow; powers of one step;
+or training the linearized network."""
 
-UNDER: Mapping[By, tuple[By, ...]] = {
-    "kernel": ("kernel",),
-    "flow": ("kernel", "flow"),
-    "closed form": ("kernel", "closed form"),
+Whose = Literal["kernel", By]
+"""Limits of one of these, or of all that replay an optimizer in a kernel."""
+
+UNDER: Mapping[By, tuple[Whose, ...]] = {
+    "frozen kernel": ("kernel", "frozen kernel"),
+    "training kernel": ("kernel", "training kernel"),
+    "flow": ("kernel", "frozen kernel", "flow"),
+    "closed form": ("kernel", "frozen kernel", "closed form"),
     "linearized": ("linearized",),
 }
 """Of whose limits those of each consist."""
@@ -45,11 +50,11 @@ class Field:
     """A row of the table."""
 
     place: Place
-    limits: Mapping[By, Limit]
+    limits: Mapping[Whose, Limit]
     """By what predicts; where there is none, every value is predicted."""
 
 
-def _row(place: Place, limits: Mapping[By, Limit] | None = None) -> Field:
+def _row(place: Place, limits: Mapping[Whose, Limit] | None = None) -> Field:
     return Field(place, limits or {})
 
 
@@ -63,6 +68,7 @@ def _whole(recipe: Recipe, n: int) -> bool:
 
 NO_FLOW = Limit(0.0, "weight decay has no closed flow here")
 CONSTANT = "the learning rate is not constant"
+REESTIMATED = "re-estimated batch norm is not the kernel's"
 DELTA = "DELTA's penalty is not linear in the features"
 
 FIELDS: Mapping[str, Field] = {
@@ -90,14 +96,15 @@ FIELDS: Mapping[str, Field] = {
     "batch_norm": _row(
         "structure",
         {
-            "kernel": Limit(
+            "frozen kernel": Limit(
                 "frozen",
-                {
-                    "train": "batch norm in training mode changes the network as it trains",
-                    "reestimated": "re-estimated batch norm is not the kernel's",
-                },
+                {"train": "batch norm is in training mode, and the kernel's is frozen", "reestimated": REESTIMATED},
             ),
-            "linearized": Limit("frozen", "a linearized network's batch norm is frozen"),
+            "training kernel": Limit(
+                "train",
+                {"frozen": "batch norm is frozen, and the kernel's is in training mode", "reestimated": REESTIMATED},
+            ),
+            "linearized": Limit("frozen", "this linearized network's batch norm is frozen"),
         },
     ),
     "bn_batch_size": _row("structure"),

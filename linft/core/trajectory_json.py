@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from linft.core.base import Trajectory
+from linft.core.base import Curves, Trajectory
 
 CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
@@ -27,6 +27,8 @@ class SavedTrajectory:
     seconds: float
     diverged_at: int | None
     note: str
+    reestimated: dict[str, list[float | None]] | None = None
+    """The four curves with re-estimated statistics, of a real run with batch norm in training mode."""
 
 
 def saved(run: Trajectory) -> SavedTrajectory:
@@ -42,11 +44,13 @@ def saved(run: Trajectory) -> SavedTrajectory:
         seconds=run.seconds,
         diverged_at=None if run.diverged_at is None else int(run.diverged_at),
         note=run.note,
+        reestimated=None if run.reestimated is None else {k: numbers(v) for k, v in run.reestimated._asdict().items()},
     )
 
 
 def restored(found: SavedTrajectory) -> Trajectory:
     """The trajectory that a file of results holds."""
+    curves = found.reestimated
     return Trajectory(
         steps=np.array(found.steps, int),
         train_loss=np.array(found.train_loss, float),
@@ -58,6 +62,7 @@ def restored(found: SavedTrajectory) -> Trajectory:
         seconds=found.seconds,
         diverged_at=found.diverged_at,
         note=found.note,
+        reestimated=None if curves is None else Curves(**{name: np.array(v, float) for name, v in curves.items()}),
     )
 
 

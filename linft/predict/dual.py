@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from linft.core import recipe_fields
-from linft.core.base import Model, Tangent, Trajectory
+from linft.core.base import BatchNorm, Model, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import By
 from linft.core.task import Task
 from linft.predict import replay
 from linft.predict.operator import apply, apply_rows, operator
@@ -38,19 +39,32 @@ Bundles = Mapping[str, Mapping[str, float]]
 """Groups that move as one: bundle -> {group: its weight μ_g, α_g = μ_g α}."""
 
 
-def why_not(recipe: Recipe) -> str | None:
-    """Why no kernel predicts this recipe; None where one does.
+BY: dict[BatchNorm, By] = {"frozen": "frozen kernel", "train": "training kernel"}
+
+
+def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
+    """Why no kernel predicts this recipe, with batch norm frozen or in training mode; None where one does.
 
     Example:
       >>> why_not(Recipe(steps=1, batch_norm="train"))
-      'batch norm in training mode changes the network as it trains'
+      "batch norm is in training mode, and the kernel's is frozen"
+      >>> why_not(Recipe(steps=1, batch_norm="train"), "train") is None
+      True
     """
-    return recipe_fields.why_not(recipe, "kernel")
+    return recipe_fields.why_not(recipe, BY[batch_norm])
 
 
-def nearest(recipe: Recipe) -> tuple[Recipe, str]:
-    """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing)."""
-    return recipe_fields.nearest(recipe, "kernel")
+def nearest(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> tuple[Recipe, str]:
+    """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing).
+
+    Args:
+      batch_norm: of the kernel.
+
+    Example:
+      >>> nearest(Recipe(steps=1, batch_norm="train", optimizer="adam"), "train")[1]
+      'dropped: optimizer=adam'
+    """
+    return recipe_fields.nearest(recipe, BY[batch_norm])
 
 
 def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
@@ -61,11 +75,14 @@ def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int 
     Exact for the linearized network under momentum, schedules, minibatches, decay and group rates,
     for either loss; one row-block of the kernel a step. `many` runs recipes of one structure and
     order of images in one vmapped program, where a step is one matrix product for all of them.
+    With batch_norm="train" it predicts recipes in training mode: the network is linearized with the training
+    images' statistics as functions of the weights, and losses and accuracies, train and test, are those with
+    the statistics re-estimated at every step (a real run's `Trajectory.reestimated`).
 
     Args:
       model, task: from which the Tangent is computed; or a Tangent alone.
       record_every: measure every so many steps; about a dozen times by default.
-      **kernel: groups, outputs, engine, batch_size, draws, progress of `predict.tangent`.
+      **kernel: groups, outputs, batch_norm, engine, batch_size, draws, progress of `predict.tangent`.
 
     Example:
       >>> import jax, linft
@@ -76,6 +93,14 @@ def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int 
       (5,)
     """
     return Dual(as_tangent(model, task, **kernel), record_every)
+
+
+def as_frozen_tangent(model: Model | Tangent, task: Task | None, **kernel: Any) -> Tangent:
+    """As `as_tangent`, of frozen batch norm only."""
+    found = as_tangent(model, task, **kernel)
+    if found.batch_norm != "frozen":
+        raise LinftError("this Tangent has batch norm in training mode, which only predict.dual takes")
+    return found
 
 
 def as_tangent(model: Model | Tangent, task: Task | None, **kernel: Any) -> Tangent:
@@ -101,7 +126,7 @@ class Dual:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(predictable(recipes), len(self.tangent.labels_train), self._family)
+        return replay.many(predictable(recipes, self.tangent.batch_norm), len(self.tangent.labels_train), self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)
@@ -109,13 +134,19 @@ class Dual:
         return replay.replay(_network, items(bundles), t, settings, recipes, n, self.record_every)
 
 
-def predictable(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """The recipes, of which none may be one that no kernel predicts."""
+def predictable(recipes: Iterable[Recipe], batch_norm: BatchNorm) -> list[Recipe]:
+    """The recipes, of which none may be one that a kernel does not predict whose batch norm is in this mode."""
     recipes = list(recipes)
     for recipe in recipes:
-        if reason := why_not(recipe):
-            raise LinftError(f"no kernel predicts this recipe: {reason}; use predict.nearest(recipe)")
+        if reason := why_not(recipe, batch_norm):
+            raise LinftError(f"no kernel predicts this recipe: {reason}; {_instead(recipe, batch_norm)}")
     return recipes
+
+
+def _instead(recipe: Recipe, batch_norm: BatchNorm) -> str:
+    if recipe.batch_norm != batch_norm and recipe.batch_norm != "reestimated":
+        return f'pass batch_norm="{recipe.batch_norm}" to get its kernel'
+    return f'use predict.nearest(recipe, "{batch_norm}")'
 
 
 def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:

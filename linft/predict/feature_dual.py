@@ -37,7 +37,8 @@ def feature_dual(
     Args:
       model, task: from which the FeatureTangent is computed; or a FeatureTangent alone.
       record_every: measure every so many steps; about a dozen times by default.
-      **kernel: groups, outputs, rank, draws, seed, engine, batch_size, progress of `predict.feature_tangent`.
+      **kernel: groups, outputs, rank, draws, seed, batch_norm, engine, batch_size, progress of
+        `predict.feature_tangent`.
 
     Raises:
       LinftError: no kernel predicts the recipe; as `feature_tangent`.
@@ -71,7 +72,9 @@ class FeatureDual:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(predictable(recipes), len(self.tangent.labels_train), self._family)
+        return replay.many(
+            predictable(recipes, self.tangent.projected.batch_norm), len(self.tangent.labels_train), self._family
+        )
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from linft.core import trees
-from linft.core.base import Kernel, Model, Tangent
+from linft.core.base import BatchNorm, Kernel, Model, Tangent
 from linft.core.errors import LinftError
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.ntk.tiled import memory
-from linft.predict.tangent import outputs_on, pushed
+from linft.predict.tangent import outputs_on, pushed, trained_mode
 from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
@@ -73,6 +73,7 @@ def feature_tangent(
     rank: int = 8,
     draws: int = 8,
     seed: int = 0,
+    batch_norm: BatchNorm = "frozen",
     engine: Engine = "auto",
     batch_size: int = 32,
     progress: Count | None = None,
@@ -86,6 +87,7 @@ def feature_tangent(
         low-rank, UᵀΘφU [n r m r] along the head's columns and the leading directions of the features.
       rank: leading directions of the features in a low-rank kernel, beside the head's.
       draws, seed: random sign vectors over the features whose gradients' products estimate κ.
+      batch_norm: as in `tangent`.
       engine, batch_size, progress: as in `empirical_ntk`.
 
     Raises:
@@ -100,6 +102,8 @@ def feature_tangent(
       ((10, 16), (10, 10), True)
     """
     model.check_classes(task)
+    if batch_norm == "train":
+        model = trained_mode(model, task)
     head = trees.get(model.params, model.head)
     dtype = head["kernel"].dtype
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
@@ -129,7 +133,9 @@ def feature_tangent(
         few = empirical_ntk(view, x_train[:PROBED_IMAGES], groups=names, engine=engine, batch_size=batch_size)
         error = probing_error(np.asarray(few.total()), draws)
     return FeatureTangent(
-        projected=_projected(view, task, (x_train, x_test), (features_train, features_test), names, kernels),
+        projected=_projected(view, task, (x_train, x_test), (features_train, features_test), names, kernels).replace(
+            batch_norm=batch_norm
+        ),
         directions=directions,
         features_train=features_train,
         features_test=features_test,

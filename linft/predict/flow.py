@@ -16,7 +16,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.ntk import neural_tangents_compat
-from linft.predict.dual import as_tangent
+from linft.predict.dual import as_frozen_tangent
 from linft.predict.operator import apply, operator
 from linft.predict.replay import trajectory
 from linft.training import optimizer
@@ -57,7 +57,7 @@ def gradient_flow(
     outputs = model.kernel_train.outputs if isinstance(model, Tangent) else kernel.get("outputs", "full")
     if outputs == "full":
         neural_tangents_compat.load()  # says how to get it before a kernel is computed
-    tangent = as_tangent(model, task, **kernel)
+    tangent = as_frozen_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
 
     def run(recipe: Recipe) -> Trajectory:

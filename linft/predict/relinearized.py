@@ -66,7 +66,7 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
-        predictable([recipe])
+        predictable([recipe], "frozen")
         steps = recipe.num_steps(n)
         if not 0 <= after < steps:
             raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")

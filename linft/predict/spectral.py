@@ -19,7 +19,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict import eigen
-from linft.predict.dual import Coordinates, as_tangent, lengths
+from linft.predict.dual import Coordinates, as_frozen_tangent, lengths
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
@@ -57,7 +57,7 @@ def spectral(
       >>> spectral(model, task)(recipe).steps[-1]
       np.int64(1000)
     """
-    tangent = as_tangent(model, task, **kernel)
+    tangent = as_frozen_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
     decompositions: dict[tuple, Eigenbasis] = {}  # by group weights: paid once, then every recipe is free
 

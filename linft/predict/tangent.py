@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from linft.core import trees
-from linft.core.base import Kernel, Model, Outputs, Tangent
+from linft.core.base import BatchNorm, Kernel, Model, Outputs, Tangent
 from linft.core.errors import LinftError, no_derivative
 from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_pass
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
+from linft.models.training_mode import in_training_mode
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Count
@@ -34,6 +35,7 @@ def tangent(
     engine: Engine = "auto",
     batch_size: int = 32,
     draws: int = 8,
+    batch_norm: BatchNorm = "frozen",
     progress: Count | None = None,
 ) -> Tangent:
     """Logits, kernels, J_g w0_g and norms of a model on a task's training and test images.
@@ -43,6 +45,8 @@ def tangent(
         stage apart, or decay kernels only, need `optim.kernel_groups(model.layer_groups, recipe)`.
       outputs, engine, batch_size, progress: as in `empirical_ntk`.
       draws: random sign vectors of a pseudo kernel.
+      batch_norm: frozen; or train, the network with the statistics of the training images as functions of the
+        weights (`models.training_mode`), for recipes with batch norm in training mode.
 
     Example:
       >>> import jax, linft
@@ -52,6 +56,8 @@ def tangent(
       (10, 10)
     """
     model.check_classes(task)
+    if batch_norm == "train":
+        model = trained_mode(model, task)
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     train, test = train_test_ntk(
         model,
@@ -83,7 +89,13 @@ def tangent(
         weights_test=weights_test,
         squared_norms={group: squares[group] for group in names},
         mixing=_mixing(model, train, few, labels),
+        batch_norm=batch_norm,
     )
+
+
+def trained_mode(model: Model, task: Task) -> Model:
+    """The model in training mode, where that is another than evaluation mode."""
+    return in_training_mode(model, task.x_train) if model.batch_stats else model
 
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:
@@ -164,6 +176,7 @@ def save(path: str | Path, tangent: Tangent) -> None:
     leaves = {trees.path_of(p): np.asarray(v) for p, v in jax.tree_util.tree_leaves_with_path(tangent)}
     kernel = tangent.kernel_train
     meta = {"outputs": kernel.outputs, "engine": kernel.engine, "groups": json.dumps(tangent.groups)}
+    meta["batch_norm"] = tangent.batch_norm
     with whole(Path(path)) as partial:
         save_file(leaves, partial, meta)
 
@@ -205,4 +218,5 @@ def load(path: str | Path) -> Tangent:
         weights_test=by_group("weights_test"),
         squared_norms=by_group("squared_norms"),
         mixing=by_group("mixing"),
+        batch_norm=meta["batch_norm"],
     )

@@ -19,6 +19,7 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.data.lazy import LazyImages
+from linft.models import batch_norm
 from linft.training.step import Execution, State
 
 BATCH = 256  # divisible among most numbers of devices
@@ -56,16 +57,29 @@ def parts(model: Model, task: Task, execution: Execution, held: Array | None) ->
 
 
 def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> Callable[[Recipe, State], Measurement]:
-    """A function (recipe, state) -> row, in evaluation mode."""
+    """A function (recipe, state) -> row, in evaluation mode.
+
+    A recipe with batch norm in training mode is measured with its running averages and, on one device, with
+    the statistics of the training images re-estimated at its weights too.
+    """
     groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
     lengths = _lengths(groups, execution.mesh)
 
-    def measure(recipe: Recipe, state: State) -> Measurement:
-        row: Measurement = {}
+    def curves(recipe: Recipe, state: State) -> Measurement:
+        found = {}
         for name, part in (("train", train), ("test", test)):
             logits, labels = jnp.asarray(_logits(model, state, part, execution)), jnp.asarray(part.labels)
-            row[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
-            row[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
+            found[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
+            found[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
+        return found
+
+    def measure(recipe: Recipe, state: State) -> Measurement:
+        row: Measurement = curves(recipe, state)
+        if recipe.batch_norm == "train" and model.batch_stats and execution.mesh is None:
+            there = model.replace(params=state.params, batch_stats=state.batch_stats)
+            images = train.images if isinstance(train.images, LazyImages) else np.asarray(train.images)
+            own = batch_norm.reestimated(there, images).batch_stats
+            row["reestimated"] = curves(recipe, state._replace(batch_stats=own))
         by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
         return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from linft.core import parallel
-from linft.core.base import Model, OneByOne, Run, Trajectory, recorded_steps
+from linft.core.base import Curves, Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.data.augment import AUGMENTATIONS
@@ -44,7 +44,8 @@ def finetune(
 
     With `batch_norm="frozen"` the network is in evaluation mode throughout; with "train" the batch's
     statistics are used and their running averages kept (and dropout is on), and the recorded values
-    are those of evaluation mode; "reestimated" takes the statistics of the task's training images
+    are those of evaluation mode, with the running averages and (`Trajectory.reestimated`) with the statistics
+    of the training images at the weights of that step; "reestimated" takes the statistics of the task's training images
     first and freezes them. Of a linearized model this trains the linearized network.
 
     Args:
@@ -137,8 +138,11 @@ def finetune(
                     kept.leave(at._replace(losses=np.zeros(0)))
                 clock = time.perf_counter()
         best = None if checkpoints is None else checkpoints.best(at.state)
+        curves = kept.curves()
+        own = curves.pop("reestimated", None)
         return Trajectory(
-            **kept.curves(),
+            **curves,
+            reestimated=None if own is None else Curves(**own),
             seconds=kept.seconds,
             diverged_at=diverged_at,
             model=trained(at.state),

@@ -1,0 +1,142 @@
+"""Predictions of training-mode recipes: the training of the network linearized through its batch's statistics."""
+
+import jax
+import jax.numpy as jnp
+import judges
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from replayed import CURVES
+
+import linft
+from linft import predict
+from linft.core import losses, trees
+from linft.core.base import Model
+from linft.core.errors import LinftError
+from linft.core.preprocessing import Preprocessing
+from linft.models import training_mode
+from linft.predict.tangent import load, save
+
+MOMENTUM = 0.9  # of every norm of the network below
+RECIPE = linft.Recipe(
+    learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.01, rate_multipliers=(("stem", 0.5),), batch_norm="train"
+)
+
+
+@pytest.fixture
+def case(x64, digits, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, linft.Task]:
+    """A narrow network, all directions of whose statistics are kept."""
+    del x64
+    monkeypatch.setattr(training_mode.in_training_mode, "__defaults__", (10_000,))
+    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), Preprocessing((8, 8, 3)), width=2)
+    model = model.replace(params=jax.tree.map(lambda p: p.astype(jnp.float64), model.params))
+    return model, digits.subset(8, 4, seed=0)
+
+
+def explicit(model: Model, task: linft.Task) -> judges.Explicit:
+    """The outputs to first order, training images in training mode, test images with their statistics; by hand."""
+    x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
+    w0, unravel = ravel_pytree(model.params)
+    zero = jax.tree.map(jnp.zeros_like, model.batch_stats)
+
+    def outputs(w: jax.Array) -> jax.Array:
+        on_train, new = model.forward_train(unravel(w), zero, x, jax.random.key(0))
+        own = jax.tree.map(lambda leaf: leaf / (1 - MOMENTUM), new)
+        return jnp.concatenate([on_train, model.forward(unravel(w), own, x_test)[0]])
+
+    f0, jacobian = jax.jit(lambda w: (outputs(w), jax.jacrev(outputs)(w)))(w0)
+    return judges.explicit(model, task)._replace(f0=np.asarray(f0), jacobian=np.asarray(jacobian))
+
+
+def test_dual_is_the_training_of_the_network_linearized_through_its_statistics(case):
+    model, task = case
+    of = explicit(model, task)
+    found = predict.dual(model, task, record_every=2, batch_norm="train")(RECIPE)
+    expected = judges.sgd(judges.linear(of), of, RECIPE, found.steps)
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-9, err_msg=name)
+
+
+def test_features_dual_is_the_training_with_an_exact_head(case):
+    model, task = case
+    view = training_mode.in_training_mode(model, task.x_train)
+    of = judges.explicit(view, task)
+    found = predict.feature_dual(model, task, record_every=2, batch_norm="train")(RECIPE)
+    expected = judges.sgd(judges.linear_features(view, task), of, RECIPE, found.steps)
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("at", ["logits", "features"])
+def test_in_weights_the_full_batch_is_that_of_function_space(case, at):
+    """Of a batch of all training images the minibatch's statistics are those of the kernel."""
+    model, task = case
+    recipe = RECIPE.replace(batch_size=None)
+    kind = {"logits": predict.dual, "features": predict.feature_dual}[at]
+    predicted = kind(model, task, record_every=3, batch_norm="train")(recipe)
+    linear = linft.linearize(model, at, batch_norm="train")
+    trained = linft.finetune(linear, task, record_every=3)(recipe)
+    for group, distance in trained.distance.items():
+        np.testing.assert_allclose(predicted.distance[group], distance, rtol=1e-7, atol=1e-12, err_msg=group)
+
+
+def test_linearized_in_training_mode_is_the_first_order_of_it(case):
+    """Outputs and running averages differ from the network's own by a second order in the step."""
+    model, task = case
+    linear, x = linft.linearize(model, batch_norm="train"), model.preprocess(task.x_train)
+    direction = jax.tree.map(lambda w: jnp.asarray(np.random.default_rng(0).normal(size=w.shape)), model.params)
+
+    def error(size: float) -> list[float]:
+        there = jax.tree.map(lambda w, d: w + size * d, model.params, direction)
+        both = (m.forward_train(there, model.batch_stats, x, jax.random.key(0)) for m in (linear, model))
+        (a, s), (b, t) = both
+        return [float(jnp.linalg.norm(a - b)), float(jnp.linalg.norm(ravel_pytree(s)[0] - ravel_pytree(t)[0]))]
+
+    for coarse, fine in zip(error(2e-4), error(1e-4), strict=True):
+        assert coarse / fine == pytest.approx(4, rel=0.05)
+
+
+def test_a_real_run_tells_its_curves_with_its_own_statistics(case):
+    model, task = case
+    run = linft.finetune(model, task, record_every=3)(RECIPE)
+    tuned, x = run.model, model.preprocess(task.x_train)
+    logits, _ = tuned.forward_train(tuned.params, tuned.batch_stats, x, jax.random.key(0))
+    expected = losses.mean_loss(RECIPE.loss, logits, jnp.asarray(task.y_train))
+    assert run.reestimated.train_loss[-1] == pytest.approx(float(expected), rel=1e-6)
+    assert run.reestimated.train_loss[-1] != run.train_loss[-1]
+    assert linft.finetune(model, task)(RECIPE.replace(batch_norm="frozen", steps=1)).reestimated is None
+
+
+def test_prediction_begins_where_the_run_does(case):
+    model, task = case
+    real = linft.finetune(model, task)(RECIPE.replace(steps=1)).reestimated
+    predicted = predict.dual(model, task, batch_norm="train")(RECIPE.replace(steps=1))
+    for name in CURVES:
+        assert getattr(predicted, name)[0] == pytest.approx(getattr(real, name)[0], rel=1e-5)
+
+
+def test_each_kernel_takes_recipes_of_its_own_mode_only(case):
+    model, task = case
+    frozen, train = (predict.tangent(model, task, batch_norm=mode) for mode in ("frozen", "train"))
+    with pytest.raises(LinftError, match='pass batch_norm="train" to get its kernel'):
+        predict.dual(frozen)(RECIPE)
+    with pytest.raises(LinftError, match='pass batch_norm="frozen" to get its kernel'):
+        predict.dual(train)(RECIPE.replace(batch_norm="frozen"))
+    with pytest.raises(LinftError, match="only predict.dual takes"):
+        predict.spectral(train)
+
+
+def test_it_is_kept_with_the_tangent(case, tmp_path):
+    model, task = case
+    found = predict.tangent(model, task, batch_norm="train", outputs="trace")
+    save(tmp_path / "tangent", found)
+    assert load(tmp_path / "tangent").batch_norm == "train"
+    assert trees.count(load(tmp_path / "tangent")) == trees.count(found)
+
+
+def test_networks_without_training_mode_are_refused(case):
+    model, task = case
+    with pytest.raises(LinftError, match="has no training mode"):
+        predict.dual(linft.linearize(model), task, batch_norm="train")
+    with pytest.raises(LinftError, match="has no training mode"):
+        linft.linearize(linft.linearize(model), batch_norm="train")
