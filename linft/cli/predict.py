@@ -43,7 +43,7 @@ class Predict:
         from linft import predict
         from linft.cli.terminal import bars, terminal
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import FIRST, KINDS, auto
+        from linft.predict.choice import FIRST, FROZEN, KINDS, auto
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.report import trajectories
         from linft.runtime.atomic_files import whole
@@ -54,9 +54,11 @@ class Predict:
 
         console, output = terminal(), self.writing.output
         asked = with_length(self.recipe, steps=DEFAULT_STEPS)
-        recipe, dropped = predict.nearest(asked)
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
+        trains = asked.batch_norm == "train" and model.batch_stats and self.how not in FROZEN
+        batch_norm = "train" if trains else "frozen"
+        recipe, dropped = predict.nearest(asked, batch_norm)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
         runs: dict[str, linft.Trajectory] = {}
@@ -69,6 +71,7 @@ class Predict:
                     recipe,
                     self.writing.record_every,
                     groups=groups,
+                    batch_norm=batch_norm,
                     batch_size=self.kernel_batch,
                     progress=lambda done, total: progress(f"{kind}: kernel", done, total),
                 )

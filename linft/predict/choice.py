@@ -65,7 +65,8 @@ def _relinearized(
     model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any
 ) -> Trajectory:
     after = first_steps(recipe, len(task.y_train))
-    kernel.pop("groups", None)  # those of the recipe, always
+    for name in ("groups", "batch_norm"):  # those of the recipe, always; frozen, always
+        kernel.pop(name, None)
     return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
 
 
@@ -97,6 +98,9 @@ FIRST = "trace"
 
 EXACT = ("relinearize", "features", "features-low-rank", "dual", "features-trace", "trace")
 """The kinds by what they leave out, the least first: real steps before, an exact head, all pairs of outputs."""
+
+FROZEN = ("relinearize",)
+"""Kinds that predict frozen batch norm only."""
 
 RUNS = Recipe(learning_rate=0.002, batch_size=32, steps=48)
 """Of the measured runs, but for rate and order: frozen batch norm, no decay, cross-entropy."""
@@ -188,6 +192,8 @@ def auto(
     """
     _check(error)
     kinds = affordable(model, task)
+    if recipe.batch_norm == "train":
+        kinds = tuple(kind for kind in kinds if kind not in FROZEN)
     if (reason := unmeasured(model, task, recipe, head, scale)) is not None:
         return _most_exact(kinds, f"not measured for {reason}")
     return choose(error, fall(first()), "probe" if head == "probe" else "fresh", kinds)

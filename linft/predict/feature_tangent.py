@@ -19,7 +19,7 @@ from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.ntk.tiled import memory
-from linft.predict.tangent import outputs_on, pushed, trained_mode
+from linft.predict.tangent import in_mode, outputs_on, pushed
 from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
@@ -102,8 +102,7 @@ def feature_tangent(
       ((10, 16), (10, 10), True)
     """
     model.check_classes(task)
-    if batch_norm == "train":
-        model = trained_mode(model, task)
+    model = in_mode(model, task, batch_norm)
     head = trees.get(model.params, model.head)
     dtype = head["kernel"].dtype
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)

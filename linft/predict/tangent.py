@@ -56,8 +56,7 @@ def tangent(
       (10, 10)
     """
     model.check_classes(task)
-    if batch_norm == "train":
-        model = trained_mode(model, task)
+    model = in_mode(model, task, batch_norm)
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     train, test = train_test_ntk(
         model,
@@ -93,9 +92,9 @@ def tangent(
     )
 
 
-def trained_mode(model: Model, task: Task) -> Model:
-    """The model in training mode, where that is another than evaluation mode."""
-    return in_training_mode(model, task.x_train) if model.batch_stats else model
+def in_mode(model: Model, task: Task, batch_norm: BatchNorm) -> Model:
+    """The model that is linearized: in training mode where it is asked for, and another than evaluation mode."""
+    return in_training_mode(model, task.x_train) if batch_norm == "train" and model.batch_stats else model
 
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:

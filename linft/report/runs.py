@@ -76,6 +76,12 @@ KINDS = CURVES | LINKS_ONLY
 MEANINGS = {
     frozenset(("finetuned_train_bn", "finetuned")):
         "What the batch’s own statistics do that frozen ones do not.",
+    frozenset(("finetuned_train_bn", "feature_linearized")):
+        "How far the features bend: their change beyond first order in the weights.",
+    frozenset(("finetuned_train_bn", "linearized")):
+        "Everything beyond first order in the weights: features that bend, and head and features moving together.",
+    frozenset(("finetuned_train_bn", "dual")):
+        "Everything beyond first order in the weights: features that bend, and head and features moving together.",
     frozenset(("finetuned", "feature_linearized")):
         "How far the features bend: their change beyond first order in the weights.",
     frozenset(("finetuned", "linearized")):

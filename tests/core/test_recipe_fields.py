@@ -66,16 +66,20 @@ def test_the_nearest_recipe_is_one_that_is_predicted(by, name):
 
 
 REASONS = {
-    "kernel": (
+    "frozen kernel": (
         Recipe(batch_norm="reestimated", mixup=0.1),
         "re-estimated batch norm is not the kernel's; mixed images are not the images of the kernel",
+    ),
+    "training kernel": (
+        Recipe(batch_norm="frozen", optimizer="adam"),
+        "Adam is not linear in the gradient; batch norm is frozen, and the kernel's is in training mode",
     ),
     "flow": (Recipe(weight_decay=0.1, l2sp=0.1), "weight decay has no closed flow here"),
     "closed form": (
         Recipe(schedule="step", warmup_steps=2, convention="decoupled", weight_decay=0.1, loss="squared_error"),
         "the learning rate is not constant; decay is decoupled",
     ),
-    "linearized": (Recipe(batch_norm="train", clip_norm=1.0), "a linearized network's batch norm is frozen"),
+    "linearized": (Recipe(batch_norm="train", clip_norm=1.0), "this linearized network's batch norm is frozen"),
 }
 
 

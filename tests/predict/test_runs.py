@@ -96,7 +96,7 @@ MORE = [
 ]
 
 NO_KERNEL = {
-    "batch norm in training mode changes the network as it trains": {"batch_norm": "train"},
+    "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
     "augmented images are not the images of the kernel": {"augmentation": "flip"},
     "clipping is not linear in the gradient": {"clip_norm": 1.0},
     "Adam is not linear in the gradient": {"optimizer": "adam"},

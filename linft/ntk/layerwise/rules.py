@@ -170,7 +170,7 @@ def rule_for(module: nn.Module) -> LayerRule:
     return next(rule for rule in RULES if rule.covers(module))
 
 
-def laid_out(rule: Rule, weights: Float[Array, "r ..."]) -> Float[Array, "r size"]:
+def laid_out(rule: LayerRule, weights: Float[Array, "r ..."]) -> Float[Array, "r size"]:
     """Arrays shaped like one parameter, in the order of the rule's gradients."""
     if rule is not RULES[-1]:
         weights = jnp.moveaxis(weights, -1, 1)

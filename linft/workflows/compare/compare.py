@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from linft import predict
 from linft.core import trees
-from linft.core.base import Model, Outputs, Tangent, Trajectory
+from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_size
 from linft.core.recipe import Recipe
@@ -21,7 +21,7 @@ from linft.models.linearize import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import Drift, drift, spectrum
-from linft.predict.tangent import to_trace
+from linft.predict.tangent import in_mode, to_trace
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.training.finetune import OnStep, finetune
@@ -62,10 +62,15 @@ class Setting:
     record_every: int | None
     progress: OnStep
 
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """Of the kernel, and of what is linearized."""
+        return mode(self.model, self.recipe)
+
     @cached_property
     def kernel_recipe(self) -> Recipe:
-        """The nearest recipe that a kernel predicts."""
-        return predict.nearest(self.recipe)[0]
+        """The nearest recipe that the kernel predicts."""
+        return predict.nearest(self.recipe, self.batch_norm)[0]
 
     @cached_property
     def full_batch(self) -> Recipe:
@@ -90,8 +95,8 @@ class Setting:
 RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "finetuned_train_bn": lambda s: s.train(s.model, "train"),
     "finetuned": lambda s: s.train(s.model, "frozen"),
-    "feature_linearized": lambda s: s.train(linearize(s.model, at="features"), "frozen"),
-    "linearized": lambda s: s.train(linearize(s.model), "frozen"),
+    "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
+    "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
     "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
@@ -162,6 +167,7 @@ def compare(
             outputs=outputs,
             engine=engine,
             batch_size=batch_size,
+            batch_norm=mode(model, recipe),
             progress=lambda done, total: tell("kernel", done, total),
         )
     )
@@ -169,12 +175,12 @@ def compare(
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
     trajectories, changed = {}, None
     for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
-        real = name == ("finetuned" if "finetuned" in chosen else "finetuned_train_bn")
+        real = name == _reference(recipe, chosen)
 
         def make(name: str = name, real: bool = real) -> tuple[Trajectory, Drift | None]:
             progress = partial(tell, name)
             trajectory = RUNS[name](dataclasses.replace(setting, progress=lambda step, of, loss: progress(step, of)))
-            note = predict.nearest(recipe)[1] if name in PREDICTED else ""
+            note = predict.nearest(recipe, setting.batch_norm)[1] if name in PREDICTED else ""
             settled = real and trajectory.diverged_at is None
             drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
             return dataclasses.replace(trajectory, note=note), drifted
@@ -184,6 +190,8 @@ def compare(
         if name in PREDICTED:
             tell(name, 1, 1)
     trajectories = {name: trajectories[name] for name in chosen}
+    if setting.batch_norm == "train":
+        trajectories = {name: _with_own_statistics(trajectory) for name, trajectory in trajectories.items()}
     reference = _reference(recipe, trajectories)
     result = ComparisonResult(
         model=_describe_model(model),
@@ -197,7 +205,7 @@ def compare(
             for name, trajectory in trajectories.items()
             if name != reference
         },
-        attribution=attribute(trajectories),
+        attribution=attribute(_chain(trajectories, setting.batch_norm)),
         kernel=KernelResult(
             outputs=outputs,
             engine=tangent.kernel_train.engine,
@@ -222,7 +230,8 @@ def _choose(
     unknown = sorted(named - {*RUNS, "all"})
     if unknown:
         raise LinftError(f"no run {', '.join(unknown)}; choose among all, {', '.join(RUNS)}")
-    near, n = predict.nearest(recipe)[0], len(task.y_train)
+    batch_norm, n = mode(model, recipe), len(task.y_train)
+    near, _ = predict.nearest(recipe, batch_norm)
     reasons = {
         "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
         "spectral": predict.why_not_spectral(near, n) or too_large(n * task.num_classes),
@@ -232,6 +241,8 @@ def _choose(
     }
     if not named:
         reasons |= dict.fromkeys(ON_REQUEST, "trained in weights, which takes as long as the real run; see --runs all")
+        if batch_norm == "train":
+            reasons["finetuned"] = "the recipe has batch norm in training mode; see --runs all"
     skipped = {name: reason for name in RUNS if (reason := reasons.get(name))}
     for name in RUNS:
         if name in named and name in skipped:
@@ -242,10 +253,27 @@ def _choose(
     return chosen, skipped
 
 
-def _reference(recipe: Recipe, trajectories: dict[str, Trajectory]) -> str:
+def mode(model: Model, recipe: Recipe) -> BatchNorm:
+    """Batch norm as the recipe has it, where the network has any."""
+    return "train" if recipe.batch_norm == "train" and model.batch_stats else "frozen"
+
+
+def _with_own_statistics(run: Trajectory) -> Trajectory:
+    """A run in training mode by the curves that are predicted, those with re-estimated statistics."""
+    if run.reestimated is None:
+        return run
+    return dataclasses.replace(run, **run.reestimated._asdict(), note="statistics re-estimated at every recorded step")
+
+
+def _chain(trajectories: dict[str, Trajectory], batch_norm: BatchNorm) -> dict[str, Trajectory]:
+    """The runs that follow from one another: frozen batch norm is no step towards a prediction in training mode."""
+    return {name: run for name, run in trajectories.items() if batch_norm == "frozen" or name != "finetuned"}
+
+
+def _reference(recipe: Recipe, trajectories: Iterable[str]) -> str:
     """The real run of the recipe as it was asked for, or the other real one."""
     order = ("finetuned_train_bn", "finetuned") if recipe.batch_norm == "train" else ("finetuned", "finetuned_train_bn")
-    return next(name for name in order if name in trajectories)
+    return next(name for name in order if name in {*trajectories})
 
 
 def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> Drift:
@@ -254,6 +282,7 @@ def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Grou
     Both in outputs and batches of one shape, so that what was compiled for the first serves the second.
     """
     assert tuned is not None
+    tuned = in_mode(tuned, task, tangent.batch_norm)
     size = equal_size(len(task.y_train), batch_size)
     n = min(len(task.y_train), size * max(1, DRIFT_IMAGES // size))
     after = empirical_ntk(

@@ -165,8 +165,18 @@ def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(settin
     recipe = RECIPE.replace(batch_norm="train", augmentation="flip", weight_decay=0.01, batch_size=10)
     found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
     assert found.result.reference == "finetuned_train_bn"
-    assert "batch_norm=train" in found.result.runs["dual"].note
-    assert "augmentation=flip" in found.result.runs["dual"].note
+    assert found.result.runs["dual"].note == "dropped: augmentation=flip"
+
+
+def test_a_recipe_in_training_mode_is_predicted_in_it(setting):
+    """Real and predicted curves are in one measure, and begin as one."""
+    found = compare(*setting, RECIPE.replace(batch_norm="train"))
+    assert found.tangent.batch_norm == "train"
+    assert "finetuned" in found.result.skipped
+    real, predicted = (found.result.runs[name] for name in ("finetuned_train_bn", "dual"))
+    assert predicted.train_loss[0] == pytest.approx(real.train_loss[0], rel=1e-4)
+    assert "statistics re-estimated" in real.note
+    assert found.result.attribution.links[0].start == "finetuned_train_bn"
 
 
 @pytest.mark.parametrize(
