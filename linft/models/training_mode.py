@@ -31,7 +31,7 @@ from linft.models.batch_norm import TrainingMode, momentum_and_statistics, train
 
 log = logging.getLogger("linft")
 
-IMAGES = 64
+IMAGES = 128
 """Whose statistics are differentiated, at most."""
 RANK = 256
 FELT = 32
@@ -78,7 +78,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
 
     At the model's own weights value and Jacobian are those of training mode with the statistics of these images
     in one batch; elsewhere its statistics are linear in the weights. Dropout is off. Take as many images as a
-    minibatch has, or more: the first 64, evenly chosen, count.
+    minibatch has, or more: 128 at most count, evenly chosen.
 
     Args:
       images: uint8, as they come, such as the training images.

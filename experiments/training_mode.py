@@ -1,0 +1,169 @@
+"""Batch norm in training mode, as people fine-tune: predicted with frozen statistics, and with those the weights move.
+
+    python experiments/training_mode.py --scale laptop --data ../shared/data
+
+Six real tasks × two heads (fresh, linear probe) × two learning rates: 24 real runs with batch norm in training mode,
+Nesterov 0.9, cross-entropy; beside each the linear prediction by the network's kernel and by the features' (head
+exact, few directions), with frozen batch norm, as a Recipe without training mode would have it, and in training mode.
+Real and predicted losses are those of the training images with their own statistics (`Trajectory.reestimated`).
+Two tasks, the last in alphabetical order, are reported apart: nothing was chosen on them. Rows are written as they
+finish. Writes rows.jsonl and table.md into results/training_mode/SCALE.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from options import Options, Scale
+from tables import markdown, share
+
+import linft
+from linft import predict
+from linft.core.base import Curves, Model, Trajectory
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
+from linft.workflows.compare.agreement import loss_curve_error
+
+KINDS = {
+    "network, frozen": partial(predict.dual, batch_norm="frozen"),
+    "network": partial(predict.dual, batch_norm="train"),
+    "features, frozen": partial(predict.feature_dual, outputs="low-rank", batch_norm="frozen"),
+    "features": partial(predict.feature_dual, outputs="low-rank", batch_norm="train"),
+}
+HEADS: dict[Literal["normal", "probe"], str] = {"normal": "fresh", "probe": "probe"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the experiment."""
+
+    tasks: tuple[str, ...] = ("digits", "hymenoptera", "sign_digits", "ucmerced16", "gtsrb", "omniglot")
+    apart: tuple[str, ...] = ("omniglot", "gtsrb")
+    """Tasks on which nothing was chosen."""
+    model: str = "resnet14-cifar10"
+    train_images: int = 80
+    test_images: int = 80
+    rates: tuple[tuple[Literal["normal", "probe"], tuple[float, ...]], ...] = (
+        ("normal", (0.01, 0.003)),
+        ("probe", (0.003, 0.001)),
+    )
+    steps: int = 60
+    batch_size: int = 20
+
+
+CONFIGS: dict[Scale, Config] = {
+    "smoke": Config(
+        tasks=("digits", "omniglot"),
+        train_images=20,
+        test_images=8,
+        rates=(("probe", (0.001,)),),
+        steps=3,
+        batch_size=5,
+    ),
+    "laptop": Config(),
+}
+
+
+def main(options: Options) -> None:
+    """Run what is missing, and draw the table."""
+    directory, config = options.directory("training_mode"), CONFIGS[options.scale]
+    if "run" in options.do:
+        run(config, options, directory)
+    if "report" in options.do:
+        rows = json_lines.read(directory / "rows.jsonl")
+        (directory / "table.md").write_text(table(rows, config))
+        print(f"{len(rows)} rows; wrote {directory}/table.md", flush=True)
+
+
+def run(config: Config, options: Options, directory: Path) -> None:
+    """Write what is missing."""
+    claim(directory / "config.json", asdict(config), "rows")
+    file = directory / "rows.jsonl"
+    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}):
+        json_lines.append(file, [row])
+        print(row["key"], json.dumps({kind: found["error"] for kind, found in row["kinds"].items()}), flush=True)
+
+
+def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[str, Any]]:
+    """One row for each real run that is not done."""
+    bare = linft.load_model(config.model)
+    for name, (head, rates) in itertools.product(options.chosen(config.tasks), config.rates):
+        todo = [rate for rate in rates if f"{name} {head} {rate}" not in done]
+        if not todo:
+            continue
+        task = linft.load_task(options.source(name)).subset(config.train_images, config.test_images, seed=0)
+        model = bare.with_head(task.num_classes, jax.random.key(0), head, task=task)
+        recipes = [
+            linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps, batch_norm="train")
+            for rate in todo
+        ]
+        found = {kind: _predicted(kind, model, task, recipes) for kind in KINDS}
+        for place, recipe in enumerate(recipes):
+            real = linft.finetune(model, task)(recipe)
+            assert real.reestimated is not None
+            yield {
+                "key": f"{name} {head} {recipe.learning_rate}",
+                "task": name,
+                "head": HEADS[head],
+                "rate": recipe.learning_rate,
+                "fall": float(1 - real.reestimated.train_loss[-1] / real.reestimated.train_loss[0]),
+                "train_loss": real.reestimated.train_loss.tolist(),
+                "test_accuracy": real.reestimated.test_accuracy.tolist(),
+                "running_test_accuracy": real.test_accuracy.tolist(),
+                "kinds": {kind: _compared(runs[place], real, real.reestimated) for kind, runs in found.items()},
+            }
+
+
+def _predicted(kind: str, model: Model, task: linft.Task, recipes: list[linft.Recipe]) -> list[Trajectory]:
+    frozen = "frozen" in kind
+    return KINDS[kind](model, task).many([r.replace(batch_norm="frozen") if frozen else r for r in recipes])
+
+
+def _compared(predicted: Trajectory, real: Trajectory, own: Curves) -> dict[str, Any]:
+    """Against the real curves with the training images' own statistics."""
+    comparable = Trajectory(real.steps, *own, distance={}, norm={}, seconds=real.seconds)
+    return {
+        "error": loss_curve_error(predicted, comparable),
+        "accuracy": float(predicted.test_accuracy[-1] - own.test_accuracy[-1]),
+        "train_loss": predicted.train_loss.tolist(),
+    }
+
+
+def table(rows: list[dict[str, Any]], config: Config) -> str:
+    """Median and largest error by head and kind, of the tasks apart and of the others."""
+    title = (
+        "Error of the train-loss curve, mean |difference| / mean real loss, and |difference| of the final test "
+        "accuracy in points; median (largest) over tasks and rates. Batch norm of the real runs is in training mode."
+    )
+    lines = []
+    for head, apart in itertools.product(HEADS.values(), (False, True)):
+        own = [row for row in rows if row["head"] == head and (row["task"] in config.apart) == apart]
+        if not own:
+            continue
+        fall = share(float(np.median([row["fall"] for row in own])))
+        for kind in KINDS:
+            errors = [row["kinds"][kind]["error"] for row in own]
+            points = [100 * abs(row["kinds"][kind]["accuracy"]) for row in own]
+            which = "apart" if apart else "others"
+            lines.append((head, which, len(own), fall, kind, _spread(errors), _points(points)))
+    return markdown(title, ("head", "tasks", "runs", "real loss fell by", "kernel", "curve", "accuracy"), lines)
+
+
+def _spread(errors: list[float | None]) -> str:
+    known = [np.inf if error is None else error for error in errors]
+    return f"{share(float(np.median(known)))} ({share(float(np.max(known)))})"
+
+
+def _points(points: list[float]) -> str:
+    return f"{np.median(points):.1f} ({np.max(points):.1f})"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
