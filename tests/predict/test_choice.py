@@ -15,9 +15,9 @@ from linft.core.base import Trajectory
 from linft.core.errors import LinftError
 from linft.predict import choice
 from linft.predict.choice import (
-    FROZEN,
     EXACT,
     FALLS,
+    FROZEN,
     KINDS,
     MEASURED,
     RUNS,
