@@ -103,7 +103,8 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
         raise LinftError(f"{model.name} has no batch norm, so training mode is evaluation mode")
     if rank < 1:
         raise LinftError(f"rank is {rank}; it must be 1 or more")
-    chosen = images[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)]
+    resized = np.asarray(model.preprocessing.resize(images))
+    chosen = resized[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)]
     momentum, statistics = momentum_and_statistics(model, chosen)
     x = model.preprocess(chosen)
     below, start = _below_head(model)
@@ -111,14 +112,14 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
     size = sum(leaf.size for leaf in jax.tree.leaves(statistics))
     with jax.default_matmul_precision("highest"):
         if rank >= size:
-            directions = towards = np.eye(size, dtype=model.dtype)
+            directions = towards = np.eye(size).astype(model.dtype)
         else:
             directions, towards = _felt(functions, model, momentum, statistics, x, below, rank)
         pull = partial(functions.pull, below, model.params, momentum, model.batch_stats, x)
-        parts = [jax.device_get(pull(towards[i : i + AT_ONCE])) for i in range(0, len(towards), AT_ONCE)]
+        parts = [jax.device_get(pull(jnp.asarray(towards[i : i + AT_ONCE]))) for i in range(0, len(towards), AT_ONCE)]
     rows = {path: jnp.asarray(np.concatenate([part[path] for part in parts])) for path in start}
     _, unravel = ravel_pytree(statistics)
-    held = {"statistics": statistics, "start": start, "rows": rows, "directions": jax.vmap(unravel)(directions)}
+    held = {"statistics": statistics, "start": start, "rows": rows, "directions": jax.vmap(unravel)(jnp.asarray(directions))}
     return model.replace(
         name=f"{model.name} (training mode)",
         forward=Coupled(model.forward),

@@ -28,6 +28,7 @@ def whole(model: Model, task: linft.Task):
     x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     flat, unravel = ravel_pytree(model.params)
     zero = jax.tree.map(jnp.zeros_like, model.batch_stats)
+    assert model.forward_train is not None
 
     def outputs(w):
         on_train, new = model.forward_train(unravel(w), zero, x, jax.random.key(0))

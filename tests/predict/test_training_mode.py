@@ -38,6 +38,7 @@ def explicit(model: Model, task: linft.Task) -> judges.Explicit:
     x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     w0, unravel = ravel_pytree(model.params)
     zero = jax.tree.map(jnp.zeros_like, model.batch_stats)
+    assert model.forward_train is not None
 
     def outputs(w: jax.Array) -> jax.Array:
         on_train, new = model.forward_train(unravel(w), zero, x, jax.random.key(0))
@@ -88,8 +89,9 @@ def test_linearized_in_training_mode_is_the_first_order_of_it(case):
 
     def error(size: float) -> list[float]:
         there = jax.tree.map(lambda w, d: w + size * d, model.params, direction)
-        both = (m.forward_train(there, model.batch_stats, x, jax.random.key(0)) for m in (linear, model))
-        (a, s), (b, t) = both
+        assert linear.forward_train is not None and model.forward_train is not None
+        a, s = linear.forward_train(there, model.batch_stats, x, jax.random.key(0))
+        b, t = model.forward_train(there, model.batch_stats, x, jax.random.key(0))
         return [float(jnp.linalg.norm(a - b)), float(jnp.linalg.norm(ravel_pytree(s)[0] - ravel_pytree(t)[0]))]
 
     for coarse, fine in zip(error(2e-4), error(1e-4), strict=True):
@@ -100,6 +102,7 @@ def test_a_real_run_tells_its_curves_with_its_own_statistics(case):
     model, task = case
     run = linft.finetune(model, task, record_every=3)(RECIPE)
     tuned, x = run.model, model.preprocess(task.x_train)
+    assert tuned is not None and tuned.forward_train is not None and run.reestimated is not None
     logits, _ = tuned.forward_train(tuned.params, tuned.batch_stats, x, jax.random.key(0))
     expected = losses.mean_loss(RECIPE.loss, logits, jnp.asarray(task.y_train))
     assert run.reestimated.train_loss[-1] == pytest.approx(float(expected), rel=1e-6)
