@@ -119,7 +119,8 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
         parts = [jax.device_get(pull(jnp.asarray(towards[i : i + AT_ONCE]))) for i in range(0, len(towards), AT_ONCE)]
     rows = {path: jnp.asarray(np.concatenate([part[path] for part in parts])) for path in start}
     _, unravel = ravel_pytree(statistics)
-    held = {"statistics": statistics, "start": start, "rows": rows, "directions": jax.vmap(unravel)(jnp.asarray(directions))}
+    along = jax.vmap(unravel)(jnp.asarray(directions))
+    held = {"statistics": statistics, "start": start, "rows": rows, "directions": along}
     return model.replace(
         name=f"{model.name} (training mode)",
         forward=Coupled(model.forward),

@@ -27,11 +27,11 @@ def whole(model: Model, task: linft.Task):
     """w -> logits of the training images in training mode, and of the test images at their statistics, by hand."""
     x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     flat, unravel = ravel_pytree(model.params)
-    zero = jax.tree.map(jnp.zeros_like, model.batch_stats)
-    assert model.forward_train is not None
+    zero, train = jax.tree.map(jnp.zeros_like, model.batch_stats), model.forward_train
+    assert train is not None
 
     def outputs(w):
-        on_train, new = model.forward_train(unravel(w), zero, x, jax.random.key(0))
+        on_train, new = train(unravel(w), zero, x, jax.random.key(0))
         momentum = 0.9  # of every norm of this architecture
         statistics = jax.tree.map(lambda leaf: leaf / (1 - momentum), new)
         return on_train, model.forward(unravel(w), statistics, x_test)[0]

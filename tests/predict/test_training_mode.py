@@ -37,11 +37,11 @@ def explicit(model: Model, task: linft.Task) -> judges.Explicit:
     """The outputs to first order, training images in training mode, test images with their statistics; by hand."""
     x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     w0, unravel = ravel_pytree(model.params)
-    zero = jax.tree.map(jnp.zeros_like, model.batch_stats)
-    assert model.forward_train is not None
+    zero, train = jax.tree.map(jnp.zeros_like, model.batch_stats), model.forward_train
+    assert train is not None
 
     def outputs(w: jax.Array) -> jax.Array:
-        on_train, new = model.forward_train(unravel(w), zero, x, jax.random.key(0))
+        on_train, new = train(unravel(w), zero, x, jax.random.key(0))
         own = jax.tree.map(lambda leaf: leaf / (1 - MOMENTUM), new)
         return jnp.concatenate([on_train, model.forward(unravel(w), own, x_test)[0]])
 
