@@ -31,6 +31,8 @@ import linft  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MAPS = 20_000
+
 
 @pytest.fixture(autouse=True)
 def log_handlers() -> Iterator[None]:
@@ -38,6 +40,15 @@ def log_handlers() -> Iterator[None]:
     before = logging.root.handlers[:]
     yield
     logging.root.handlers[:] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs() -> Iterator[None]:
+    """They are given up when many: each is mapped into memory, and Linux refuses a process more than 65,530 maps."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
