@@ -28,6 +28,7 @@ from linft.core.forward_pass import Forward
 from linft.core.preprocessing import Images
 from linft.core.trees import Tree
 from linft.models.batch_norm import TrainingMode, momentum_and_statistics, training_mode, without_dropout
+from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
 
@@ -73,7 +74,7 @@ def coupling(forward: Any, params: Tree, batch_stats: Tree, x: Array, cotangents
     return jax.vmap(of_one)(x)
 
 
-def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
+def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: Count | None = None) -> Model:
     """The model with batch norm in training mode, to first order in its statistics: a Model, image by image.
 
     At the model's own weights value and Jacobian are those of training mode with the statistics of these images
@@ -84,6 +85,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
       images: uint8, as they come, such as the training images.
       rank: directions of the statistics that are kept; all of them where there are no more. The cost is one
         backward pass over the images for each.
+      progress: called with (directions done, directions in all).
 
     Raises:
       LinftError: a model without training mode or batch norm.
@@ -116,7 +118,11 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
         else:
             directions, towards = _felt(functions, model, momentum, statistics, x, below, rank)
         pull = partial(functions.pull, below, model.params, momentum, model.batch_stats, x)
-        parts = [jax.device_get(pull(jnp.asarray(towards[i : i + AT_ONCE]))) for i in range(0, len(towards), AT_ONCE)]
+        parts = []
+        for i in range(0, len(towards), AT_ONCE):
+            parts.append(jax.device_get(pull(jnp.asarray(towards[i : i + AT_ONCE]))))
+            if progress is not None:
+                progress(min(i + AT_ONCE, len(towards)), len(towards))
     rows = {path: jnp.asarray(np.concatenate([part[path] for part in parts])) for path in start}
     _, unravel = ravel_pytree(statistics)
     along = jax.vmap(unravel)(jnp.asarray(directions))
@@ -130,6 +136,17 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK) -> Model:
         architecture=None,
         class_means=None,
     )
+
+
+def needs(model: Model, rank: int = RANK) -> dict[str, int]:
+    """Bytes that `in_training_mode` takes for its largest arrays: D, twice, and how features depend on statistics."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.batch_stats))
+    features = len(trees.get(model.params, model.head)["kernel"])
+    item = model.dtype.itemsize
+    found = {"derivative of the statistics": 2 * min(rank, size) * trees.count(model.params) * item}
+    if rank < size:
+        found["features' dependence on them"] = 2 * FELT * features * size * (item + 8)
+    return found
 
 
 def _below_head(model: Model) -> tuple[frozenset[str], dict[str, Array]]:

@@ -102,7 +102,7 @@ def feature_tangent(
       ((10, 16), (10, 10), True)
     """
     model.check_classes(task)
-    model = in_mode(model, task, batch_norm)
+    model = in_mode(model, task, batch_norm, progress)
     head = trees.get(model.params, model.head)
     dtype = head["kernel"].dtype
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)

@@ -18,8 +18,9 @@ from linft.core.errors import LinftError, no_derivative
 from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_pass
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
-from linft.models.training_mode import in_training_mode
+from linft.models.training_mode import in_training_mode, needs
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
+from linft.ntk.tiled import memory
 from linft.runtime.atomic_files import whole
 from linft.runtime.progress import Count
 
@@ -56,7 +57,7 @@ def tangent(
       (10, 10)
     """
     model.check_classes(task)
-    model = in_mode(model, task, batch_norm)
+    model = in_mode(model, task, batch_norm, progress)
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     train, test = train_test_ntk(
         model,
@@ -92,9 +93,13 @@ def tangent(
     )
 
 
-def in_mode(model: Model, task: Task, batch_norm: BatchNorm) -> Model:
+def in_mode(model: Model, task: Task, batch_norm: BatchNorm, progress: Count | None = None) -> Model:
     """The model that is linearized: in training mode where it is asked for, and another than evaluation mode."""
-    return in_training_mode(model, task.x_train) if batch_norm == "train" and model.batch_stats else model
+    if batch_norm == "frozen" or not model.batch_stats:
+        return model
+    advice = 'predict with frozen batch norm, recipe.replace(batch_norm="frozen"), or use a smaller network'
+    memory.check(needs(model), memory.budget(None), advice)
+    return in_training_mode(model, task.x_train, progress=progress)
 
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:

@@ -15,6 +15,7 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.models import training_mode
+from linft.ntk.tiled import memory
 from linft.predict.tangent import load, save
 
 MOMENTUM = 0.9  # of every norm of the network below
@@ -27,7 +28,7 @@ RECIPE = linft.Recipe(
 def case(x64, digits, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, linft.Task]:
     """A narrow network, all directions of whose statistics are kept."""
     del x64
-    monkeypatch.setattr(training_mode.in_training_mode, "__defaults__", (10_000,))
+    monkeypatch.setattr(training_mode.in_training_mode, "__defaults__", (10_000, None))
     model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), Preprocessing((8, 8, 3)), width=2)
     model = model.replace(params=jax.tree.map(lambda p: p.astype(jnp.float64), model.params))
     return model, digits.subset(8, 4, seed=0)
@@ -135,6 +136,13 @@ def test_it_is_kept_with_the_tangent(case, tmp_path):
     save(tmp_path / "tangent", found)
     assert load(tmp_path / "tangent").batch_norm == "train"
     assert trees.count(load(tmp_path / "tangent")) == trees.count(found)
+
+
+def test_what_does_not_fit_is_refused_with_its_size(case, monkeypatch: pytest.MonkeyPatch):
+    model, task = case
+    monkeypatch.setattr(memory, "budget", lambda asked: 1000)
+    with pytest.raises(LinftError, match=r"derivative of the statistics.*smaller network"):
+        predict.dual(model, task, batch_norm="train")
 
 
 def test_networks_without_training_mode_are_refused(case):
