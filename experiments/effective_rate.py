@@ -66,9 +66,9 @@ def main(options: Options) -> None:
         for budget, step in sizes.budgets.items()
     }  # fmt: skip
     by_source = {
-        (case.task, case.model): pairs(case, from_sources, sizes.long)
+        (case.task, case.model): both
         for case in sources.cases(sizes)
-        if case.model in sources.SOURCES
+        if case.model in sources.SOURCES and (both := pairs(case, from_sources, sizes.long))
     }
     batches = {
         task: {sizes.batch_size: [p for p in undecayed["long"][task] if p[0]["values"]["momentum"] == 0]}

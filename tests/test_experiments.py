@@ -21,6 +21,7 @@ FILES = {  # experiment -> what its results are
     "prediction_kinds": {"table.md", "figure.svg", "rows.jsonl", "config.json", "once.json"},
     "selection": {"tables.md", "truth.jsonl", "scores.jsonl"},
     "augmentation": {"augmentation.jpg"},
+    "training_mode": {"table.md", "rows.jsonl", "config.json"},
 }
 TASKS = {"sweep_truth": "hymenoptera", "layers": "hymenoptera", "advice": "hymenoptera", "regularisers": "hymenoptera"}
 TASKS |= {"sources": "hymenoptera", "predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera"}

@@ -23,6 +23,8 @@ CAUSES = {
     "flow_trace": "continuous time",
 }
 """The chain in its order, and what each run simplifies in the one before."""
+IN_TRAINING_MODE = {name: why for name, why in CAUSES.items() if name != "finetuned"}
+"""The chain of predictions in training mode, towards which frozen batch norm is no step."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
@@ -66,28 +68,31 @@ def summary(run: Trajectory) -> dict[str, float]:
     }
 
 
-def cause(earlier: str, later: str) -> str:
+def cause(earlier: str, later: str, causes: Mapping[str, str] = CAUSES) -> str:
     """What the later run simplifies in the earlier, with the runs between them that were not made.
 
     Example:
       >>> cause("finetuned", "dual")
       'features to first order, network to first order'
     """
-    order = list(CAUSES)
+    order = list(causes)
     between = order[order.index(earlier) + 1 : order.index(later) + 1]
     if len(between) > 1:
         between = [name for name in between if name != "dual"]  # function space alone changes nothing
-    return ", ".join(CAUSES[name] for name in between)
+    return ", ".join(causes[name] for name in between)
 
 
-def attribute(runs: Mapping[str, Trajectory]) -> Attribution:
+def attribute(runs: Mapping[str, Trajectory], causes: Mapping[str, str] = CAUSES) -> Attribution:
     """Differences along the chain of the runs that were made, up to the first that diverged, and their total.
 
     A term is the value of the later run minus that of the earlier, at the last step, or of the mean
     over the recorded steps for `mean_train_loss`.
+
+    Args:
+      causes: the chain, and what each of its runs simplifies.
     """
     chain = []
-    for name in CAUSES:
+    for name in causes:
         if name in runs:
             if runs[name].diverged_at is not None:
                 break
@@ -97,5 +102,5 @@ def attribute(runs: Mapping[str, Trajectory]) -> Attribution:
     def difference(a: str, b: str) -> dict[str, float]:
         return {key: values[b][key] - values[a][key] for key in values[a]}
 
-    links = [Link(start=a, end=b, cause=cause(a, b), **difference(a, b)) for a, b in itertools.pairwise(chain)]
+    links = [Link(start=a, end=b, cause=cause(a, b, causes), **difference(a, b)) for a, b in itertools.pairwise(chain)]
     return Attribution(links=links, total=Difference(**difference(chain[0], chain[-1])) if links else None)

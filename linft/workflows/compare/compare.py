@@ -27,7 +27,7 @@ from linft.runtime.versions import versions
 from linft.training.finetune import OnStep, finetune
 from linft.training.optimizer import kernel_groups
 from linft.workflows.compare.agreement import agreement
-from linft.workflows.compare.attribution import attribute
+from linft.workflows.compare.attribution import CAUSES, IN_TRAINING_MODE, attribute
 from linft.workflows.compare.result import (
     FILE,
     AboutModel,
@@ -205,7 +205,7 @@ def compare(
             for name, trajectory in trajectories.items()
             if name != reference
         },
-        attribution=attribute(_chain(trajectories, setting.batch_norm)),
+        attribution=attribute(trajectories, CAUSES if setting.batch_norm == "frozen" else IN_TRAINING_MODE),
         kernel=KernelResult(
             outputs=outputs,
             engine=tangent.kernel_train.engine,
@@ -263,11 +263,6 @@ def _with_own_statistics(run: Trajectory) -> Trajectory:
     if run.reestimated is None:
         return run
     return dataclasses.replace(run, **run.reestimated._asdict(), note="statistics re-estimated at every recorded step")
-
-
-def _chain(trajectories: dict[str, Trajectory], batch_norm: BatchNorm) -> dict[str, Trajectory]:
-    """The runs that follow from one another: frozen batch norm is no step towards a prediction in training mode."""
-    return {name: run for name, run in trajectories.items() if batch_norm == "frozen" or name != "finetuned"}
 
 
 def _reference(recipe: Recipe, trajectories: Iterable[str]) -> str:

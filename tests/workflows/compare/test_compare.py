@@ -176,7 +176,9 @@ def test_a_recipe_in_training_mode_is_predicted_in_it(setting):
     real, predicted = (found.result.runs[name] for name in ("finetuned_train_bn", "dual"))
     assert predicted.train_loss[0] == pytest.approx(real.train_loss[0], rel=1e-4)
     assert "statistics re-estimated" in real.note
-    assert found.result.attribution.links[0].start == "finetuned_train_bn"
+    first = found.result.attribution.links[0]
+    assert (first.start, first.end) == ("finetuned_train_bn", "dual")
+    assert first.cause == "features to first order, network to first order"
 
 
 @pytest.mark.parametrize(
