@@ -1,7 +1,7 @@
 """`linft finetune`: fine-tune a pretrained network on a task, resumably, with honest choices."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,7 +319,7 @@ def _tracking(command: Finetune, console: "Console", path: Path, steps: int) -> 
         sinks, config = command.files.log_to, command.resolved()
         with metrics_log.open(path, step, sinks, config) as write, steps_bar(console, path.name, steps) as show:
 
-            def track(step: int, values: dict[str, float]) -> None:
+            def track(step: int, values: Mapping[str, Any]) -> None:
                 write(step, values)
                 show(step, values)
 
