@@ -3,8 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich import box
 from rich import progress as rich_progress
@@ -62,10 +63,10 @@ def counts(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def steps_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def steps_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
     """A function (step, values) that shows loss, learning rate, images/s and the time left of a run."""
 
-    def text(values: dict[str, float]) -> str:
+    def text(values: Mapping[str, Any]) -> str:
         return (
             f"loss {values['loss']:.4f}, learning rate {values['learning_rate']:.3g}, "
             f"{values['images_per_second']:.0f} images/s"
@@ -74,7 +75,7 @@ def steps_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[int
     if not console.is_terminal:
         every, told = max(1, steps // LINES), [(0, time.perf_counter())]
 
-        def say(step: int, values: dict[str, float]) -> None:
+        def say(step: int, values: Mapping[str, Any]) -> None:
             if "loss" in values and (step >= told[-1][0] + every or step == steps):
                 told.append((step, time.perf_counter()))
                 (before, at), (_, now) = told[-2:]
@@ -93,7 +94,7 @@ def steps_bar(console: Console, name: str, steps: int) -> Iterator[Callable[[int
     with rich_progress.Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=steps, text="")
 
-        def show(step: int, values: dict[str, float]) -> None:
+        def show(step: int, values: Mapping[str, Any]) -> None:
             if "loss" in values:
                 progress.update(task, completed=step, text=text(values))
 
