@@ -8,6 +8,11 @@ exact, few directions), with frozen batch norm, as a Recipe without training mod
 Real and predicted losses are those of the training images with their own statistics (`Trajectory.reestimated`).
 Two tasks are reported apart, fashion and imagenet_coarse: nothing was chosen on them. Rows are written as they
 finish. Writes rows.jsonl and table.md into results/training_mode/SCALE.
+
+Expected (results/training_mode/laptop/table.md, of four tasks; the two apart have no rows yet): with a probe head, the
+real loss falling by 91 %, the kernel in training mode errs 7.5 % in the median and 16.9 % at most, that of frozen batch
+norm 28 and 39 %. With a fresh head the features' kernel errs 5 % in either mode, its largest error 16.7 % in training
+mode and 26 % frozen; the final test accuracy is off by 3 points in training mode and by 13 frozen.
 """
 
 import itertools
