@@ -37,6 +37,7 @@ import tyro
 from jax import monitoring
 from matplotlib.figure import Figure
 from options import Options, Scale
+from tables import spread
 
 import linft
 from linft import predict
@@ -295,8 +296,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = []
         for head in HEADS.values():
             own = [row["kinds"][kind] for row in rows if row["head"] == head]
-            cells.append(_spread([found["train_loss_error"] for found in own], "{:.1%}"))
-            cells.append(_spread([100 * abs(found["test_accuracy_difference"]) for found in own], "{:.1f}"))
+            cells.append(spread([found["train_loss_error"] for found in own], "{:.1%}"))
+            cells.append(spread([100 * abs(found["test_accuracy_difference"]) for found in own], "{:.1f}"))
         seconds = [np.median([r["kinds"][kind][f"{what}_seconds"] for r in rows]) for what in ("kernel", "recipe")]
         cells += [f"{seconds[0]:.1f}", f"{seconds[1]:.2f}", f"{np.median([_cost(row, kind) for row in rows]):.2f}"]
         lines.append(f"| {kind}: {about.label} | " + " | ".join(cells) + " |")
@@ -330,14 +331,9 @@ def steps_table(rows: list[dict[str, Any]]) -> list[str]:
         errors = [abs(level["relative_error"]) for level in levels if level["relative_error"] is not None]
         first = np.median([1 / _cost(row, kind) for row in rows])
         further = np.median([row["real_seconds"] / row["kinds"][kind]["recipe_seconds"] for row in rows])
-        cells = [f"{len(errors)} of {len(levels)}", _spread(errors, "{:.0%}"), f"{first:.2g}", f"{further:.2g}"]
+        cells = [f"{len(errors)} of {len(levels)}", spread(errors, "{:.0%}"), f"{first:.2g}", f"{further:.2g}"]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return lines
-
-
-def _spread(values: list[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    return f"{form.format(np.median(known))} ({form.format(max(known))})" if known else "–"
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:

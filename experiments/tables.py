@@ -22,6 +22,12 @@ def share(value: float | None) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.1%}"
 
 
+def spread(values: Iterable[float | None], form: str) -> str:
+    """Median (largest) of those that are known, or a dash."""
+    known = [value for value in values if value is not None]
+    return f"{form.format(np.median(known))} ({form.format(max(known))})" if known else "–"
+
+
 def settings(values: Mapping[str, Any], names: Iterable[str]) -> str:
     """The values of some settings, as far as a point has them."""
     return ", ".join(f"{values[name]:g}" for name in names if values.get(name) is not None) or "–"

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import tyro
 from options import Options, Scale
-from tables import markdown, share
+from tables import markdown, share, spread
 
 import linft
 from linft import predict
@@ -154,20 +154,16 @@ def table(rows: list[dict[str, Any]], config: Config) -> str:
             continue
         fall = share(float(np.median([row["fall"] for row in own])))
         for kind in KINDS:
-            errors = [row["kinds"][kind]["error"] for row in own]
+            errors = [_known(row["kinds"][kind]["error"]) for row in own]
             points = [100 * abs(row["kinds"][kind]["accuracy"]) for row in own]
             which = "apart" if apart else "others"
-            lines.append((head, which, len(own), fall, kind, _spread(errors), _points(points)))
+            lines.append((head, which, len(own), fall, kind, spread(errors, "{:.1%}"), spread(points, "{:.1f}")))
     return markdown(title, ("head", "tasks", "runs", "real loss fell by", "kernel", "curve", "accuracy"), lines)
 
 
-def _spread(errors: list[float | None]) -> str:
-    known = [np.inf if error is None else error for error in errors]
-    return f"{share(float(np.median(known)))} ({share(float(np.max(known)))})"
-
-
-def _points(points: list[float]) -> str:
-    return f"{np.median(points):.1f} ({np.max(points):.1f})"
+def _known(error: float | None) -> float:
+    """A curve that ends at once is as wrong as can be."""
+    return np.inf if error is None else error
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Predict:
         from linft.core.trajectory_json import saved
         from linft.predict.choice import FIRST, FROZEN, KINDS, auto
         from linft.predict.result import FILE, ModelName, PredictionResult
+        from linft.predict.tangent import mode
         from linft.report import trajectories
         from linft.runtime.atomic_files import whole
         from linft.runtime.versions import versions
@@ -56,8 +57,7 @@ class Predict:
         asked = with_length(self.recipe, steps=DEFAULT_STEPS)
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
-        trains = asked.batch_norm == "train" and model.batch_stats and self.how not in FROZEN
-        batch_norm = "train" if trains else "frozen"
+        batch_norm = "frozen" if self.how in FROZEN else mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})

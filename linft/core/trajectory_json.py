@@ -12,6 +12,16 @@ CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SavedCurves:
+    """`Curves` as files of results hold them; a number that is not finite is None."""
+
+    train_loss: list[float | None]
+    test_loss: list[float | None]
+    train_accuracy: list[float | None]
+    test_accuracy: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SavedTrajectory:
     """A trajectory as files of results hold it, without its models; a number that is not finite is None."""
 
@@ -27,8 +37,8 @@ class SavedTrajectory:
     seconds: float
     diverged_at: int | None
     note: str
-    reestimated: dict[str, list[float | None]] | None = None
-    """The four curves with re-estimated statistics, of a real run with batch norm in training mode."""
+    reestimated: SavedCurves | None = None
+    """With re-estimated statistics, of a real run with batch norm in training mode."""
 
 
 def saved(run: Trajectory) -> SavedTrajectory:
@@ -44,7 +54,7 @@ def saved(run: Trajectory) -> SavedTrajectory:
         seconds=run.seconds,
         diverged_at=None if run.diverged_at is None else int(run.diverged_at),
         note=run.note,
-        reestimated=None if run.reestimated is None else {k: numbers(v) for k, v in run.reestimated._asdict().items()},
+        reestimated=run.reestimated and SavedCurves(**{k: numbers(v) for k, v in run.reestimated._asdict().items()}),
     )
 
 
@@ -62,7 +72,7 @@ def restored(found: SavedTrajectory) -> Trajectory:
         seconds=found.seconds,
         diverged_at=found.diverged_at,
         note=found.note,
-        reestimated=None if curves is None else Curves(**{name: np.array(v, float) for name, v in curves.items()}),
+        reestimated=curves and Curves(**{name: np.array(v, float) for name, v in vars(curves).items()}),
     )
 
 

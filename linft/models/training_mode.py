@@ -3,7 +3,7 @@
 In training mode an output depends on the other images through batch norm's statistics alone: with s(w) those
 of a fixed set of images, it is evaluation mode at s(w). To first order s(w) = s0 + D (w − w0), so that
 
-    f(w, x) = f_eval(w, s0 + U Uᵀ D (w − w0), x)
+    f(w, x) = f_eval(w, s0 + U U⁺ D (w − w0), x)
 
 has the value and the Jacobian of training mode at w0, image by image, for training and for other images:
 ∂f/∂w = ∂f_eval/∂w + (∂f_eval/∂s) D. Of D = ∂s/∂w, U keeps the directions that the features feel most.
@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -35,6 +36,7 @@ log = logging.getLogger("linft")
 IMAGES = 128
 """Whose statistics are differentiated, at most."""
 RANK = 256
+"""Directions of the statistics that are kept."""
 FELT = 32
 """Images on which it is measured how the features depend on the statistics."""
 PROBES = 8
@@ -45,7 +47,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Coupled:
-    """`forward` of a model in training mode; `batch_stats` holds s0, w0, D and U."""
+    """`forward` of a model in training mode; `batch_stats` holds s0, w0, U⁺ D and U."""
 
     base: Forward
 
@@ -109,8 +111,9 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
     chosen = resized[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)]
     momentum, statistics = momentum_and_statistics(model, chosen)
     x = model.preprocess(chosen)
-    below, start = _below_head(model)
-    functions = _compiled(train, model.forward, model.head)
+    paths = (trees.path_of(path) for path, _ in jax.tree.leaves_with_path(model.params))
+    below = frozenset(path for path in paths if not path.startswith(model.head + "/"))
+    functions = _compiled(train, model.forward)
     size = sum(leaf.size for leaf in jax.tree.leaves(statistics))
     with jax.default_matmul_precision("highest"):
         if rank >= size:
@@ -123,6 +126,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
             parts.append(jax.device_get(pull(jnp.asarray(towards[i : i + AT_ONCE]))))
             if progress is not None:
                 progress(min(i + AT_ONCE, len(towards)), len(towards))
+    start, _ = trees.chosen(model.params, below)
     rows = {path: jnp.asarray(np.concatenate([part[path] for part in parts])) for path in start}
     _, unravel = ravel_pytree(statistics)
     along = jax.vmap(unravel)(jnp.asarray(directions))
@@ -149,12 +153,6 @@ def needs(model: Model, rank: int = RANK) -> dict[str, int]:
     return found
 
 
-def _below_head(model: Model) -> tuple[frozenset[str], dict[str, Array]]:
-    leaves = {trees.path_of(path): leaf for path, leaf in jax.tree.leaves_with_path(model.params)}
-    start = {path: leaf for path, leaf in leaves.items() if not path.startswith(model.head + "/")}
-    return frozenset(start), start
-
-
 @dataclass(frozen=True)
 class _Functions:
     pull: Any
@@ -166,27 +164,29 @@ class _Functions:
 
 
 @lru_cache(maxsize=8)
-def _compiled(train: TrainingMode, forward: Forward, head: str) -> _Functions:
-    def statistics(own: dict[str, Array], below: frozenset[str], params: Tree, momentum: Tree, old: Tree, x: Array):
-        with nn.intercept_methods(without_dropout):
-            zero = jax.tree.map(jnp.zeros_like, old)
-            new = train(trees.chosen(params, below)[1](own), zero, x, jax.random.key(0))[1]
-        return ravel_pytree(jax.tree.map(lambda leaf, m: leaf / (1 - m), new, momentum))[0]
+def _compiled(train: TrainingMode, forward: Forward) -> _Functions:
+    def statistics(below: frozenset[str], params: Tree, momentum: Tree, old: Tree, x: Array):
+        """The weights below the head, and the function from them to the statistics."""
+        own, put_back = trees.chosen(params, below)
+        zero = jax.tree.map(jnp.zeros_like, old)
+
+        def of(own: dict[str, Array]) -> Float[Array, "s"]:
+            with nn.intercept_methods(without_dropout):
+                new = train(put_back(own), zero, x, jax.random.key(0))[1]
+            return ravel_pytree(jax.tree.map(lambda leaf, m: leaf / (1 - m), new, momentum))[0]
+
+        return own, of
 
     @partial(jax.jit, static_argnums=0)
     def pull(below: frozenset[str], params: Tree, momentum: Tree, old: Tree, x: Array, towards: Array):
-        own = trees.chosen(params, below)[0]
-        back = jax.vjp(lambda own: statistics(own, below, params, momentum, old, x), own)[1]
+        own, of = statistics(below, params, momentum, old, x)
+        back = jax.vjp(of, own)[1]
         return jax.vmap(lambda u: back(u)[0])(towards)
 
     @partial(jax.jit, static_argnums=0)
     def push(below: frozenset[str], params: Tree, momentum: Tree, old: Tree, x: Array, key: Array) -> Array:
-        own = trees.chosen(params, below)[0]
-        leaves, structure = jax.tree.flatten(own)
-        keys = jax.random.split(key, len(leaves))
-        drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-        along = jax.tree.unflatten(structure, drawn)
-        return jax.jvp(lambda own: statistics(own, below, params, momentum, old, x), (own,), (along,))[1]
+        own, of = statistics(below, params, momentum, old, x)
+        return jax.jvp(of, (own,), (optax.tree_utils.tree_random_like(key, own),))[1]
 
     @jax.jit
     def feel(params: Tree, at: Tree, x: Array) -> Float[Array, "b d s"]:

@@ -132,8 +132,8 @@ def feature_tangent(
         few = empirical_ntk(view, x_train[:PROBED_IMAGES], groups=names, engine=engine, batch_size=batch_size)
         error = probing_error(np.asarray(few.total()), draws)
     return FeatureTangent(
-        projected=_projected(view, task, (x_train, x_test), (features_train, features_test), names, kernels).replace(
-            batch_norm=batch_norm
+        projected=_projected(
+            view, task, (x_train, x_test), (features_train, features_test), names, kernels, batch_norm
         ),
         directions=directions,
         features_train=features_train,
@@ -208,6 +208,7 @@ def _projected(
     features: tuple[Array, Array],
     names: list[str],
     kernels: tuple[Kernel, Kernel],
+    batch_norm: BatchNorm,
 ) -> Tangent:
     """The tangent of the network whose logits are φ U."""
     labels: Tree = trees.labels(view.params, view.layer_groups)
@@ -226,4 +227,5 @@ def _projected(
         weights_test=weights_test,
         squared_norms={g: squares[g] for g in names},
         mixing=dict.fromkeys(names, alike),
+        batch_norm=batch_norm,
     )

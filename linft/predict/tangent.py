@@ -16,6 +16,7 @@ from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Outputs, Tangent
 from linft.core.errors import LinftError, no_derivative
 from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_pass
+from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.models.training_mode import in_training_mode, needs
@@ -91,6 +92,11 @@ def tangent(
         mixing=_mixing(model, train, few, labels),
         batch_norm=batch_norm,
     )
+
+
+def mode(model: Model, recipe: Recipe) -> BatchNorm:
+    """Batch norm as the recipe has it, where the network has any."""
+    return "train" if recipe.batch_norm == "train" and model.batch_stats else "frozen"
 
 
 def in_mode(model: Model, task: Task, batch_norm: BatchNorm, progress: Count | None = None) -> Model:
@@ -222,5 +228,5 @@ def load(path: str | Path) -> Tangent:
         weights_test=by_group("weights_test"),
         squared_norms=by_group("squared_norms"),
         mixing=by_group("mixing"),
-        batch_norm=meta["batch_norm"],
+        batch_norm=meta.get("batch_norm", "frozen"),  # files without it are older than training mode
     )

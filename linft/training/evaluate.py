@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 import jax
@@ -65,6 +65,10 @@ def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> C
     groups = tuple((stage, tuple(prefixes)) for stage, prefixes in model.stages.items())
     lengths = _lengths(groups, execution.mesh)
 
+    @cache  # on the host, once a run, and only where it is asked for
+    def images() -> Any:
+        return train.images if isinstance(train.images, LazyImages) else np.asarray(train.images)
+
     def curves(recipe: Recipe, state: State) -> Measurement:
         found = {}
         for name, part in (("train", train), ("test", test)):
@@ -77,8 +81,7 @@ def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> C
         row: Measurement = curves(recipe, state)
         if recipe.batch_norm == "train" and model.batch_stats and execution.mesh is None:
             there = model.replace(params=state.params, batch_stats=state.batch_stats)
-            images = train.images if isinstance(train.images, LazyImages) else np.asarray(train.images)
-            own = batch_norm.reestimated(there, images).batch_stats
+            own = batch_norm.reestimated(there, images()).batch_stats
             row["reestimated"] = curves(recipe, state._replace(batch_stats=own))
         by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
         return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}

@@ -21,7 +21,7 @@ from linft.models.linearize import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import Drift, drift, spectrum
-from linft.predict.tangent import in_mode, to_trace
+from linft.predict.tangent import in_mode, mode, to_trace
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.training.finetune import OnStep, finetune
@@ -251,11 +251,6 @@ def _choose(
     if not any(name.startswith("finetuned") for name in chosen):
         raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
     return chosen, skipped
-
-
-def mode(model: Model, recipe: Recipe) -> BatchNorm:
-    """Batch norm as the recipe has it, where the network has any."""
-    return "train" if recipe.batch_norm == "train" and model.batch_stats else "frozen"
 
 
 def _with_own_statistics(run: Trajectory) -> Trajectory:

@@ -65,19 +65,10 @@ class RankedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingResult:
+class RankingResult(About):
     """Models from the best to the worst."""
 
     schema: str = "linft-rank-1"
-    task: RankedTask
-    images: int
-    per_class: int
-    seed: int
-    scores: list[str]
-    gradients: ScoreGradients
-    resamples: int
-    half: int
-    seconds: float
     voting: list[str]
     """Scores that the consensus is of."""
     models: list[RankedModel]
