@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from replayed import CURVES
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import linft
 from linft import predict
@@ -151,3 +153,12 @@ def test_networks_without_training_mode_are_refused(case):
         predict.dual(linft.linearize(model), task, batch_norm="train")
     with pytest.raises(LinftError, match="has no training mode"):
         linft.linearize(linft.linearize(model), batch_norm="train")
+
+
+def test_files_older_than_training_mode_are_of_frozen_batch_norm(case, tmp_path):
+    model, task = case
+    save(tmp_path / "new", predict.tangent(model, task, outputs="trace"))
+    with safe_open(tmp_path / "new", "np") as file:
+        meta = {name: value for name, value in file.metadata().items() if name != "batch_norm"}
+        save_file({key: file.get_tensor(key) for key in file.keys()}, tmp_path / "old", meta)  # noqa: SIM118
+    assert load(tmp_path / "old").batch_norm == "frozen"
