@@ -108,10 +108,10 @@ def agreements(directory: Path, sizes: Sizes) -> str:
             both = pairs(case, directory, step)
             found, safely = (agreed(of) for of in (both, cautious(both, step)))
             rows.append([
-                case.task, step, f"{found['points']} of {len(both)}", number(found["tau_accuracy"]),
-                number(found["tau_loss"]), share(found["accuracy_difference"]), safely["points"],
-                number(safely["tau_accuracy"]), number(safely["tau_loss"]),
-                share(safely["accuracy_difference"]),
+                case.task, step, f"{found.points} of {len(both)}", number(found.tau_accuracy),
+                number(found.tau_loss), share(found.accuracy_difference), safely.points,
+                number(safely.tau_accuracy), number(safely.tau_loss),
+                share(safely.accuracy_difference),
             ])  # fmt: skip
     measures = ("τ accuracy", "τ loss", "difference")
     heads = ["task", "steps", "points", *measures, "safe points", *measures]

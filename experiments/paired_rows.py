@@ -136,7 +136,7 @@ def rows_in(lines: Path) -> dict[str, Row]:
     return {key(row["values"]): row for row in json_lines.read(lines)}
 
 
-def agreed(both: Sequence[tuple[Row, Row]]) -> dict[str, Any]:
+def agreed(both: Sequence[tuple[Row, Row]]) -> agreement.SweepAgreement:
     """What `linft.workflows.sweep.agreement` finds between the two sides."""
     sides = [[schema.typed(pair[side], result.Row, "a row") for pair in both] for side in (0, 1)]
     return agreement.agreement(*sides)

@@ -65,7 +65,7 @@ def table(directory: Path, sizes: Sizes) -> str:
                 found = best(of, step)
                 if found is None:
                     continue
-                tau = agreed(of)["tau_accuracy"]
+                tau = agreed(of).tau_accuracy
                 names = ("learning_rate", "l2sp" if method == "L2-SP" else "weight_decay")
                 real, predicted = (settings(of["values"], names) for of in (found.real, found.predicted))
                 rows.append([

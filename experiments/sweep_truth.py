@@ -84,8 +84,8 @@ def agreements(directory: Path, sizes: Sizes) -> str:
                 both = up_to(pairs(case, directory, step), limit)
                 found = agreed(both)
                 cells += [
-                    len(both), number(found["tau_accuracy"]), number(found["tau_loss"]),
-                    share(found["accuracy_difference"]), share(found["regret"]),
+                    len(both), number(found.tau_accuracy), number(found.tau_loss),
+                    share(found.accuracy_difference), share(found.regret),
                 ]  # fmt: skip
             rows.append(cells)
     measures = ("points", "τ accuracy", "τ loss", "difference", "regret")
@@ -144,8 +144,8 @@ def kernels(directory: Path, sizes: Sizes) -> str:
                 for limit in (safe(Initialization(), step), 1.0):
                     found = agreed(up_to(of_kernel, limit))
                     cells += [
-                        number(found["tau_accuracy"]),
-                        *map(share, (found["accuracy_difference"], found["regret"])),
+                        number(found.tau_accuracy),
+                        *map(share, (found.accuracy_difference, found.regret)),
                     ]
                 foreseen = [row["status"] == "diverged" for row, _ in of_kernel]
                 right = sum(map(operator.and_, broken, foreseen))

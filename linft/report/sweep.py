@@ -10,7 +10,7 @@ from linft.report import style, templates, words
 from linft.report.figures import sweeps
 from linft.report.page import Shown
 from linft.runtime.atomic_files import whole
-from linft.workflows.sweep.agreement import agreement
+from linft.workflows.sweep.agreement import SweepAgreement, agreement
 from linft.workflows.sweep.result import STATUSES, Row, SweepBy, SweepResult, best_first
 
 FIGURES = {
@@ -76,7 +76,7 @@ def names(content: SweepResult) -> tuple[str | None, str | None]:
     return predicted, "finetune" if "finetune" in present else None
 
 
-def lead(content: SweepResult, agreed: dict[str, Any] | None) -> list[str]:
+def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
     """What was found, in sentences."""
     predicted, real = names(content)
     shown = content.sweeps[real or predicted or ""].rows
@@ -90,13 +90,13 @@ def lead(content: SweepResult, agreed: dict[str, Any] | None) -> list[str]:
         )
     else:
         sentences.append(f"None of {len(shown)} points ended.")
-    if agreed and agreed["points"]:
-        tau = agreed["tau_accuracy"]
+    if agreed and agreed.points:
+        tau = agreed.tau_accuracy
         ranked = "" if tau is None else f" rank them with τ = {words.fixed(tau, 2)}, and"
         sentences.append(
-            f"On the {agreed['points']} points that ended in both, the predictions{ranked} are off by "
-            f"{words.points(agreed['accuracy_difference']).lstrip('+')} on average; the point predicted to be best is "
-            f"{words.points(agreed['regret']).lstrip('+')} below the best."
+            f"On the {agreed.points} points that ended in both, the predictions{ranked} are off by "
+            f"{words.points(agreed.accuracy_difference).lstrip('+')} on average; the point predicted to be best is "
+            f"{words.points(agreed.regret).lstrip('+')} below the best."
         )
     return sentences
 
