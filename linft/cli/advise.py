@@ -17,7 +17,7 @@ from linft.workflows.advise import DEFAULT
 
 if TYPE_CHECKING:
     from linft.core.task import Task
-    from linft.workflows.advise.advise import Advice
+    from linft.workflows.advise.result import Advice, VerifiedRun
 
 RECIPE = "recipe.yaml"
 SETTINGS = ("learning_rate", "momentum", "weight_decay", "l2sp")  # that the table shows, beside those by depth
@@ -61,9 +61,9 @@ class Advise:
         import jax
 
         from linft.cli.terminal import bars, print_lines, print_table, terminal
-        from linft.runtime.json_files import write_json
-        from linft.workflows.advise.advise import FILE, advise, verify
+        from linft.workflows.advise.advise import advise, verify
         from linft.workflows.advise.initialization import Initialization
+        from linft.workflows.advise.result import FILE
 
         console, training = terminal(), self.training
         task = self.images.read(self.task.load())
@@ -91,7 +91,7 @@ class Advise:
             tell(found)
             if self.verify:
                 verified = verify(found, model, task, self.output, progress)
-                write_json(self.output / FILE, found.as_json() | {"verified": verified})
+                found.write(self.output, verified)
                 print_table(*runs_table(found, verified))
         trains = f"linft finetune --config {self.output / RECIPE} --output DIR"
         print_lines([f"Written: {self.output / FILE}; train it with {trains}"])
@@ -168,8 +168,9 @@ def reasons(found: "Advice") -> Iterator[str]:
         yield f"Because {rule.condition}: {rule.consequence} ({rule.source})."
     of, steps = found.curvatures[found.reinit_groups], found.recipe.steps or 1
     rates = effective_rates(found.space, of, found.recipe, steps, safe(found.initialization, steps))
+    condition = "without bound" if of.condition is None else f"{of.condition:.3g}"
     yield (
-        f"Kernel: λ1 = {of.largest:.3g}, worst minibatch {of.worst_batch:.3g}, condition {of.condition:.3g}. Half of "
+        f"Kernel: λ1 = {of.largest:.3g}, worst minibatch {of.worst_batch:.3g}, condition {condition}. Half of "
         f"the residual is learnt within the budget at an effective rate of {of.learning(steps):.3g}; the edge of "
         f"stability is at {of.edge(found.recipe):.3g}; rates from {rates[0]:.3g} to {rates[-1]:.3g} were searched."
     )
@@ -183,7 +184,7 @@ def curve_table(found: "Advice") -> tuple[list[str], list[list[str]]]:
     rows = [
         [str(step), f"{loss:.3f}", f"{on_held:.3f}", f"{accuracy:.1%} ± {deviation:.1%}"]
         for step, loss, on_held, accuracy, deviation in zip(
-            held["steps"], found.curve.train_loss, held["loss"], held["accuracy"], held["accuracy_deviation"],
+            held.steps, found.curve.train_loss, held.loss, held.accuracy, held.accuracy_deviation,
             strict=False,
         )
     ]  # fmt: skip
@@ -214,15 +215,15 @@ def doubts(found: "Advice") -> Iterator[str]:
     yield f"Linearization: the train loss {fell}; {error}; pretrained weights move by {sure.moved:.2%} of their length."
 
 
-def runs_table(found: "Advice", verified: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def runs_table(found: "Advice", verified: "dict[str, VerifiedRun]") -> tuple[list[str], list[list[str]]]:
     """What really came out, beside what was predicted."""
     predicted = {"advised": found.certainty.accuracy, "default": found.certainty.default_accuracy}
 
-    def cells(name: str, run: dict[str, Any]) -> list[str]:
+    def cells(name: str, run: "VerifiedRun") -> list[str]:
         before = "–" if predicted[name] is None else f"{predicted[name]:.1%}"
-        if run["status"] != "finished":
-            return [name, before, run["status"], "", ""]
-        return [name, before, f"{run['accuracy']:.1%}", f"{run['loss']:.3f}", f"{run['seconds']:.1f}"]
+        if run.final is None or run.trajectory is None:
+            return [name, before, "diverged", "", ""]
+        return [name, before, f"{run.final.accuracy:.1%}", f"{run.final.loss:.3f}", f"{run.trajectory.seconds:.1f}"]
 
     header = ["recipe", "predicted, held out", "test accuracy", "test loss", "seconds"]
     return header, [cells(name, run) for name, run in verified.items()]

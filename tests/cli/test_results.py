@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from linft.cli.main import main
+from linft.core.errors import LinftError
 from linft.predict.result import PredictionResult
 from linft.runtime import schema
 from linft.training.result import RunResult, SeedsResult
+from linft.workflows.advise.result import AdviceResult, KeptCurvature, KeptMeasures
 from linft.workflows.compare.result import ComparisonResult
 from linft.workflows.compare.store import FinishedRun
+from linft.workflows.rank.result import RankingResult
 from linft.workflows.sweep.result import SweepResult
 
 IMAGES = ("--train-images", "20", "--test-images", "10", "--sample-seed", "0")
@@ -37,6 +40,8 @@ COMPARE = ("compare", "--runs", "finetuned", "dual", *IMAGES, *RECIPE)
 PREDICT = ("predict", "--how", "features-trace", *IMAGES, *RECIPE)
 FINETUNE = ("finetune", "--task", "digits", "--resume", "auto", *IMAGES, *RECIPE)
 SEEDS = (*FINETUNE, "--validation", "0.5", "--seeds", "0", "--ten-crop")
+ADVISE = ("advise", "--budget", "4", "--folds", "2", "--verify", *IMAGES)
+RANK = ("rank", "--task", "digits", "--scores", "lfc", "--shots", "3", "--resamples", "2", "--pictures", "0")
 SWEEP = ("sweep", "--vary", "learning_rate=0.01,0.001", *IMAGES, *RECIPE)
 
 RESULTS = {
@@ -45,6 +50,10 @@ RESULTS = {
     "prediction": Written(PREDICT, "prediction.json", PredictionResult),
     "run of a prediction": Written(PREDICT, "runs/features-trace.json", FinishedRun, "run"),
     "sweep": Written(SWEEP, "sweep.json", SweepResult),
+    "advice": Written(ADVISE, "advice.json", AdviceResult),
+    "measures of an advice": Written(ADVISE, "measures.json", KeptMeasures, "found"),
+    "curvature of an advice": Written(ADVISE, "curvature-1.json", KeptCurvature, "found"),
+    "ranking": Written(RANK, "ranking.json", RankingResult),
     "fine-tuning": Written(FINETUNE, "result.json", RunResult, "trajectory"),
     "seeds": Written(SEEDS, "result.json", SeedsResult),
     "run of a seed": Written(SEEDS, "seed-0/result.json", RunResult, "final"),
@@ -53,7 +62,8 @@ READ = [name for name, written in RESULTS.items() if written.field]
 
 
 def call(command: tuple[str, ...], model: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["linft", *command, "--model", str(model), "--output", str(output)])
+    option = "--models" if command[0] == "rank" else "--model"
+    monkeypatch.setattr(sys, "argv", ["linft", *command, option, str(model), "--output", str(output)])
     main()
 
 
@@ -77,6 +87,17 @@ def test_a_result_is_read_as_it_was_written(name: str, written: Callable[[tuple[
     of = RESULTS[name]
     path = written(of.command) / of.file
     assert schema.content(schema.read(path, of.kind)) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_another_version_is_refused(name: str, written: Callable[[tuple[str, ...]], Path], tmp_path: Path):
+    of = RESULTS[name]
+    content = json.loads((written(of.command) / of.file).read_text())
+    for version, said in {"linft-other-7": "schema linft-other-7", None: "an earlier version of linft"}.items():
+        path = tmp_path / "it.json"
+        path.write_text(json.dumps(content | {"schema": version}))
+        with pytest.raises(LinftError, match=f"^{path} is of {said}.* reads {content['schema']}; delete it"):
+            schema.read(path, of.kind)
 
 
 @pytest.mark.parametrize("name", READ)

@@ -1,11 +1,10 @@
 """`advise`: one recipe for a model and a task, with its reasons, its predicted curve, and how sure it is."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,126 +15,38 @@ from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.core.trajectory_json import saved
 from linft.core.trees import Groups, digest
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
-from linft.predict.stability import Stability, stability
+from linft.predict.stability import stability
 from linft.runtime import schema
 from linft.runtime.claims import claim
-from linft.runtime.json_files import plain, read_json, write_json
 from linft.runtime.progress import Progress
-from linft.runtime.versions import versions
 from linft.training.optimizer import kernel_groups
+from linft.training.result import Scores
 from linft.training.run_directory import Diverged, run_in
 from linft.workflows.advise import DEFAULT
 from linft.workflows.advise.initialization import Initialization, Tangents
-from linft.workflows.advise.measures import Curvature, Measures, curvature, measure
-from linft.workflows.advise.rules import Rule, Space, blocks, fired, narrowed, safe
+from linft.workflows.advise.measures import Curvature, curvature, measure
+from linft.workflows.advise.result import (
+    About,
+    Advice,
+    AdvisedModel,
+    AdvisedTask,
+    Certainty,
+    KeptCurvature,
+    KeptMeasures,
+    VerifiedRun,
+)
+from linft.workflows.advise.rules import Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
+from linft.workflows.compare.result import StabilityResult
 from linft.workflows.sweep import result as sweep_result
-from linft.workflows.sweep.grid import Block, Grid, Values, at
+from linft.workflows.sweep.grid import Block, Grid, at
 
-SCHEMA, FILE = "linft-advise-1", "advice.json"
 SEARCHED = ("reinit_groups", "momentum", "learning_rate", "l2sp", "weight_decay")
 FINALS = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
 
-
-@dataclass(frozen=True)
-class Certainty:
-    """How far an advice can be trusted."""
-
-    accuracy: float
-    """Predicted for images that are not trained on: mean over folds."""
-    spread: float
-    """Standard deviation over folds."""
-    default_accuracy: float | None
-    """The same of the recipe that the others vary; None where its rate is too large to be searched."""
-    points: int
-    """That were tried."""
-    tied: int
-    """Of them, those that cannot be told apart from the most accurate one."""
-    diverged: int
-    """Of them, those that diverged on a fold."""
-    edge: Stability
-    """Where the recipe stands, on all training images."""
-    fall: float | None
-    """By how much of its first value the train loss is predicted to fall; None where it rises above it."""
-    curve_error: float | None
-    """Upper quartile of the errors of predicted loss curves that fell as far, as measured
-    (`predict.choice.KINDS`); None where nothing was measured, as of a run unlike those."""
-    moved: float
-    """Largest predicted ‖w − w0‖ / ‖w0‖ of a stage without new weights: first order asks for little."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One recipe, and why."""
-
-    recipe: Recipe
-    reinit_groups: int
-    """Last layer groups at new random weights; 1 is the head alone."""
-    values: Values
-    """What was chosen, by depth where it goes by layers."""
-    initialization: Initialization
-    default: Recipe
-    """The recipe that the others vary, for as many steps."""
-    measures: Measures
-    rules: tuple[Rule, ...]
-    """That fired."""
-    space: Space
-    curvatures: Mapping[int, Curvature]
-    """By number of new groups."""
-    searched: Searched
-    curve: Trajectory
-    """Predicted on all training images; its test part is one of them."""
-    certainty: Certainty
-    about: Mapping[str, Any]
-    """Model, task, settings and seconds, as JSON has them."""
-
-    @property
-    def held_out(self) -> dict[str, Any]:
-        """The predicted curve on images held out: mean over folds, and the standard deviation of the accuracy."""
-        curves = [curve for of in self.searched.rows if (curve := of[self.searched.chosen].curve) is not None]
-        accuracy = np.array([curve.test_accuracy for curve in curves])
-        loss = np.array([curve.test_loss for curve in curves])
-        return {
-            "steps": curves[0].steps,
-            "accuracy": accuracy.mean(0).tolist(),
-            "accuracy_deviation": accuracy.std(0, ddof=1).tolist(),
-            "loss": loss.mean(0).tolist(),
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it, as advice.json has it."""
-        found, chosen = self.searched, self.searched.chosen
-        accuracy, loss = found.accuracy.mean(0), found.loss.mean(0)
-        return {
-            "schema": SCHEMA,
-            **self.about,
-            "recipe": asdict(self.recipe),
-            "reinit_groups": self.reinit_groups,
-            "values": self.values,
-            "default": asdict(self.default),
-            "measures": {**asdict(self.measures), "gap_error": self.measures.gap_error,
-                         "similarity": self.measures.similarity},
-            "curvatures": {str(k): asdict(of) for k, of in self.curvatures.items()},
-            "rules": [{name: getattr(rule, name) for name in ("name", "condition", "consequence", "source")}
-                      for rule in self.rules],
-            "space": asdict(self.space),
-            "points": [
-                {"values": point, "accuracy": float(accuracy[i]), "loss": float(loss[i]),
-                 "by_fold": found.accuracy[:, i].tolist(), "tied": i in found.tied, "chosen": i == chosen}
-                for i, point in enumerate(found.points)
-            ],
-            "certainty": {**asdict(self.certainty), "stable": self.certainty.edge.stable},
-            "curve": {**asdict(saved(self.curve)), "held_out": self.held_out},
-            "dropped": found.dropped,
-            "versions": versions(),
-        }  # fmt: skip
-
-    def write(self, directory: str | Path) -> None:
-        """Put all of it into advice.json."""
-        write_json(Path(directory) / FILE, self.as_json())
+Fact = TypeVar("Fact", KeptMeasures, KeptCurvature)
 
 
 def advise(
@@ -186,13 +97,21 @@ def advise(
         raise LinftError(f"a budget of {steps} steps leaves nothing to train; give 1 or more")
     base = default.replace(steps=steps)
     path, tell = None if output is None else Path(output), progress or (lambda what, done, total: None)
-    described = _described(model, task, initialization, kernel)
-    settings = {"budget": steps, "shots": shots, "folds": folds}
+    about = About(
+        model=AdvisedModel(name=model.name, digest=model.digest, layer_groups=list(model.layer_groups)),
+        task=_about(task),
+        initialization=initialization,
+        kernel=dict(kernel),
+        budget=steps,
+        shots=shots,
+        folds=folds,
+    )
+    described = schema.content(about)
     if path is not None:
-        claim(path / "config.json", {**described, **settings, "recipe": asdict(base)}, "results")
+        claim(path / "config.json", {**described, "recipe": asdict(base)}, "results")
     taken: dict[str, float] = {}
     kept = Kept(path, taken)
-    measures = Measures(**kept("measures", lambda: asdict(measure(model, task, shots, initialization.seed))))
+    measures = kept("measures", KeptMeasures, lambda: measure(model, task, shots, initialization.seed)).found
     tell("measures", 1, 1)
     rules = fired(measures)
     space = _possible(narrowed(rules), model)
@@ -200,7 +119,7 @@ def advise(
     tangents = Tangents(initialization, model, task, {**kernel, "groups": groups}, path, tell)
     near, _ = predict.nearest(base)
     curvatures = {
-        k: _curvature(kept(f"curvature-{k}", lambda k=k: asdict(curvature(tangents(k), near))))
+        k: kept(f"curvature-{k}", KeptCurvature, lambda k=k: curvature(tangents(k), near)).found
         for k in dict.fromkeys((1, *space.reinit_groups))
     }
     own = _own(base, curvatures[1], safe(initialization, steps))
@@ -216,7 +135,7 @@ def advise(
         folds,
         initialization.seed,
         path and path / "search",
-        {**described, **settings},
+        described,
         tell,
     )
     taken["search"] = time.perf_counter() - begin if path is None else _search_seconds(path)
@@ -231,7 +150,6 @@ def advise(
         recipe=point.recipe,
         reinit_groups=point.reinit_groups,
         values=values,
-        initialization=initialization,
         default=base,
         measures=measures,
         rules=rules,
@@ -242,14 +160,15 @@ def advise(
         certainty=_certainty(
             searched,
             curve,
-            edge,
+            StabilityResult(loss=recipe.loss, **vars(edge), stable=edge.stable),
             layers[-point.reinit_groups :],
             initialization,
             bool(own),
             point.reinit_groups == 1
             and unmeasured(model, task, point.recipe, initialization.head, initialization.head_scale) is None,
         ),
-        about={**described, **settings, "seconds": {**taken, "all": sum(taken.values())}},
+        about=about,
+        seconds={**taken, "all": sum(taken.values())},
     )
     if path is not None:
         found.write(path)
@@ -262,12 +181,11 @@ def verify(
     task: Task,
     output: str | Path,
     progress: Progress | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, VerifiedRun]:
     """Train the advised recipe and the default one from the starts that they have; what was begun is gone on with.
 
     Returns:
-      By `advised` and `default`: status (finished or diverged), and of a finished run its accuracy, mean
-      accuracy per class, loss and calibration error on the test part, its curve and its seconds.
+      What came of them, by `advised` and `default`.
 
     Raises:
       LinftError: the directory holds other runs, or cannot be written.
@@ -281,51 +199,43 @@ def verify(
     for name, (recipe, reinit_groups) in runs.items():
         try:
             done = run_in(Path(output) / name, advice.initialization(model, task, reinit_groups), task, recipe)
-            result = done.result
-            found[name] = {"status": "finished", **{key: getattr(result.final, key) for key in FINALS},
-                           "seconds": result.trajectory.seconds, "curve": asdict(result.trajectory)}  # fmt: skip
+            final = Scores(**{key: getattr(done.result.final, key) for key in FINALS})
+            found[name] = VerifiedRun(final=final, trajectory=done.result.trajectory)
         except Diverged as error:
-            found[name] = {"status": "diverged", "reason": str(error)}
+            found[name] = VerifiedRun(diverged=str(error))
         tell(name, 1, 1)
     return found
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Facts as JSON on disk, with the seconds that they took."""
+    """Facts on disk, with the seconds that they took."""
 
     directory: Path | None
     seconds: dict[str, float]
 
-    def __call__(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Those on disk, or new ones that are kept."""
-        if self.directory is not None and (self.directory / f"{name}.json").exists():
-            found = read_json(self.directory / f"{name}.json")
+    def __call__(self, name: str, kind: type[Fact], make: Callable[[], Any]) -> Fact:
+        """The fact on disk, or a new one that is kept."""
+        file = None if self.directory is None else self.directory / f"{name}.json"
+        if file is not None and file.exists():
+            fact = schema.read(file, kind)
         else:
             begin = time.perf_counter()
-            found = {"found": plain(make())}
-            found["seconds"] = time.perf_counter() - begin
-            if self.directory is not None:
-                write_json(self.directory / f"{name}.json", found)
-        self.seconds[name] = found["seconds"]
-        return found["found"]
+            fact = kind(found=make(), seconds=time.perf_counter() - begin)
+            if file is not None:
+                schema.write(file, fact)
+        self.seconds[name] = fact.seconds
+        return fact
 
 
-def _curvature(found: dict[str, Any]) -> Curvature:
-    """As it is on disk, where a condition without bound is null."""
-    return Curvature(**{**found, "condition": math.inf if found["condition"] is None else found["condition"]})
-
-
-def _described(model: Model, task: Task, initialization: Initialization, kernel: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of model and task; of the latter's test part nothing."""
-    return {
-        "model": {"name": model.name, "digest": model.digest,
-                  "layer_groups": list(model.layer_groups)},
-        "task": {"name": task.name, "digest": digest((task.x_train, task.y_train)),
-                 "train_images": len(task.y_train), "num_classes": task.num_classes},
-        "start": asdict(initialization),
-        "kernel": dict(kernel),
-    }  # fmt: skip
+def _about(task: Task) -> AdvisedTask:
+    """What is known of a task; of its test part nothing."""
+    return AdvisedTask(
+        name=task.name,
+        digest=digest((task.x_train, task.y_train)),
+        train_images=len(task.y_train),
+        num_classes=task.num_classes,
+    )
 
 
 def _possible(space: Space, model: Model) -> Space:
@@ -360,7 +270,7 @@ def _search_seconds(path: Path) -> float:
 def _certainty(
     searched: Searched,
     curve: Trajectory,
-    edge: Stability,
+    edge: StabilityResult,
     new: tuple[str, ...],
     initialization: Initialization,
     own: bool,

@@ -12,6 +12,7 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict.spectrum import half_learnt, spectrum
 from linft.predict.stability import limit_of, stability
+from linft.runtime.schema import Number
 from linft.scores.gather import LAST_CONVOLUTION
 from linft.scores.small_network import HELD_OUT
 from linft.workflows.rank import uncertainty
@@ -95,8 +96,8 @@ class Curvature:
     """λ1: largest eigenvalue of H^½ Θ H^½ / n over all training images."""
     worst_batch: float
     """The same over the worst minibatch, or λ1 if that is larger."""
-    condition: float
-    """κ: largest eigenvalue of Θ over the one down to which half of the initial residual lies."""
+    condition: Number
+    """κ: largest eigenvalue of Θ over the one down to which half of the initial residual lies; None where that is 0."""
     eigenvalues: Sequence[float]
     """The largest of Θ."""
     label_alignment: Sequence[float]
@@ -113,7 +114,9 @@ class Curvature:
 
         Along an eigenvector with eigenvalue λ it falls as exp(−η' λ t) (Deshpande and others 2021, eq. 3).
         """
-        return self.condition / (self.largest * steps) if self.largest > 0 and steps else math.inf
+        if self.condition is None or self.largest == 0 or steps == 0:
+            return math.inf
+        return self.condition / (self.largest * steps)
 
 
 def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
@@ -134,7 +137,7 @@ def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
     return Curvature(
         largest=at_one.lambda_max,
         worst_batch=at_one.worst_batch_h,
-        condition=of.eigenvalues[0] / smallest if smallest > 0 else math.inf,
+        condition=of.eigenvalues[0] / smallest if smallest > 0 else None,
         eigenvalues=tuple(of.eigenvalues),
         label_alignment=tuple(of.label_alignment),
         group_share=of.group_share,

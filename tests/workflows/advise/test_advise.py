@@ -10,9 +10,11 @@ from linft.core.base import Kernel
 from linft.core.errors import LinftError
 from linft.predict.stability import stability
 from linft.predict.tangent import tangent
+from linft.runtime import schema
 from linft.workflows.advise.advise import advise
 from linft.workflows.advise.measures import Measures, curvature
-from linft.workflows.advise.rules import RULES, Space, fired, narrowed, safe
+from linft.workflows.advise.result import KeptCurvature
+from linft.workflows.advise.rules import RATES, RULES, Space, effective_rates, fired, narrowed, safe
 from linft.workflows.advise.search import folds
 
 NEAR = Measures(100, {"linear_probe": 0.9, "probe_gap": 0.3}, {})
@@ -53,19 +55,32 @@ def test_folds_are_equal_apart_and_leave_no_class_untrained():
         assert {*trained} | {*each} == {*range(13)} and {*labels[trained]} == {0, 1, 2}
 
 
-def test_what_half_of_the_residual_needs_may_lie_beyond_all_that_is_reported(x64):
-    """Residuals of 51 labels along the least of 255 eigenvalues, equally: half of them down to the 26th."""
+def along_the_least(slow):
+    """The curvature where residuals of 51 labels lie along the least of 255 eigenvalues, equally."""
     n, c = 51, 5
-    labels, slow = jnp.arange(n) % c, np.geomspace(0.1, 0.001, n)
+    labels = jnp.arange(n) % c
     theta = np.diag(np.r_[np.linspace(2.0, 1.0, n * c - n), slow])
     where = np.arange(n) * c + np.asarray(labels)  # in the place of label and image
     order = np.r_[np.setdiff1d(np.arange(n * c), where), where]
     theta = theta[np.ix_(np.argsort(order), np.argsort(order))]
     kernel, zeros = Kernel({"all": jnp.asarray(theta.reshape(n, c, n, c))}, "full"), jnp.zeros((n, c))
     arrays = (zeros, zeros, labels, labels, kernel, kernel, {"all": zeros}, {"all": zeros}, {"all": jnp.ones(())})
-    found = curvature(linft.Tangent(*arrays, {"all": jnp.eye(c) / c}), linft.Recipe(loss="squared_error", steps=3))
+    return curvature(linft.Tangent(*arrays, {"all": jnp.eye(c) / c}), linft.Recipe(loss="squared_error", steps=3))
+
+
+def test_what_half_of_the_residual_needs_may_lie_beyond_all_that_is_reported(x64):
+    """Half of it lies down to the 26th of 51."""
+    slow = np.geomspace(0.1, 0.001, 51)
+    found = along_the_least(slow)
     assert found.condition == pytest.approx(2.0 / slow[25], rel=1e-6)
     assert len(found.eigenvalues) == 10 and found.eigenvalues[0] == pytest.approx(2.0)
+
+
+def test_a_condition_without_bound_is_kept(x64, tmp_path):
+    schema.write(tmp_path / "kept.json", KeptCurvature(found=along_the_least(np.zeros(51)), seconds=0.0))
+    found = schema.read(tmp_path / "kept.json", KeptCurvature).found
+    assert found.condition is None and found.learning(3) == np.inf
+    assert len(effective_rates(Space(), found, linft.Recipe(), 3, 0.5)) == RATES
 
 
 def test_the_advice_is_within_budget_and_edge(advice, model, task):
@@ -84,7 +99,7 @@ def test_the_test_part_is_not_looked_at(advice, model, task):
     changed = linft.Task(
         **{**vars(task), "x_test": 255 - task.x_test[::-1], "y_test": (task.y_test + 1) % 10},
     )
-    assert advise(model, changed, budget=4, folds=2).as_json()["points"] == advice.as_json()["points"]
+    assert advise(model, changed, budget=4, folds=2).result().points == advice.result().points
 
 
 def test_what_is_computed_is_kept(advice, model, task, tmp_path):
