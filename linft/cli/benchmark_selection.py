@@ -66,12 +66,12 @@ class BenchmarkSelection:
         import linft
         from linft.cli.terminal import bars
         from linft.report.selection import ZooResult, write
-        from linft.runtime import json_lines
+        from linft.runtime import schema
         from linft.scores.table import DEFAULT, chosen
         from linft.workflows.benchmark.protocol import Protocol, Target
-        from linft.workflows.benchmark.scored import samples, scored
+        from linft.workflows.benchmark.scored import SampleScores, samples, scored
         from linft.workflows.benchmark.selections import selections
-        from linft.workflows.benchmark.truth import cases, truth
+        from linft.workflows.benchmark.truth import FinishedCase, cases, truth
         from linft.workflows.benchmark.zoos import zoos
         from linft.zoo.load import SHIPPED
 
@@ -100,11 +100,11 @@ class BenchmarkSelection:
         if "report" not in self.do:
             return
         keys = {case.key for case in planned}
-        ran = [row for row in json_lines.read(runs) if row["key"] in keys]
+        ran = [row for row in schema.read_rows(runs, FinishedCase) if row.key in keys]
         known = {}
         for number in (self.per_class, *by_images):
             wanted = {sampled.key for sampled in samples(protocol, targets, number)}
-            known[number] = [row for row in json_lines.read(lines) if row["sample"] in wanted]
+            known[number] = [row for row in schema.read_rows(lines, SampleScores) if row.sample in wanted]
         results = [
             ZooResult(
                 of,

@@ -7,14 +7,16 @@ and seeds, with intervals over both: rankings of scores are unstable.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from linft.core.errors import LinftError
+from linft.runtime.schema import Number
 from linft.workflows.benchmark.measures import MEASURES, SMALLER_IS_BETTER, Vector
 from linft.workflows.benchmark.protocol import Shots
+from linft.workflows.benchmark.scored import SampleScores
+from linft.workflows.benchmark.truth import FinishedCase
 
 CHANCE, ORACLE = "any model", "the truth itself"
 """Rows beside the scores: the expectation of a selection at random, and a selection by what came out."""
@@ -44,7 +46,7 @@ class Selection:
 
 
 def selections(
-    truth: Iterable[Mapping[str, Any]], scored: Iterable[Mapping[str, Any]], models: Mapping[str, Collection[str]]
+    truth: Iterable[FinishedCase], scored: Iterable[SampleScores], models: Mapping[str, Collection[str]]
 ) -> list[Selection]:
     """A selection for every target, shots and seed at which all the models were fine-tuned and scored.
 
@@ -55,11 +57,11 @@ def selections(
       scored: rows of `scored.scored`, for one number of images.
       models: target -> the models that there are to choose from.
     """
-    runs: dict[tuple, dict[str, dict[float, Mapping]]] = defaultdict(lambda: defaultdict(dict))
+    runs: dict[tuple, dict[str, dict[float, FinishedCase]]] = defaultdict(lambda: defaultdict(dict))
     for row in truth:
-        if row["model"] in models.get(row["target"], ()):
-            runs[row["target"], row["shots"], row["seed"]][row["model"]][row["rate"]] = row
-    before = {(row["target"], row["shots"], row["seed"], row["model"]): row for row in scored}
+        if row.model in models.get(row.target, ()):
+            runs[row.target, row.shots, row.seed][row.model][row.rate] = row
+    before = {(row.target, row.shots, row.seed, row.model): row for row in scored}
     found = []
     for (target, shots, seed), by_model in runs.items():
         names = tuple(sorted(models[target]))
@@ -67,18 +69,18 @@ def selections(
         places = [(target, shots, seed, model) for model in names]
         if rates and all(place in before for place in places):
             rows = [before[place] for place in places]
-            best = [max(by_model[model][rate]["test_accuracy"] for rate in rates) for model in names]
+            best = [max(by_model[model][rate].test_accuracy for rate in rates) for model in names]
             ran = [by_model[model][rate] for model in names for rate in rates]
-            one_device = len({row["device"] for row in (*ran, *rows)}) == 1
-            quickest = [min(by_model[m][r]["seconds"] for r in rates) if one_device else np.nan for m in names]
-            scores, seconds = (_by_score(rows, what) for what in ("scores", "seconds"))
+            one_device = len({row.device for row in (*ran, *rows)}) == 1
+            quickest = [min(by_model[m][r].seconds for r in rates) if one_device else np.nan for m in names]
+            scores, seconds = (_by_score([getattr(row, what) for row in rows]) for what in ("scores", "seconds"))
             found.append(Selection(target, shots, seed, names, np.array(best), np.array(quickest), scores, seconds))
     return found
 
 
-def _by_score(rows: Sequence[Any], what: str) -> dict[str, Float[np.ndarray, "m"]]:
-    names = dict.fromkeys(name for row in rows for name in row[what])
-    return {name: np.array([row[what].get(name, np.nan) for row in rows], float) for name in names}
+def _by_score(of_models: Sequence[Mapping[str, Number]]) -> dict[str, Float[np.ndarray, "m"]]:
+    names = dict.fromkeys(name for of in of_models for name in of)
+    return {name: np.array([of.get(name, np.nan) for of in of_models], float) for name in names}
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.runtime import json_lines
+from linft.runtime import schema
 from linft.runtime.processes import unordered
 from linft.runtime.progress import Count
+from linft.runtime.schema import Number
 from linft.training.finetune import finetune
 from linft.workflows.benchmark.protocol import Protocol, Shots, Target, sample
 from linft.workflows.benchmark.zoos import candidates, digest_of
@@ -74,31 +74,56 @@ def _network(path: Path) -> str:
     return json.dumps(directory.opened(path)[1]["architecture"])
 
 
-def run(case: Case) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FinishedCase:
+    """What came of a run, as a line of truth.jsonl holds it."""
+
+    key: str
+    """Of the case."""
+    target: str
+    shots: Shots
+    rate: float
+    seed: int
+    model: str
+    train_images: int
+    test_images: int
+    steps: int
+    batch_size: int
+    test_accuracy: float
+    """At the last recorded step, as all of these."""
+    test_loss: Number
+    train_accuracy: float
+    train_loss: Number
+    diverged_at: int | None
+    seconds: float
+    device: str
+
+
+def run(case: Case) -> FinishedCase:
     """Fine-tune one model and measure it at the end, on test images that nothing was chosen on."""
     task = sample(case.target, case.shots, case.seed, case.protocol)
     model = load_model(case.model).with_head(task.num_classes, jax.random.key(case.seed))
     steps = case.recipe.num_steps(len(task.y_train))
     result = finetune(model, task, record_every=max(steps, 1))(case.recipe)
-    return {
-        "key": case.key,
-        "target": case.target.name,
-        "shots": case.shots,
-        "rate": case.rate,
-        "seed": case.seed,
-        "model": case.model.stem,
-        "train_images": len(task.y_train),
-        "test_images": len(task.y_test),
-        "steps": steps,
-        "batch_size": case.recipe.batch_size_for(len(task.y_train)),
-        "test_accuracy": round(float(result.test_accuracy[-1]), 6),
-        "test_loss": round(float(result.test_loss[-1]), 6),
-        "train_accuracy": round(float(result.train_accuracy[-1]), 6),
-        "train_loss": round(float(result.train_loss[-1]), 6),
-        "diverged_at": result.diverged_at,
-        "seconds": round(result.seconds, 3),
-        "device": jax.devices()[0].device_kind,
-    }
+    return FinishedCase(
+        key=case.key,
+        target=case.target.name,
+        shots=case.shots,
+        rate=case.rate,
+        seed=case.seed,
+        model=case.model.stem,
+        train_images=len(task.y_train),
+        test_images=len(task.y_test),
+        steps=steps,
+        batch_size=case.recipe.batch_size_for(len(task.y_train)),
+        test_accuracy=round(float(result.test_accuracy[-1]), 6),
+        test_loss=round(float(result.test_loss[-1]), 6),
+        train_accuracy=round(float(result.train_accuracy[-1]), 6),
+        train_loss=round(float(result.train_loss[-1]), 6),
+        diverged_at=result.diverged_at,
+        seconds=round(result.seconds, 3),
+        device=jax.devices()[0].device_kind,
+    )
 
 
 def truth(
@@ -106,18 +131,18 @@ def truth(
     file: Path,
     jobs: int = 1,
     progress: Count | None = None,
-) -> list[dict[str, Any]]:
+) -> list[FinishedCase]:
     """Do the runs that the file does not have, adding each to it as it ends; the rows of all that were planned.
 
     Args:
       jobs: processes that run at once; this one writes.
       progress: called with (runs that are done, all).
     """
-    done = {row["key"]: row for row in json_lines.read(file)}
+    done = {row.key: row for row in schema.read_rows(file, FinishedCase)}
     missing = [case for case in planned if case.key not in done]
     for row in unordered(run, ((case,) for case in missing), jobs):
-        done[row["key"]] = row
-        json_lines.append(file, [row])
+        done[row.key] = row
+        schema.append(file, [row])
         if progress is not None:
             progress(sum(case.key in done for case in planned), len(planned))
     return [done[case.key] for case in planned]

@@ -1,31 +1,48 @@
 """Choices from rows, and what is said of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from linft.core.errors import LinftError
+from linft.runtime import json_lines, schema
+from linft.workflows.benchmark.scored import SampleScores
 from linft.workflows.benchmark.selections import CHANCE, ORACLE, selections, summary, weights
+from linft.workflows.benchmark.truth import FinishedCase
 
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 MODELS = ("a", "b", "c", "d")
 ALL = {"one": MODELS, "two": MODELS}
 
 
 def truth(seeds=(0, 1), rates=(0.1, 0.2), device="cpu"):
     """Model d is the best on every target; each model is better at the second rate."""
+    same = {"train_images": 50, "test_images": 20, "steps": 4, "batch_size": 10, "diverged_at": None, "device": device}
+    losses = {"test_loss": 1.0, "train_loss": 0.1, "train_accuracy": 1.0}
     return [
-        {"target": target, "shots": 5, "seed": seed, "model": model, "rate": rate,
-         "test_accuracy": 0.1 * i + rate, "seconds": 2.0 + i, "device": device}
+        FinishedCase(key=f"{target} {model} {rate} {seed}", target=target, shots=5, rate=rate, seed=seed, model=model,
+                     test_accuracy=0.1 * i + rate, seconds=2.0 + i, **same, **losses)
         for target in ("one", "two") for seed in seeds for i, model in enumerate(MODELS) for rate in rates
     ]  # fmt: skip
 
 
 def scored(seeds=(0, 1)):
     """One score that is right, one that is wrong, one that does not exist for model a."""
+    same = {"per_class": 25, "images": 50, "weights": "0", "compiling": 0.0, "device": "cpu"}
     return [
-        {"target": target, "shots": 5, "seed": seed, "model": model,
-         "scores": {"right": i, "wrong": -i, **({"some": -i} if i else {})}, "seconds": {"right": 0.1}, "device": "cpu"}
+        SampleScores(sample=f"{target} {seed}", target=target, shots=5, seed=seed, model=model,
+                     scores={"right": i, "wrong": -i, **({"some": -i} if i else {})},
+                     undefined={} if i else {"some": "it is the first"}, seconds={"right": 0.1}, **same)
         for target in ("one", "two") for seed in seeds for i, model in enumerate(MODELS)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "kind"), [("truth.jsonl", FinishedCase), ("scores.jsonl", SampleScores)])
+def test_rows_that_were_published_are_read_as_they_were_written(file, kind):
+    path = RESULTS / "selection" / "laptop" / file
+    rows = schema.read_rows(path, kind)
+    assert len(rows) > 1000 and list(map(schema.content, rows)) == json_lines.read(path)
 
 
 def test_a_model_counts_by_its_best_rate_and_its_quickest_run():
@@ -38,7 +55,7 @@ def test_a_model_counts_by_its_best_rate_and_its_quickest_run():
 
 
 def test_only_what_is_finished_for_all_models_counts():
-    unfinished = [r for r in truth() if (r["seed"], r["model"]) != (1, "b") and (r["rate"], r["model"]) != (0.2, "c")]
+    unfinished = [r for r in truth() if (r.seed, r.model) != (1, "b") and (r.rate, r.model) != (0.2, "c")]
     found = selections(unfinished, scored(), ALL)
     assert [(c.target, c.seed) for c in found] == [("one", 0), ("two", 0)]
     np.testing.assert_allclose(found[0].accuracies, [0.1, 0.2, 0.3, 0.4])  # the first rate alone

@@ -11,10 +11,10 @@ import pytest
 import linft
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.runtime import json_lines
+from linft.runtime import schema
 from linft.training.finetune import finetune
 from linft.workflows.benchmark.protocol import Protocol, Target, sample
-from linft.workflows.benchmark.truth import cases, run, truth
+from linft.workflows.benchmark.truth import FinishedCase, cases, run, truth
 from linft.workflows.benchmark.zoos import candidates
 from linft.zoo.load import SHIPPED
 
@@ -98,8 +98,8 @@ def test_a_run_is_fine_tuning_by_the_recipe(zoo):
         batch_norm="train", augmentation="resized_crop",
     )  # fmt: skip
     again = finetune(model, task)(recipe)
-    assert row["test_accuracy"] == pytest.approx(again.test_accuracy[-1], abs=1e-6)
-    assert row["train_loss"] == pytest.approx(again.train_loss[-1], rel=1e-4)
+    assert row.test_accuracy == pytest.approx(again.test_accuracy[-1], abs=1e-6)
+    assert row.train_loss == pytest.approx(again.train_loss[-1], rel=1e-4)
 
 
 def test_runs_go_on_where_they_were_cut_off(zoo, tmp_path):
@@ -110,8 +110,9 @@ def test_runs_go_on_where_they_were_cut_off(zoo, tmp_path):
     calls: list[tuple[int, int]] = []
     rows = truth(planned, file, progress=lambda done, total: calls.append((done, total)))
     assert rows[:2] == before and calls == [(3, 4), (4, 4)]
-    assert [row["key"] for row in json_lines.read(file)] == [case.key for case in planned]
-    assert len(file.read_text().splitlines()) == 5 and json.loads(file.read_text().splitlines()[-1]) == rows[-1]
+    assert [row.key for row in schema.read_rows(file, FinishedCase)] == [case.key for case in planned]
+    written = file.read_text().splitlines()
+    assert len(written) == 5 and json.loads(written[-1]) == schema.content(rows[-1])
     assert truth(planned, file, progress=lambda *_: pytest.fail("nothing was missing")) == rows
 
 
