@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +16,7 @@ from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.task import Task
 from linft.core.trees import digest
-from linft.runtime import json_lines
+from linft.runtime import json_lines, schema
 from linft.runtime.processes import unordered
 from linft.scores import compiling
 from linft.scores.alignment import alignment_error
@@ -49,6 +49,15 @@ class ScoredModel:
     """load; compile; pass, kernel and tangent, without compiling; and every score's own."""
     lgc_error: float | None = None
     """Standard error of lgc over random projections, where the kernel was projected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptModel:
+    """A line of models.jsonl."""
+
+    key: str
+    """The model's name and weights, and the sample."""
+    measured: ScoredModel
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def scored(
     small = small_network(sample.task, sample.seed) if SMALL & needs(sample.scores) else None
     for name, one in unordered(partial(_measure, sample=sample, small=small), missing.items(), jobs):
         if isinstance(one, ScoredModel) and output is not None:
-            json_lines.append(output / LINES, [{"key": keys[name], "measured": asdict(one)}])
+            schema.append(output / LINES, [KeptModel(key=keys[name], measured=one)])
         yield name, one
 
 
@@ -178,6 +187,7 @@ def _kept(file: Path) -> dict[str, ScoredModel]:
     """What the lines of a file hold, by key; those of another version are passed over."""
     kept = {}
     for row in json_lines.read(file):
-        with suppress(KeyError, TypeError):
-            kept[row["key"]] = ScoredModel(**row["measured"])
+        with suppress(LinftError):
+            line = schema.typed(row, KeptModel, file)
+            kept[line.key] = line.measured
     return kept
