@@ -64,7 +64,7 @@ def advise(
 ) -> Advice:
     """Advise a recipe from the training images alone; nothing is fine-tuned, and the test part is not looked at.
 
-    Scores of the model on the task decide which of the papers' findings hold (`advising.rules`); these narrow
+    Scores of the model on the task decide which of the papers' findings hold (`rules`); these narrow
     a space of recipes, whose rates lie between what can be learnt within the budget and a share of the edge
     of stability; every recipe of it is replayed in function space on all but one fold of the training images,
     in turn, and judged on that fold.

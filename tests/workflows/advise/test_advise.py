@@ -1,19 +1,22 @@
 """Advice comes from the training images alone, within the edge of stability and the budget."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import linft
+from linft.cli.advise import runs_table
 from linft.core.base import Kernel
 from linft.core.errors import LinftError
 from linft.predict.stability import stability
 from linft.predict.tangent import tangent
 from linft.runtime import schema
-from linft.workflows.advise.advise import advise
+from linft.workflows.advise.advise import advise, verify
 from linft.workflows.advise.measures import Measures, curvature
-from linft.workflows.advise.result import KeptCurvature
+from linft.workflows.advise.result import AdviceResult, KeptCurvature
 from linft.workflows.advise.rules import RATES, RULES, Space, effective_rates, fired, narrowed, safe
 from linft.workflows.advise.search import folds
 
@@ -117,6 +120,17 @@ def test_what_is_computed_is_kept(advice, model, task, tmp_path):
     assert found.values == advice.values and (tmp_path / "advice.json").exists()
     with pytest.raises(LinftError, match="budget"):
         advise(model, task, budget=5, folds=2, output=tmp_path)
+
+
+def test_a_run_that_diverges_is_told_beside_one_that_ends(advice, model, task, tmp_path):
+    wild = replace(advice, default=advice.default.replace(learning_rate=1e6))
+    wild.write(tmp_path, verify(wild, model, task, tmp_path))
+    found = schema.read(tmp_path / "advice.json", AdviceResult).verified
+    ended, diverged = found["advised"], found["default"]
+    assert ended.diverged is None and ended.final.accuracy == pytest.approx(ended.trajectory.test_accuracy[-1])
+    assert (diverged.final, diverged.trajectory) == (None, None) and "learning rate" in diverged.diverged
+    _, rows = runs_table(wild, found)
+    assert rows[0][2] == f"{ended.final.accuracy:.1%}" and rows[1][2] == "diverged"
 
 
 @pytest.mark.parametrize(
