@@ -2,8 +2,8 @@
 
 import sys
 
-import jax
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.cli.main import main
@@ -13,7 +13,7 @@ from linft.cli.main import main
 def model_file(tmp_path_factory):
     """A small network with four outputs, on disk."""
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    linft.save_model(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=2), path)
+    linft.save_model(small_resnet(4), path)
     return path
 
 

@@ -6,20 +6,11 @@ import signal
 import subprocess
 import sys
 
-import jax
 import pytest
 
-import linft
 from linft.cli.main import main
 
 SMALL = ["--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6"]
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    linft.save_model(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4), path)
-    return str(path)
 
 
 def call(monkeypatch, *arguments):

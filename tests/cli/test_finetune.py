@@ -135,7 +135,7 @@ def test_a_dry_run_writes_nothing(call, capsys, tmp_path, model_file):
     output = tmp_path / "none"
     call("--task", "digits", "--model", model_file, *SMALL, "--dry-run", "--output", output)
     said = capsys.readouterr().out
-    assert "4 steps of 10 images, 4 an epoch" in said and "stage3/block0/conv2/kernel   3×3×8×8" in said
+    assert "4 steps of 10 images, 4 an epoch" in said and "stage1/block0/conv2/kernel   3×3×2×2" in said
     assert "MB" in said and "s a step" in said and not output.exists()
 
 
@@ -163,7 +163,7 @@ BAD = {
     "unknown architecture": (["--scratch", "resnet9000"], "no architecture 'resnet9000'"),
     "no validation": (["--choose-epoch"], "--choose-epoch needs images to choose on"),
     "seed twice": (["--seeds", "1", "1"], "give every seed once"),
-    "too many groups": (["--reinit-groups", "9"], "reinit_groups is 9; the model has 5"),
+    "too many groups": (["--reinit-groups", "9"], "reinit_groups is 9; the model has 3"),
     "devices": (["--devices", "3"], "3 devices were asked for; there are 1"),
     "parts": (["--accumulate", "3"], "a batch of 10 cannot be divided into 3 equal parts"),
     "batch norm": (["--bn-batch-size", "4"], "a batch of 10 images is not a multiple of batch norm's 4"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft import report
@@ -21,7 +22,7 @@ RECIPE = linft.Recipe(learning_rate=1e-3, batch_size=None, steps=3, loss="square
 @pytest.fixture(scope="module")
 def setting():
     task = linft.load_task("digits").subset(20, 10)
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4), task
+    return small_resnet(10, width=4), task
 
 
 @pytest.fixture(scope="module")
