@@ -188,6 +188,8 @@ def _standing(columns: list[list[float]]) -> list[tuple[list[float], list[float]
 def _taus(of: tuple[list[float], list[float], list[float]]) -> list[float | None]:
     similarity, *rates = (np.array(each) for each in of)
     known = np.isfinite(similarity)
+    if known.sum() < 2:
+        return [None for _ in rates]
     found = [float(kendalltau(similarity[known], rate[known]).statistic) for rate in rates]  # pyright: ignore
     return [None if np.isnan(tau) else tau for tau in found]
 

@@ -1,13 +1,20 @@
-"""Every experiment runs at the smallest scale on one task, and goes on from what is there."""
+"""Every experiment runs at the smallest scale on one task from a small network, and goes on from what is there."""
 
 import importlib
+import itertools
 
+import drawn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import options
 import paired_rows
 import pytest
 import starts
+from flax import linen as nn
 
+import linft
+from linft.core.base import ClassMeans
 from linft.core.errors import LinftError
 
 FILES = {  # experiment -> what its results are
@@ -23,28 +30,86 @@ FILES = {  # experiment -> what its results are
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
 }
-TASKS = {"sweep_truth": "hymenoptera", "layers": "hymenoptera", "advice": "hymenoptera", "regularisers": "hymenoptera"}
-TASKS |= {"sources": "hymenoptera", "predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera"}
-QUICK = ("regularisers", "augmentation")
-"""In the default suite: those that share all that runs have in common; the others compile for a minute or more each."""
+TASKS = {"predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera", "advice": "hymenoptera"}
+SWEEPS = ("sweep_truth", "sources", "regularisers", "layers", "effective_rate")
+ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "training_mode": 1, "advice": 1}
+"""How many there are of one task: heads × losses × batch norms; heads; one."""
+FIRST = {"effective_rate": ("sweep_truth", "sources")}
+"""Experiments whose rows another one reads."""
+SLOW = ("selection",)
+"""It compiles every score for each network of the shipped zoo."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FILES])
-def test_runs_and_goes_on_from_what_is_there(name, shared, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    experiment = importlib.import_module(name)
-    chosen = options.Options(data=shared / "data", output=tmp_path, tasks=(TASKS.get(name, "digits"),))
+class Small(nn.Module):
+    """As many layer groups as the experiments tell apart, each of a layer."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for i in (1, 2):
+            x = nn.Conv(4, (3, 3), strides=2, use_bias=False, name=f"conv{i}")(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, name=f"norm{i}")(x))
+        return nn.Dense(5, name="head")(nn.relu(nn.Dense(6, name="hidden")(x.mean((1, 2)))))
+
+
+@pytest.fixture
+def small_models(monkeypatch):
+    """A small network of other weights for every name of a shipped model."""
+
+    def load_model(name):
+        seed = sum(name.encode())
+        means = np.random.default_rng(seed).normal(size=(5, 6)).astype(np.float32)
+        means = ClassMeans(means, np.full(5, 10))
+        model = drawn.make(Small(), seed)
+        variables = jax.tree.map(jnp.asarray, {"params": model.params, "batch_stats": model.batch_stats})
+        return model.replace(name=name, class_means=means, **variables)
+
+    monkeypatch.setattr(linft, "load_model", load_model)
+    starts.loaded.cache_clear()
+    yield
+    starts.loaded.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """Where every experiment has its results, those that read others' rows too."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in FILES])
+def test_runs_and_goes_on_from_what_is_there(name, small_models, shared, output, monkeypatch, capsys):
+    monkeypatch.chdir(output)
+    experiment, task = importlib.import_module(name), TASKS.get(name, "digits")
+    chosen = options.Options(data=shared / "data", output=output, tasks=(task,))
+    for needed in FIRST.get(name, ()):
+        importlib.import_module(needed).main(chosen)
     experiment.main(chosen)
-    directory = tmp_path / name / "smoke"
+    directory = output / name / "smoke"
     assert FILES[name] <= {path.name for path in directory.iterdir()}
     rows = {path: path.read_bytes() for path in directory.rglob("*.jsonl")}
     assert all(rows.values())
+    if name in ROWS:
+        assert len((directory / "rows.jsonl").read_text().splitlines()) == ROWS[name]
+    for case in (case for case in cases(name) if case.task == task):
+        assert f"| {task} |" in (directory / "table.md").read_text()
+        for by, part in itertools.product(case.by, case.parts):
+            found = paired_rows.rows_in(paired_rows.place(case, by, directory, part))
+            points = case.points(starts.SIZES["smoke"].real_points if by == "real" else None)
+            assert found.keys() == {paired_rows.key(point.values) for point in points}
+            ended = [row for row in found.values() if row["status"] == "finished"]
+            assert ended and all(np.isfinite(row["test_loss"]) and 0 <= row["test_accuracy"] <= 1 for row in ended)
     capsys.readouterr()
     experiment.main(chosen)
     assert {path: path.read_bytes() for path in directory.rglob("*.jsonl")} == rows
 
 
-@pytest.mark.parametrize("name", sorted({"sweep_truth", "sources", "regularisers", "layers", "effective_rate"}))
+def cases(name):
+    """What an experiment on hyperparameters runs."""
+    experiment, sizes = importlib.import_module(name), starts.SIZES["smoke"]
+    found = experiment.cases(sizes) if name in SWEEPS else []
+    return [*found, *map(experiment.trained, found)] if name == "regularisers" else found
+
+
+@pytest.mark.parametrize("name", SWEEPS)
 def test_real_points_are_predicted_too(name):
     experiment, sizes = importlib.import_module(name), starts.SIZES["smoke"]
     cases = experiment.cases(sizes)

@@ -12,9 +12,9 @@ from linft.models.from_flax import wrap
 SIZE = (8, 8, 1)
 
 
-def make(module: nn.Module) -> Model:
+def make(module: nn.Module, seed: int = 0) -> Model:
     """A model at weights from NumPy, which takes no time to compile."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SIZE)))
 
     def draw(path, leaf):
