@@ -51,6 +51,8 @@ from linft.workflows.compare.agreement import agreement
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = {
+    "moving": "#000000",
+    "moving-features": "#56b4e9",
     "trace": "#999999",
     "dual": "#0072b2",
     "features-trace": "#e69f00",
@@ -123,16 +125,25 @@ def main(options: Options) -> None:
 
 
 def run(config: Config, options: Options, directory: Path) -> None:
-    """Write what is missing."""
+    """Write what is missing: of every real run the kinds that have no line yet."""
     claim(directory / "config.json", asdict(config), "rows")
     file, once = directory / "rows.jsonl", directory / "once.json"
     begin, clock = time.perf_counter(), Clock()
-    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}, clock):
+    done = {row["key"]: set(row["kinds"]) for row in merged(json_lines.read(file))}
+    for row in measure(config, options, done, clock):
         json_lines.append(file, [row])
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
     if not once.exists():
         once.write_text(json.dumps(computed_once(config, options, clock), indent=1) + "\n")
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each real run: its first, with the kinds of all its lines."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["key"], row)["kinds"] |= row["kinds"]
+    return list(found.values())
 
 
 def report(directory: Path, scale: Scale) -> None:
@@ -147,7 +158,7 @@ def report(directory: Path, scale: Scale) -> None:
 
 def finished(directory: Path) -> list[dict[str, Any]]:
     """The rows, with what the kernels cost that were computed on one task."""
-    rows = json_lines.read(directory / "rows.jsonl")
+    rows = merged(json_lines.read(directory / "rows.jsonl"))
     seconds = json.loads((directory / "once.json").read_text())["seconds"]
     for row, kind in itertools.product(rows, seconds):
         row["kinds"][kind] |= seconds[kind]
@@ -173,8 +184,15 @@ def computed_once(config: Config, options: Options, clock: Clock) -> dict[str, A
     }
 
 
-def measure(config: Config, options: Options, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
-    """One row for each real run that is not done: on every task with the first rates, then with the next."""
+FIRST_KINDS = ("trace", "dual", "features-trace", "features-low-rank", "relinearize", "features")
+"""Measured together with the real run, which shares their kernels."""
+
+
+def measure(config: Config, options: Options, done: dict[str, set[str]], clock: Clock) -> Iterator[dict[str, Any]]:
+    """What is not done: real runs, every task's with the first rates before the next, then predictions that move.
+
+    Those that suit the head come first.
+    """
     tasks, bare = options.chosen(config.tasks), linft.load_model(config.model)
     linear = linft.linearize(bare, at="features")  # whatever the head that is put on it
 
@@ -193,14 +211,40 @@ def measure(config: Config, options: Options, done: set[str], clock: Clock) -> I
             "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
         }
 
-    for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), tasks, config.rates):
-        key = f"{name} {head} {rates[place]}"
+    cases = [
+        (f"{name} {head} {rates[place]}", name, head, rates[place])
+        for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), tasks, config.rates)
+    ]
+    for key, name, head, rate in cases:
         if key not in done:
-            task, (model, kernels) = of_any_head(name)[0], of_head(name, head)
-            recipe = _recipe(config, rates[place])
+            task, (model, kernels), recipe = of_any_head(name)[0], of_head(name, head), _recipe(config, rate)
             real, seconds = clock(linft.finetune(model, task), recipe)
-            row = {"key": key, "task": name, "head": HEADS[head], "rate": rates[place]}
+            row = {"key": key, "task": name, "head": HEADS[head], "rate": rate}
             yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
+    for suits, (key, name, head, rate) in itertools.product((True, False), cases):
+        kind = MOVING[head] if suits else MOVING["normal" if head == "probe" else "probe"]
+        if kind not in done.get(key, ()):
+            task, recipe = _task(config, options, name), _recipe(config, rate)
+            model = _headed(bare, task, head)
+            real = linft.finetune(model, task)(recipe)
+            yield {"key": key, "kinds": {kind: along_its_path(kind, model, task, recipe, real, clock)}}
+
+
+MOVING: dict[Literal["normal", "probe"], str] = {"normal": "moving-features", "probe": "moving"}
+"""The kind that suits a head."""
+
+
+def along_its_path(
+    kind: str, model: Model, task: Task, recipe: linft.Recipe, real: Trajectory, clock: Clock
+) -> dict[str, Any]:
+    """A prediction whose kernel moves; `anchors` counts its Jacobians, `change` is the curve's without the last."""
+    at = "features" if kind == "moving-features" else "network"
+    followed, taken = clock(predict.moving(model, task, at=at).follow, recipe)
+    return (
+        asdict(agreement(followed.trajectory, real))
+        | {"kernel_seconds": 0.0, "recipe_seconds": taken, "train_loss": followed.trajectory.train_loss.tolist()}
+        | {"anchors": list(followed.steps), "change": followed.change}
+    )
 
 
 def _task(config: Config, options: Options, name: str) -> Task:

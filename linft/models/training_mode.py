@@ -107,8 +107,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
         raise LinftError(f"{model.name} has no batch norm, so training mode is evaluation mode")
     if rank < 1:
         raise LinftError(f"rank is {rank}; it must be 1 or more")
-    resized = np.asarray(model.preprocessing.resize(images))
-    chosen = resized[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)]
+    chosen = _chosen(model, images)
     momentum, statistics = momentum_and_statistics(model, chosen)
     x = model.preprocess(chosen)
     paths = (trees.path_of(path) for path, _ in jax.tree.leaves_with_path(model.params))
@@ -140,6 +139,17 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
         architecture=None,
         class_means=None,
     )
+
+
+def with_statistics(model: Model, images: Images) -> Model:
+    """The model with the statistics that `in_training_mode` begins with: the value without the derivative."""
+    _, statistics = momentum_and_statistics(model, _chosen(model, images))
+    return model.replace(batch_stats=jax.tree.map(jnp.asarray, statistics))
+
+
+def _chosen(model: Model, images: Images) -> np.ndarray:
+    resized = np.asarray(model.preprocessing.resize(images))
+    return resized[np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)]
 
 
 def needs(model: Model, rank: int = RANK) -> dict[str, int]:

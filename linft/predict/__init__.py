@@ -8,6 +8,7 @@ from linft.predict.feature_tangent import FeatureTangent as FeatureTangent
 from linft.predict.feature_tangent import feature_tangent as feature_tangent
 from linft.predict.flow import gradient_flow as gradient_flow
 from linft.predict.flow import why_not as why_not_flow
+from linft.predict.moving import moving as moving
 from linft.predict.relinearized import relinearized as relinearized
 from linft.predict.spectral import spectral as spectral
 from linft.predict.spectral import why_not as why_not_spectral
@@ -15,6 +16,6 @@ from linft.predict.stability import stability as stability
 from linft.predict.tangent import tangent as tangent
 
 __all__ = [
-    "FeatureTangent", "dual", "feature_dual", "feature_tangent", "gradient_flow", "nearest", "relinearized",
-    "spectral", "stability", "tangent", "why_not", "why_not_flow", "why_not_spectral",
+    "FeatureTangent", "dual", "feature_dual", "feature_tangent", "gradient_flow", "moving", "nearest",
+    "relinearized", "spectral", "stability", "tangent", "why_not", "why_not_flow", "why_not_spectral",
 ]  # fmt: skip

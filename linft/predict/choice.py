@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from linft.core import trees
 from linft.core.base import Model, Trajectory
@@ -20,6 +20,7 @@ from linft.core.task import Task
 from linft.ntk.tiled import memory
 from linft.predict.dual import dual
 from linft.predict.feature_dual import feature_dual
+from linft.predict.moving import moving
 from linft.predict.relinearized import relinearized
 
 Head = Literal["fresh", "probe"]
@@ -70,6 +71,14 @@ def _relinearized(
     return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
 
 
+def _moving(at: Literal["network", "features"]) -> Callable[..., Trajectory]:
+    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
+        own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
+        return moving(model, task, at=at, record_every=record_every, **own)(recipe)
+
+    return run
+
+
 def first_steps(recipe: Recipe, n: int) -> int:
     """Real steps before the network is linearized again."""
     return math.floor(AFTER * recipe.num_steps(n))
@@ -83,9 +92,16 @@ def _kinds() -> dict[str, PredictionKind]:
         "features-low-rank": ("kernel of the features, few directions", _feature_dual("low-rank")),
         "relinearize": ("linearized again after a quarter of the steps", _relinearized),
         "features": ("kernel of the features", _feature_dual("full")),
+        "moving": ("kernel of the network, moving along its predicted path", _moving("network")),
+        "moving-features": ("kernel of the features, few directions, moving", _moving("features")),
     }
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    kinds = {name: PredictionKind(label, run, **measured[name]) for name, (label, run) in ways.items()}
+    nothing = {
+        "cost": None,
+        "errors": dict.fromkeys(get_args(Head), (None,) * 3),
+        "runs": dict.fromkeys(get_args(Head), (0,) * 3),
+    }
+    kinds = {name: PredictionKind(label, run, **measured.get(name, nothing)) for name, (label, run) in ways.items()}
     return dict(sorted(kinds.items(), key=lambda item: math.inf if item[1].cost is None else item[1].cost))
 
 

@@ -18,10 +18,12 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.predict import replay
-from linft.predict.dual import BundleItems, bundle, items, predictable, span, stacked
+from linft.predict.dual import predictable
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
 from linft.predict.replay import Network
+from linft.predict.span import BundleItems, Span, bundle, from_pretrained, items, lifted, span, stacked
 from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 
 def feature_dual(
@@ -80,9 +82,14 @@ class FeatureDual:
         t, n = self.tangent, len(self.tangent.labels_train)
         settings = [optimizer.settings(recipe, t.groups, n) for recipe in recipes]
         bundles, below = bundle([s.on({g: s.groups[g] for g in t.projected.groups}) for s in settings])
-        head = stacked([s.on({_member(name): s.groups[g] for name, g in t.head_groups}) for s in settings])
-        whole = below.on(below.groups | head.groups)
-        return replay.replay(_network, items(bundles), t, whole, recipes, n, self.record_every)
+        whole = below.on(below.groups | head_settings(settings, t.head_groups).groups)
+        found = replay.replay(_network, items(bundles), t, whole, recipes, n, self.record_every)
+        return [replayed.trajectory for replayed in found]
+
+
+def head_settings(settings: list[Settings], head_groups: tuple[tuple[str, str], ...]) -> Settings:
+    """The settings of a head's arrays, stacked over recipes."""
+    return stacked([s.on({_member(name): s.groups[g] for name, g in head_groups}) for s in settings])
 
 
 def _member(name: str) -> str:
@@ -91,26 +98,28 @@ def _member(name: str) -> str:
 
 
 def _network(names: BundleItems, t: FeatureTangent) -> Network:
-    below = span(names, t.projected)
+    return under_head(lifted(span(names, from_pretrained(t.projected)), t.directions), t)
+
+
+def under_head(below: Span, t: FeatureTangent) -> Network:
+    """The network whose features move as a span says, from those of a tangent, under its head."""
     origin = {"below": below.origin, "head": t.head}
 
     def of_batch(at: Tree, batch: Array) -> tuple[Array, Callable[[Array], Tree]]:
-        features = t.features_train[batch] + below.on_batch(at["below"], batch) @ t.directions.T
+        moved, of_features = below.of_batch(at["below"], batch)
+        features = t.features_train[batch] + moved
 
         def gradient(residual: Array) -> Tree:
-            towards = residual @ at["head"]["kernel"].T @ t.directions  # W r_i, along U
             of_head = {"kernel": features.T @ residual, "bias": residual.sum(0)}
-            return {"below": below.gradient(batch, towards), "head": {name: of_head[name] for name in at["head"]}}
+            towards = residual @ at["head"]["kernel"].T  # W r_i
+            return {"below": of_features(towards), "head": {name: of_head[name] for name in at["head"]}}
 
         return dense(at["head"], features), gradient
 
     def logits(at: Tree) -> tuple[Array, Array]:
-        moved = below.on_train(at["below"]), below.on_test(at["below"])
-        on_train, on_test = (
-            dense(at["head"], start + move @ t.directions.T)
-            for start, move in zip((t.features_train, t.features_test), moved, strict=True)
-        )
-        return on_train, on_test
+        on_train = t.features_train + below.on_train(at["below"])
+        on_test = t.features_test + below.on_test(at["below"])
+        return dense(at["head"], on_train), dense(at["head"], on_test)
 
     def lengths(at: Tree) -> dict[str, dict[str, Array]]:
         found = below.lengths(at["below"])

@@ -107,12 +107,12 @@ def feature_tangent(
     dtype = head["kernel"].dtype
     x_train, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
     directions = jnp.eye(len(head["kernel"]), dtype=dtype)
-    whole = _under(model, directions)
+    whole = under(model, directions)
     features_train, features_test = (outputs_on(whole, x) for x in (x_train, x_test))
     if outputs == "low-rank":
         found = leading(np.asarray(features_train), np.asarray(head["kernel"]), rank)
         directions = jnp.asarray(found, dtype)
-    view, names, head_groups = _viewed(model, groups or model.stages, directions)
+    view, names, head_groups = viewed(model, groups or model.stages, directions)
     if outputs != "trace":
         _fits(len(x_train), len(x_test), directions.shape[1], len(names), dtype)
     kernels = train_test_ntk(
@@ -169,12 +169,12 @@ def probing_error(theta: Float[np.ndarray, "n d n d"], draws: int) -> float:
     return float(np.sqrt(variance.sum() / (trace**2).sum())) if trace.any() else 0.0
 
 
-def _under(model: Model, directions: Float[Array, "d r"]) -> Model:
+def under(model: Model, directions: Float[Array, "d r"]) -> Model:
     """The model with logits φ U."""
     return model.replace(params=trees.put(model.params, model.head, {"kernel": directions}))
 
 
-def _viewed(
+def viewed(
     model: Model, groups: Groups, directions: Float[Array, "d r"]
 ) -> tuple[Model, list[str], tuple[tuple[str, str], ...]]:
     """The model with logits φ U, the groups of what is below the head, and those of the head's arrays."""
@@ -184,7 +184,7 @@ def _viewed(
     if not below:
         raise LinftError("no parameter lies below the head, so its features do not move; use predict.dual")
     members = {g: tuple(p for p, of in below.items() if trees.layer_group(of) == trees.layer_group(g)) for g in groups}
-    view = _under(model, directions).replace(layer_groups={**members, HEAD: (model.head,)})
+    view = under(model, directions).replace(layer_groups={**members, HEAD: (model.head,)})
     names = [g for g in groups if g in below.values()]
     return view, names, tuple((path.rpartition("/")[2], g) for path, g in of_head.items())
 

@@ -10,24 +10,24 @@ and the same optax chain, its velocity and its count taken over, goes on in (α,
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.core.base import Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.predict import replay
-from linft.predict.dual import Coordinates, predictable, stacked
-from linft.predict.operator import apply, apply_rows, operator
+from linft.predict.dual import of_logits, predictable
 from linft.predict.replay import Network
+from linft.predict.span import At, Coordinates, Directions, items, span, stacked
 from linft.predict.tangent import pushed, tangent
 from linft.training import optimizer
 from linft.training.batches import feed
@@ -81,20 +81,9 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
         arrays = _departed(model, task, state, groups, recipe, kernel)
         names = (tuple(arrays.tangent.groups), recipe.convention, after)
         rest = replay.replay(_network, names, arrays, stacked([settings]), [recipe], n, record_every, first=after)[0]
-        return _joined(at, rows, rest, time.perf_counter() - begin, f"linearized at step {after}")
+        return _joined(at, rows, rest.trajectory, time.perf_counter() - begin, f"linearized at step {after}")
 
     return OneByOne(run)
-
-
-class Departed(NamedTuple):
-    """Arrays of the network linearized at w_t; the directions w_t − w0, v_t and w0 come first."""
-
-    tangent: Tangent
-    pushed_train: dict[str, Float[Array, "3 n c"]]
-    """J_g of every direction, on the training images."""
-    pushed_test: dict[str, Float[Array, "3 m c"]]
-    gram: dict[str, Float[Array, "3 3"]]
-    """Inner products of the directions."""
 
 
 def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[int]) -> tuple[list[Measurement], State]:
@@ -117,7 +106,7 @@ def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[i
 
 def _departed(
     model: Model, task: Task, state: State, groups: Groups, recipe: Recipe, kernel: dict[str, Any]
-) -> Departed:
+) -> Directions:
     there = model.replace(params=state.params)
     found = tangent(there, task, groups=groups, **kernel)
     labels = trees.labels(model.params, groups)
@@ -129,7 +118,7 @@ def _departed(
         one, two = (pushed(there, x, u, labels, found.groups) for u in (moved, momentum))
         return {g: jnp.stack([one[g], two[g], from_weights[g] - one[g]]) for g in found.groups}
 
-    return Departed(
+    return Directions(
         tangent=found,
         pushed_train=along(task.x_train, found.weights_train),
         pushed_test=along(task.x_test, found.weights_test),
@@ -148,59 +137,17 @@ def _gram(directions: tuple[Tree, Tree, Tree], labels: tuple[str, ...]) -> dict[
     return found
 
 
-def _network(names: tuple[tuple[str, ...], str, int], arrays: Departed) -> Network:
+def _network(names: tuple[tuple[str, ...], str, int], arrays: Directions) -> Network:
     groups, convention, first = names
-    t = arrays.tangent
-    dtype = t.logits_train.dtype
-    theta = {g: [operator(kernel, t, {g: 1.0}) for kernel in (t.kernel_train, t.kernel_test)] for g in groups}
-    here = jnp.array(HERE, dtype)
-
-    def everywhere(gamma: tuple[int, int, int]) -> dict[str, Coordinates]:
-        return {g: Coordinates(jnp.zeros_like(t.logits_train), jnp.array(gamma, dtype)) for g in groups}
-
-    def of_batch(at: dict[str, Coordinates], batch: Array) -> tuple[Array, Any]:
-        def gradient(residual: Array) -> dict[str, Coordinates]:
-            alpha = jnp.zeros_like(t.logits_train).at[batch].add(residual)
-            return {g: Coordinates(alpha, jnp.zeros_like(here)) for g in groups}
-
-        logits = t.logits_train[batch]
-        for g, x in at.items():
-            along = jnp.tensordot(x.gamma - here, arrays.pushed_train[g][:, batch], 1)
-            logits += apply_rows(theta[g][0], batch, x.alpha) + along
-        return logits, gradient
-
-    def logits(at: dict[str, Coordinates]) -> tuple[Array, Array]:
-        on_train, on_test = t.logits_train, t.logits_test
-        for g, x in at.items():
-            on_train += apply(theta[g][0], x.alpha) + jnp.tensordot(x.gamma - here, arrays.pushed_train[g], 1)
-            on_test += apply(theta[g][1], x.alpha) + jnp.tensordot(x.gamma - here, arrays.pushed_test[g], 1)
-        return on_train, on_test
-
-    def lengths(at: dict[str, Coordinates]) -> dict[str, dict[str, Array]]:
-        def length(g: str, since: tuple[int, int, int]) -> Array:
-            gamma, alpha = at[g].gamma - jnp.array(since, dtype), at[g].alpha
-            mixed = jnp.tensordot(arrays.pushed_train[g], alpha, 2) @ gamma
-            squared = jnp.vdot(alpha, apply(theta[g][0], alpha)) + 2 * mixed + gamma @ arrays.gram[g] @ gamma
-            return jnp.sqrt(jnp.maximum(squared, 0))  # rounding may take a length of zero below it
-
-        return {kind: {g: length(g, s) for g in groups} for kind, s in (("distance", ORIGIN), ("norm", (0, 0, 0)))}
+    reach = span(items({g: {g: 1.0} for g in groups}), arrays, ORIGIN, HERE)
 
     def resume(state: Any) -> Any:
         momentum, count = ("trace", "count") if convention == "coupled" else ("velocity", "step")
-        started = {momentum: everywhere(VELOCITY), count: jnp.asarray(first, jnp.int32)}
+        began: At = {g: Coordinates(x.alpha, jnp.array(VELOCITY, x.gamma.dtype)) for g, x in reach.here.items()}
+        started = {momentum: began, count: jnp.asarray(first, jnp.int32)}
         return optax.tree_utils.tree_set(state, **started)
 
-    return Network(
-        origin=everywhere(ORIGIN),
-        here=everywhere(HERE),
-        groups={g: g for g in groups},
-        of_batch=of_batch,
-        logits=logits,
-        lengths=lengths,
-        labels_train=t.labels_train,
-        labels_test=t.labels_test,
-        resume=resume,
-    )
+    return of_logits(reach, arrays.tangent)._replace(resume=resume)
 
 
 def _curves(rows: list[Measurement]) -> dict[str, Any]:

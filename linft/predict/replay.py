@@ -46,6 +46,14 @@ class Network(NamedTuple):
     """From the optimizer's first state to the one that the replay begins with."""
 
 
+class Replayed(NamedTuple):
+    """What a replay gives."""
+
+    trajectory: Trajectory
+    end: Tree
+    """Coordinates after the last step, or where the run stood before it diverged."""
+
+
 Build = Callable[[Any, Any], Network]
 """(names, arrays) -> Network; the names are hashable, and part of what a program is compiled for."""
 
@@ -70,7 +78,8 @@ def replay(
     n: int,
     record_every: int | None,
     first: int = 0,
-) -> list[Trajectory]:
+    stop: int | None = None,
+) -> list[Replayed]:
     """One family of recipes, vmapped: their minibatches from step `first` on, in one compiled program.
 
     They share the minibatches, so that a step is one matrix product for all of them.
@@ -80,6 +89,7 @@ def replay(
       settings: of the recipes, stacked.
       n: number of training images.
       record_every: measure every so many steps; about a dozen times by default.
+      stop: the step after which the weights stand still; none by default.
     """
     begin = time.perf_counter()
     batches = recipes[0].order(n).batches()[first:]
@@ -88,10 +98,15 @@ def replay(
     at = at[at >= first]
     recorded = np.isin(np.arange(first, steps), at)
     with jax.default_matmul_precision("highest"):
-        values = jax.device_get(_lanes(build, names)(arrays, settings, batches, recorded))
+        values, ends = jax.device_get(
+            _lanes(build, names)(arrays, settings, batches, recorded, np.int32(steps if stop is None else stop))
+        )
     seconds = (time.perf_counter() - begin) / len(recipes)
     return [
-        trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds)
+        Replayed(
+            trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds),
+            jax.tree.map(lambda v, lane=lane: v[lane], ends),
+        )
         for lane in range(len(recipes))
     ]
 
@@ -99,7 +114,7 @@ def replay(
 @lru_cache(maxsize=32)
 def _lanes(build: Build, names: Hashable) -> Callable:
     """The replay, vmapped over the numbers of recipes and jitted."""
-    return jax.jit(jax.vmap(partial(_replay, build, names), in_axes=(None, 0, None, None)))
+    return jax.jit(jax.vmap(partial(_replay, build, names), in_axes=(None, 0, None, None, None)))
 
 
 def _replay(
@@ -109,8 +124,9 @@ def _replay(
     settings: Settings,
     batches: Int[Array, "steps batch"],
     recorded: Bool[Array, "steps"],
-) -> dict[str, Any]:
-    """Values at every step, 0 where it is not recorded; the last is after all steps."""
+    stop: Int[Array, ""],
+) -> tuple[dict[str, Any], Tree]:
+    """Values at every step, 0 where it is not recorded, the last after all steps; and where the run ends."""
     network = build(names, arrays)
     chain = optimizer.transform(settings, network.groups, network.origin)
     loss_name = settings.structure.loss
@@ -127,9 +143,9 @@ def _replay(
             **network.lengths(at),
         )
 
-    def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, dict[str, Any]]:
+    def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, dict[str, Any]]:
         at, opt_state, alive = carry
-        batch, is_recorded = inputs
+        i, batch, is_recorded = inputs
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, at, alive))
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
         on_batch, pull = network.of_batch(at, batch)
@@ -138,15 +154,16 @@ def _replay(
         updates, new_state = chain.update(gradient, opt_state, at)
         alive &= ~losses.has_diverged(losses.mean_loss(loss_name, on_batch, y), first)
         moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
-        at, opt_state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), moved, (at, opt_state))
+        moves = alive & (i < stop)
+        at, opt_state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, opt_state))
         return (at, opt_state, alive), values
 
     if len(batches) == 0:  # a step cannot be traced without a rate
-        return jax.tree.map(lambda v: v[None], measure(network.here, jnp.asarray(True)))
+        return jax.tree.map(lambda v: v[None], measure(network.here, jnp.asarray(True))), network.here
     begin = (network.here, network.resume(chain.init(network.here)), jnp.asarray(True))
-    (at, _, alive), values = jax.lax.scan(step, begin, (batches, recorded))
+    (at, _, alive), values = jax.lax.scan(step, begin, (jnp.arange(len(batches)), batches, recorded))
     last = measure(at, alive)
-    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last)
+    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last), at
 
 
 def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:

@@ -19,10 +19,11 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict import eigen
-from linft.predict.dual import Coordinates, as_frozen_tangent, lengths
+from linft.predict.dual import as_frozen_tangent
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
+from linft.predict.span import Coordinates, from_pretrained, items, lengths
 from linft.training import optimizer
 
 
@@ -122,7 +123,8 @@ def _evaluate(
         on_host(operator(kernel, tangent, weights)) for kernel in (tangent.kernel_train, tangent.kernel_test)
     )
     result: dict[str, Any] = {k: [] for k in ("train_loss", "test_loss", "train_accuracy", "test_accuracy")}
-    rows = []
+    rows, reach = [], from_pretrained(tangent)
+    alone = items({g: {g: weight / common} for g, weight in weights.items()})
     for alpha, gamma in zip(alphas, gammas, strict=True):
         for part, block, start, pulled, labels in (
             ("train", on_train, tangent.logits_train, w_train, tangent.labels_train),
@@ -131,11 +133,8 @@ def _evaluate(
             logits = jnp.asarray(_host(start) + apply(block, alpha) / common + (gamma - 1) * pulled)
             result[f"{part}_loss"].append(losses.mean_loss(recipe.loss, logits, labels))
             result[f"{part}_accuracy"].append(losses.accuracy(logits, labels))
-        at_group = {
-            g: (weight / common, Coordinates(jnp.asarray(alpha), jnp.asarray(gamma if weight > 0 else 1.0)))
-            for g, weight in weights.items()
-        }
-        rows.append(lengths(tangent, at_group))
+        where = {g: Coordinates(jnp.asarray(alpha), jnp.array([gamma if w > 0 else 1.0])) for g, w in weights.items()}
+        rows.append(lengths(alone, reach, (1,), (1,), where))
     return {k: np.asarray(v) for k, v in result.items()} | jax.tree.map(lambda *v: np.array(v), *rows)
 
 

@@ -19,7 +19,7 @@ from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
-from linft.models.training_mode import in_training_mode, needs
+from linft.models.training_mode import in_training_mode, needs, with_statistics
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
 from linft.ntk.tiled import memory
 from linft.runtime.atomic_files import whole
@@ -89,7 +89,7 @@ def tangent(
         weights_train=weights_train,
         weights_test=weights_test,
         squared_norms={group: squares[group] for group in names},
-        mixing=_mixing(model, train, few, labels),
+        mixing=mixing(model, train, few, labels),
         batch_norm=batch_norm,
     )
 
@@ -106,6 +106,13 @@ def in_mode(model: Model, task: Task, batch_norm: BatchNorm, progress: Count | N
     advice = 'predict with frozen batch norm, recipe.replace(batch_norm="frozen"), or use a smaller network'
     memory.check(needs(model), memory.budget(None), advice)
     return in_training_mode(model, task.x_train, progress=progress)
+
+
+def with_value(model: Model, task: Task, batch_norm: BatchNorm) -> Model:
+    """The model with the value of `in_mode`, and not its derivative."""
+    if batch_norm == "frozen" or not model.batch_stats:
+        return model
+    return with_statistics(model, task.x_train)
 
 
 def outputs_on(model: Model, x: Array, batch_size: int = 64) -> Float[Array, "n c"]:
@@ -147,7 +154,7 @@ def _in_batches(outputs: Callable[[Array], Array], x: Array, batch_size: int) ->
         return jnp.concatenate([outputs(part)[:n] for part, n in parts])
 
 
-def _mixing(model: Model, kernel: Kernel, few: Kernel | None, labels: Tree) -> dict[str, Array]:
+def mixing(model: Model, kernel: Kernel, few: Kernel | None, labels: Tree) -> dict[str, Array]:
     """How each group's trace spreads over pairs of logits: A_g [c c], of trace 1.
 
     Measured where a kernel by logits is at hand: the mean of the diagonal blocks Θ_g[n,·,n,·]. For

@@ -5,7 +5,7 @@ A new Run is a new row of RUNS.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,21 @@ def sgd(network: str) -> Judge:
     return lambda s, recipe, record: judges.sgd(s.judges[network], s.explicit, recipe, record)
 
 
+def moved(near: Callable[[Subject], judges.Near]) -> Judge:
+    def judge(s: Subject, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
+        return judges.sgd(judges.moving(near(s), s.explicit, recipe, 3), s.explicit, recipe, record)
+
+    return judge
+
+
+def whole(s: Subject) -> judges.Near:
+    return partial(judges.along, s.judges["model"])
+
+
+def features(s: Subject) -> judges.Near:
+    return judges.under_head(s.model, s.task)
+
+
 def flow(s: Subject, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
     return judges.flow(s.explicit, recipe, record)
 
@@ -80,6 +95,7 @@ def some(*names: str) -> dict[str, Recipe]:
 ONLY_HEAD = {"frozen_groups": ("conv", "norm", "hidden")}
 """Where one number for each pair of images is exact: the head's kernel is φᵀφ' ⊗ I."""
 TRAINED = some("all at once", "decay to the pretrained", "decoupled, group rates and decay", "in order")
+MOVED = some("all at once", "decoupled, group rates and decay")
 HEAD = {"the head alone": CE.replace(**ONLY_HEAD, **DECAY), "the head alone, Nesterov": SE.replace(**ONLY_HEAD)}
 FLOWS = {
     "squared error": PLAIN,
@@ -164,6 +180,13 @@ def relinearized(s: Subject, recipe: Recipe, task: linft.Task | None = None, **h
     return predict.relinearized(s.linear, task or s.task, after=17, **how)
 
 
+def moving(**options: Any) -> Callable[..., Run]:
+    def make(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
+        return predict.moving(s.model, task or s.task, **options, **how)
+
+    return make
+
+
 def from_file(run: Callable[..., Run]) -> Callable[[Subject, Recipe, Path], Trajectory]:
     def resumed(s: Subject, recipe: Recipe, path: Path) -> Trajectory:
         save(path / "tangent.safetensors", s.tangent(predict.tangent, recipe.decay_vectors))
@@ -194,6 +217,10 @@ RUNS = {
     ),
     "relinearized, of a linear network": Row(
         relinearized, sgd("linear"), TRAINED, NO_KERNEL | NO_GROUP, tuple(FAMILY[:3])
+    ),
+    "moving": Row(moving(anchors=3), moved(whole), MOVED, NO_KERNEL | NO_GROUP, tuple(FAMILY[:3])),
+    "moving, of features": Row(
+        moving(at="features", rank=5, anchors=3), moved(features), MOVED, {}, (MOVED["all at once"], CE)
     ),
     "spectral": Row(
         of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM,

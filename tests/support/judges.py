@@ -1,6 +1,7 @@
 """What a run must come to, written out in NumPy: the steps of SGD in a network's weights, or a flow in its outputs."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -96,8 +97,93 @@ def _compiled(logits: Callable[[jax.Array], jax.Array]) -> Network:
     return Network(lambda w: np.asarray(values(w)), lambda w: np.asarray(jacobian(w)))
 
 
+Near = Callable[[list[np.ndarray]], Network]
+"""The network near a path of weights."""
+
+
+def moving(near: Near, of: Explicit, recipe: Recipe, anchors: int) -> Network:
+    """The network near the path that it predicts itself."""
+    path, steps = [of.w0], 0
+    while len(path) < anchors:
+        followed = list(weights(near(path), of, recipe))
+        far = np.linalg.norm(np.array(followed) - of.w0, axis=1)
+        reached = far >= 0.5 ** (anchors - 1 - len(path)) * far[-1]
+        steps = int(np.argmax(reached & (np.arange(len(far)) > steps)))
+        path.append(followed[steps])
+    return near(path)
+
+
+def along(network: Network, path: list[np.ndarray]) -> Network:
+    """Cubic along every segment, linear about it and beyond the last."""
+    known = [(a, network.logits(a), network.jacobian(a)) for a in path]
+
+    def near(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for (a, f, j), (b, g, k) in itertools.pairwise(known):
+            d = b - a
+            s = (w - a) @ d / (d @ d)
+            if s >= 1:
+                continue
+            still, s = s < 0, max(s, 0)
+            off = w - a - s * d
+            value = (1 + 2 * s) * (1 - s) ** 2 * f + s * (1 - s) ** 2 * (j @ d)
+            value += s**2 * (3 - 2 * s) * g - s**2 * (1 - s) * (k @ d)
+            slope = 6 * s * (1 - s) * (g - f) + (1 - 4 * s + 3 * s**2) * (j @ d) + (3 * s**2 - 2 * s) * (k @ d)
+            of_s = slope + (k - j) @ off - ((1 - s) * j + s * k) @ d
+            here = (1 - s) * j + s * k
+            return value + here @ off, here if still else here + of_s[..., None] * d / (d @ d)
+        a, f, j = known[-1]
+        return f + j @ (w - a), j
+
+    return Network(lambda w: near(w)[0], lambda w: near(w)[1])
+
+
+def under_head(model: linft.Model, task: linft.Task) -> Near:
+    """The features near a path of what is below the head, the head exact."""
+    x, (w0, unravel) = images(model, task), ravel_pytree(model.params)
+    features = _compiled(lambda w: model.features(unravel(w), x))
+    marked = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.full(leaf.shape, trees.path_of(path).startswith(model.head + "/")), model.params
+    )
+    is_head = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(marked)])
+
+    def dense(w: jax.Array, phi: jax.Array) -> jax.Array:
+        head = trees.get(unravel(w), model.head)
+        return phi @ head["kernel"] + head["bias"][None]
+
+    of_head = jax.jit(jax.jacobian(dense))
+
+    def near(path: list[np.ndarray]) -> Network:
+        def below(w: np.ndarray) -> np.ndarray:
+            return np.where(is_head, w0, w)
+
+        moved = along(features, [below(w) for w in path])
+
+        def jacobian(w: np.ndarray) -> np.ndarray:
+            kernel = np.asarray(trees.get(unravel(w), model.head)["kernel"])
+            return np.asarray(of_head(w, moved.logits(below(w)))) + np.einsum(
+                "ndp,dc->ncp", moved.jacobian(below(w)), kernel
+            )
+
+        return Network(lambda w: np.asarray(dense(w, moved.logits(below(w)))), jacobian)
+
+    return near
+
+
 def sgd(network: Network, of: Explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
     """Curves and lengths at the recorded steps; those before the loss is beyond recovery."""
+    groups, rows = dict.fromkeys(of.groups), []
+    for step, w in enumerate(weights(network, of, recipe)):
+        if step in record:
+            row = _measured(recipe, network.logits(w), of)
+            if rows and losses.has_diverged(row[0], rows[0][0]):
+                break
+            rows.append([*row, *(np.linalg.norm(v[of.groups == g]) for v in (w - of.w0, w) for g in groups)])
+    names = [f"{kind} {g}" for kind in ("distance", "norm") for g in groups]
+    return dict(zip((*CURVES, *names), np.transpose(rows), strict=True))
+
+
+def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarray]:
+    """Before every step, and after the last."""
     _, _, w0, groups, is_vector, labels, n = of
     one_hot = np.eye(of.f0.shape[1])[labels]
     squared = recipe.loss == "squared_error"
@@ -105,31 +191,21 @@ def sgd(network: Network, of: Explicit, recipe: Recipe, record: np.ndarray) -> d
     decay, pull = np.array([recipe.decay(g) for g in groups]).T
     decay, towards = decay * (recipe.decay_vectors | ~is_vector), pull * w0
     apart, ahead = recipe.convention == "decoupled", recipe.momentum * recipe.nesterov
-    w, velocity, rows, batches = w0.copy(), 0 * w0, [], recipe.batches(n)
-    names = [f"{kind} {g}" for kind in ("distance", "norm") for g in dict.fromkeys(groups)]
-    for step, rate in enumerate([*recipe.rates(n), None]):
-        f = network.logits(w)
-        if step in record:
-            row = _measured(recipe, f, of)
-            if rows and losses.has_diverged(row[0], rows[0][0]):
-                break
-            lengths = [np.linalg.norm(of[groups == g]) for of in (w - w0, w) for g in dict.fromkeys(groups)]
-            rows.append([*row, *lengths])
-        if rate is None:
-            break
-        batch = batches[step]
-        residual = ((f if squared else _softmax(f)) - one_hot)[batch] / len(batch)
+    w, velocity = w0.copy(), 0 * w0
+    yield w
+    for batch, rate in zip(recipe.batches(n), recipe.rates(n), strict=True):
+        residual = ((lambda f: f if squared else _softmax(f))(network.logits(w)) - one_hot)[batch] / len(batch)
         gradient = np.einsum("bc,bcp->p", residual, network.jacobian(w)[batch])
         if apart:  # w is where the gradient is taken, ahead of the paper's weights
             behind = w + ahead * velocity
             velocity = recipe.momentum * velocity + rate * multiplier * gradient
             w = behind - velocity - rate * multiplier * decay * (behind - towards) - ahead * velocity
-            continue
-        gradient += decay * (w - towards)
-        velocity = recipe.momentum * velocity + gradient
-        update = gradient + recipe.momentum * velocity if recipe.nesterov else velocity
-        w = w - rate * multiplier * update
-    return dict(zip((*CURVES, *names), np.transpose(rows), strict=True))
+        else:
+            gradient += decay * (w - towards)
+            velocity = recipe.momentum * velocity + gradient
+            update = gradient + recipe.momentum * velocity if recipe.nesterov else velocity
+            w = w - rate * multiplier * update
+        yield w
 
 
 def flow(of: Explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:

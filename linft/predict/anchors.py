@@ -1,0 +1,279 @@
+"""Jacobians of a network at several weights, and the kernels among them: what a path is made of."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from linft.core import trees
+from linft.core.base import Kernel, Model, Tangent
+from linft.core.errors import LinftError
+from linft.core.forward_pass import Forward, equal_size
+from linft.core.trees import Tree
+from linft.ntk import engine
+from linft.ntk.empirical import empirical_ntk
+from linft.ntk.engine import Backend, How
+from linft.ntk.layerwise import jacobians, plan
+from linft.ntk.layerwise.gram import transposed
+from linft.ntk.tiled import memory
+from linft.ntk.tiled.tiles import refuse_not_finite
+from linft.predict.path import Outputs, Path
+from linft.predict.span import At, BundleItems
+from linft.predict.tangent import MIXING_IMAGES, mixing, outputs_on, pushed
+from linft.runtime.progress import Count
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, what is asked of it, and how its Jacobians are computed."""
+
+    at: Callable[[Tree], Model]
+    """As it is linearized at some weights."""
+    whole: Callable[[Model], Model]
+    """With all its outputs as logits, where only some directions of them are linearized."""
+    params: Tree
+    """w0."""
+    images: tuple[Array, Array]
+    """Training and test images, preprocessed."""
+    targets: tuple[Array, Array]
+    labels: Tree
+    """The group of every parameter."""
+    groups: tuple[str, ...]
+    num_outputs: int
+    """That are linearized."""
+    how: How
+
+
+class Anchor(NamedTuple):
+    """A network linearized at some weights: for training and test images,"""
+
+    model: Model
+    rows: tuple[jacobians.Rows, jacobians.Rows]
+    """its Jacobians,"""
+    from_weights: tuple[dict[str, Array], dict[str, Array]]
+    """J_g w0_g,"""
+    outputs: tuple[Array, Array]
+    """and all its outputs."""
+
+
+class Segment(NamedTuple):
+    """From one anchor to the next."""
+
+    moves: At
+    """D, in coordinates."""
+    leaving: tuple[Array, Array]
+    """J D of all outputs where it begins, for training and test images."""
+    arriving: tuple[Array, Array]
+    """Where it ends."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Some anchors, the first at w0, the segments between them, and the kernels among them."""
+
+    subject: Subject
+    anchors: tuple[Anchor, ...]
+    segments: tuple[Segment, ...]
+    blocks: Mapping[tuple[str, int, int], dict[str, Array]]
+    """("train" or "test", k, j) -> J_k J_jᵀ by group, of those images by the training images; j ≤ k for train."""
+
+    def and_at(self, end: At, names: BundleItems, progress: Count | None = None) -> "Anchors":
+        """One anchor more, at coordinates of bundles in the span of those before."""
+        moves = {b: x._replace(gamma=x.gamma - 1) for b, x in end.items()}
+        for segment in self.segments:
+            moves = jax.tree.map(np.subtract, moves, segment.moves)
+        last, new = self.anchors[-1], _anchor(self.subject, _weights(self, names, end), progress)
+        along = trees.subtract(*(self.subject.whole(anchor.model).params for anchor in (new, last)))
+        segment = Segment(moves, _pushed(self.subject, last, along), _pushed(self.subject, new, along))
+        longer = tuple(
+            s._replace(moves=_longer(s.moves, len(self.subject.images[0]))) for s in (*self.segments, segment)
+        )
+        return _among(self.subject, (*self.anchors, new), longer, self.blocks)
+
+    def tangent(self) -> Tangent:
+        """Of the network at w0."""
+        return _tangent(self, 1)
+
+    def path(self, directions: Float[Array, "o c"] | None = None) -> Path:
+        """Along all anchors.
+
+        Args:
+          directions: U, where only f U is linearized.
+        """
+        train, test = (
+            Outputs(
+                jnp.stack([anchor.outputs[i] for anchor in self.anchors]) - self.anchors[0].outputs[i][None],
+                *(
+                    jnp.stack([getattr(segment, which)[i] for segment in self.segments])
+                    if self.segments
+                    else jnp.zeros((0, *self.anchors[0].outputs[i].shape))
+                    for which in ("leaving", "arriving")
+                ),
+            )
+            for i in (0, 1)
+        )
+        moves = [segment.moves for segment in self.segments]
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *moves) if moves else {}
+        return Path(_tangent(self, len(self.anchors)), stacked, train, test, directions)
+
+
+def at_start(subject: Subject, count: int, progress: Count | None = None) -> Anchors:
+    """One anchor, at w0.
+
+    Args:
+      count: of all that there will be.
+
+    Raises:
+      LinftError: parameters that the layerwise engine does not cover, or too little memory.
+    """
+    _fits(subject, count)
+    return _among(subject, (_anchor(subject, subject.params, progress),), (), {})
+
+
+def _fits(subject: Subject, count: int) -> None:
+    (train, test), item = subject.images, trees.precision(subject.params).itemsize
+    parameters = sum(size for group, size in trees.sizes(subject.params, subject.labels) if group in subject.groups)
+    c = subject.num_outputs
+    k = c if subject.how.outputs == "full" else 1
+    n, m = count * len(train) * k, count * len(test) * k
+    needs = {
+        "Jacobians": count * (len(train) + len(test)) * c * parameters * item,
+        "kernels": 2 * len(subject.groups) * n * (n + m) * item,
+    }
+    memory.check(needs, memory.budget(subject.how.memory), 'use fewer anchors or images, or outputs="trace"')
+
+
+def _backend(subject: Subject, model: Model) -> Backend:
+    of_path = {trees.path_of(p): g for p, g in jax.tree_util.tree_leaves_with_path(subject.labels)}
+    wanted = {path: group for path, group in of_path.items() if group in subject.groups}
+    try:
+        layers = plan.plan(model, subject.images[0])
+    except plan.Uncovered as reason:
+        raise LinftError(f"{reason}, so its kernel cannot be moved; use predict.dual") from None
+    return engine.of_layers(
+        model, layers, wanted, engine.directions(subject.how, model.num_classes, model.dtype), subject.how
+    )
+
+
+def _anchor(subject: Subject, params: Tree, progress: Count | None) -> Anchor:
+    model = subject.at(params)
+    backend, total, done = _backend(subject, model), sum(map(len, subject.images)), 0
+
+    def tell(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(min(done, total), total)
+
+    train, test = (engine.held(backend, x, equal_size(len(x), subject.how.batch_size), tell) for x in subject.images)
+    from_train, from_test = (pushed(model, x, subject.params, subject.labels, subject.groups) for x in subject.images)
+    on_train, on_test = (outputs_on(subject.whole(model), x) for x in subject.images)
+    return Anchor(model, (train, test), (from_train, from_test), (on_train, on_test))
+
+
+def _among(
+    subject: Subject,
+    anchors: tuple[Anchor, ...],
+    segments: tuple[Segment, ...],
+    known: Mapping[tuple[str, int, int], dict[str, Array]],
+) -> Anchors:
+    """With the kernels of the last anchor and every other."""
+    backend, last = _backend(subject, anchors[-1].model), len(anchors) - 1
+    wanted = [("train", last, j) for j in range(last + 1)] + [("test", last, j) for j in range(last + 1)]
+    wanted += [("test", k, last) for k in range(last)]
+    found = dict(known)
+    for part, k, j in wanted:
+        block = backend.between(anchors[k].rows[part == "test"], anchors[j].rows[0])
+        refuse_not_finite(block, 0, 0)
+        if (part, k, j) == ("train", last, last):
+            backend.check(block, subject.images[0], None)
+        found[part, k, j] = {g: jnp.asarray(values) for g, values in block.items()}
+    return Anchors(subject, anchors, segments, found)
+
+
+def _tangent(built: Anchors, count: int) -> Tangent:
+    """Of the Jacobians at the first anchors, one after another."""
+    subject, anchors = built.subject, built.anchors[:count]
+
+    def joined(block: Callable[[int, int], Mapping[str, Array]]) -> Kernel:
+        rows = [[block(k, j) for j in range(count)] for k in range(count)]
+        axis = 1 if subject.how.outputs != "full" else 2
+        blocks = {
+            g: jnp.concatenate([jnp.concatenate([b[g] for b in row], axis) for row in rows]) for g in subject.groups
+        }
+        return Kernel(blocks, subject.how.outputs)
+
+    def between(k: int, j: int) -> Mapping[str, Array]:
+        if j <= k:
+            return built.blocks["train", k, j]
+        return {g: transposed(block) for g, block in built.blocks["train", j, k].items()}
+
+    def of_all(parts: Iterable[Array]) -> Array:
+        return jnp.concatenate(list(parts))
+
+    first = anchors[0].model
+    kernel, few = joined(between), None
+    if subject.how.outputs == "trace":
+        few = empirical_ntk(first, subject.images[0][:MIXING_IMAGES], groups=list(subject.groups))
+    squares = trees.dots_by_group(subject.params, subject.params, subject.labels, jax.tree.leaves(subject.labels))
+    outputs = [[a.outputs[i] if subject.whole(a.model) is a.model else outputs_on(a.model, x) for a in anchors]
+               for i, x in enumerate(subject.images)]  # fmt: skip
+    return Tangent(
+        logits_train=of_all(outputs[0]),
+        logits_test=of_all(outputs[1]),
+        labels_train=jnp.tile(subject.targets[0], count),
+        labels_test=jnp.tile(subject.targets[1], count),
+        kernel_train=kernel,
+        kernel_test=joined(lambda k, j: built.blocks["test", k, j]),
+        weights_train={g: of_all(a.from_weights[0][g] for a in anchors) for g in subject.groups},
+        weights_test={g: of_all(a.from_weights[1][g] for a in anchors) for g in subject.groups},
+        squared_norms={g: squares[g] for g in subject.groups},
+        mixing=mixing(first, kernel, few, subject.labels),
+    )
+
+
+def _longer(moves: At, n: int) -> At:
+    """In the coordinates of one anchor more."""
+    return {b: x._replace(alpha=np.pad(x.alpha, ((0, n), (0, 0)))) for b, x in moves.items()}
+
+
+def _pushed(subject: Subject, anchor: Anchor, direction: Tree) -> tuple[Array, Array]:
+    """J u of all outputs, on training and test images."""
+    model = subject.whole(anchor.model)
+    every = jax.tree.map(lambda leaf: "all", direction)
+    on_train, on_test = (pushed(model, x, direction, every, ("all",))["all"] for x in subject.images)
+    return on_train, on_test
+
+
+def _weights(built: Anchors, names: BundleItems, at: At) -> Tree:
+    """The weights at some coordinates."""
+    subject, x = built.subject, built.subject.images[0]
+    groups = {g: b for b, weights in names for g, _ in weights}
+    found = {}
+    for b, (alpha, gamma) in at.items():
+        moved = jax.tree.map(lambda w, gamma=gamma: gamma[0] * w, subject.params)
+        for anchor, part in zip(built.anchors, np.split(alpha, len(built.anchors)), strict=True):
+            with jax.default_matmul_precision("highest"):
+                back = _pull(anchor.model.forward)(anchor.model.params, anchor.model.batch_stats, x, part)
+            moved = jax.tree.map(jnp.add, moved, back)
+        found[b] = moved
+    return jax.tree.map(
+        lambda group, w, *moved: dict(zip(found, moved, strict=True)).get(groups.get(group), w),
+        subject.labels, subject.params, *found.values(),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def _pull(forward: Forward) -> Callable[..., Tree]:
+    """(params, batch_stats, x, α) -> Jᵀ α."""
+
+    @jax.jit
+    def pull(params: Tree, batch_stats: Tree, x: Array, alpha: Array) -> Tree:
+        return jax.vjp(lambda p: forward(p, batch_stats, x)[0], params)[1](alpha)[0]
+
+    return pull

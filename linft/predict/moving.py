@@ -1,0 +1,240 @@
+"""Prediction with a kernel that moves along the path that it predicts itself, without any training.
+
+Predict from the Jacobian at w0, as `dual` does, up to the first anchor; take the Jacobian there; predict all steps
+again, from w0 on, with the network known along the path so far (`predict.path`), up to the next anchor; and so on.
+With anchors 0, …, K − 1 the k-th is where the predicted weights have gone 2^(k + 1 − K) of their way.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from linft.core import trees
+from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
+from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.core.trees import Groups, Tree
+from linft.ntk.empirical import how_of
+from linft.ntk.engine import How
+from linft.predict import replay
+from linft.predict.anchors import Anchors, Subject, at_start
+from linft.predict.dual import of_logits, predictable
+from linft.predict.feature_dual import head_settings, under_head
+from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
+from linft.predict.path import Path, about
+from linft.predict.replay import Build, Network
+from linft.predict.span import At, BundleItems, bundle_equal, items
+from linft.predict.tangent import in_mode, outputs_on, with_value
+from linft.runtime.progress import Count
+from linft.training import optimizer
+
+ANCHORS = 4
+
+
+def moving(
+    model: Model,
+    task: Task,
+    *,
+    at: Literal["network", "features"] = "network",
+    anchors: int = ANCHORS,
+    outputs: Outputs = "full",
+    rank: int = 8,
+    batch_norm: BatchNorm = "frozen",
+    batch_size: int = 32,
+    record_every: int | None = None,
+    progress: Count | None = None,
+) -> "Moving":
+    """Predict fine-tuning with the network known along its own predicted path, to first order about it: a Run.
+
+    `dual` is exact for the network linearized at w0, which nobody trains. Here the Jacobian follows the weights: to
+    second order between anchors on the path. With one anchor it is `dual`, or `feature_dual`; every other costs one
+    Jacobian more, and kernels of (K N C)² numbers. Takes the recipes that they take.
+
+    Args:
+      at: network, or features, with the head exact and the features' path known along few directions; better where
+        the head is fresh.
+      anchors: K, Jacobians on the path, that at w0 included.
+      outputs: of the kernels, as in `tangent`; full with `at="features"`.
+      rank: leading directions of the features, beside the head's, as in `feature_tangent`.
+      batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
+      record_every: measure every so many steps; about a dozen times by default.
+      batch_size, progress: as in `empirical_ntk`.
+
+    Raises:
+      LinftError: no kernel predicts the recipe; too little memory; a network that the layerwise engine does not cover.
+
+    Example:
+      >>> import jax, linft
+      >>> task = linft.load_task("digits").subset(10, 10)
+      >>> model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> run = moving(model, task, anchors=2)
+      >>> run(linft.Recipe(learning_rate=0.01, batch_size=5, steps=4)).train_loss.shape
+      (5,)
+    """
+    model.check_classes(task)
+    if anchors < 1:
+        raise LinftError(f"anchors is {anchors}; it must be 1 or more")
+    if at not in ("network", "features"):
+        raise LinftError(f"at is {at!r}; choose among network, features")
+    if at == "features" and outputs != "full":
+        raise LinftError('outputs must be "full" with at="features", whose kernels are along few directions already')
+    how = how_of(outputs=outputs, batch_size=batch_size)
+    return Moving(model, task, at, anchors, how, rank, batch_norm, record_every, progress)
+
+
+class Followed(NamedTuple):
+    """A prediction, and what it went through."""
+
+    trajectory: Trajectory
+    before: Trajectory
+    """The prediction with one anchor less, at every step: how far they differ tells how far to trust either."""
+    steps: tuple[int, ...]
+    """At which the predicted weights reached the anchors."""
+
+    @property
+    def change(self) -> float | None:
+        """Mean |L − L'| / mean L of the two train-loss curves; None where they share no step but the first."""
+        after, before = self.trajectory, self.before
+        shared, i, j = np.intersect1d(after.steps, before.steps, return_indices=True)
+        if len(shared) < 2:
+            return None
+        return float(np.abs(after.train_loss[i] - before.train_loss[j]).mean() / after.train_loss[i].mean())
+
+
+@dataclass(frozen=True)
+class Moving:
+    """The Run that `moving` gives."""
+
+    model: Model
+    task: Task
+    at: Literal["network", "features"]
+    anchors: int
+    how: How
+    rank: int
+    batch_norm: BatchNorm
+    record_every: int | None
+    progress: Count | None
+
+    def __call__(self, recipe: Recipe) -> Trajectory:
+        return self.follow(recipe).trajectory
+
+    def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
+        """Each along its own path."""
+        return [self(recipe) for recipe in recipes]
+
+    def follow(self, recipe: Recipe) -> Followed:
+        """The prediction, that with one anchor less, and where the anchors stand."""
+        begin = time.perf_counter()
+        predictable([recipe], self.batch_norm)
+        frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
+        n = len(self.task.y_train)
+        settings = optimizer.settings(recipe, frame.groups, n)
+        bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
+        names, whole = items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
+        built, steps, before = at_start(frame.subject, self.anchors, self.progress), [0], None
+        start = frame.start(built)
+        while True:
+            arrays = built.path(frame.directions), start
+            predicted = partial(replay.replay, frame.network, names, arrays, whole, [recipe], n)
+            if len(steps) == self.anchors:
+                break
+            before = predicted(1)[0].trajectory
+            step = _next(before, steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
+            if step is None:
+                break
+            built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self.progress)
+            steps.append(step)
+        found = predicted(self.record_every)[0].trajectory
+        note = f"Jacobians at steps {', '.join(map(str, steps))} of the predicted path"
+        found = replace(found, seconds=time.perf_counter() - begin, note=note)
+        return Followed(found, found if before is None else before, tuple(steps))
+
+
+def _next(predicted: Trajectory, last: int, share: float) -> int | None:
+    """The first step after the last anchor's at which the weights have gone a share of their way; None without one.
+
+    The way ends where the loss is last below its first value: a prediction that diverges says nothing of what follows.
+    """
+    below = predicted.train_loss <= predicted.train_loss[0]
+    end = int(np.flatnonzero(below)[-1])
+    distance = np.sqrt(sum(np.square(by_group) for by_group in predicted.distance.values()))[: end + 1]
+    far = (distance >= share * distance[-1]) & (predicted.steps[: end + 1] > last)
+    return int(predicted.steps[np.argmax(far)]) if far.any() else None
+
+
+class Frame(NamedTuple):
+    """What is linearized, and what stays as it is."""
+
+    subject: Subject
+    groups: tuple[str, ...]
+    """All that a recipe sets."""
+    head_groups: tuple[tuple[str, str], ...]
+    """The group of each array of a head that stays exact."""
+    directions: Array | None
+    """U, where only f U is linearized."""
+    start: Callable[[Anchors], Any]
+    """From the anchor at w0 to the tangent there."""
+    network: Build
+    below: Callable[[Tree], At]
+    """The coordinates of what is linearized among all."""
+
+
+def _of_network(moving: Moving, groups: Groups) -> Frame:
+    model = moving.model
+    labels = trees.labels(model.params, groups)
+    names = tuple(dict.fromkeys(jax.tree.leaves(labels)))
+    subject = _subject(moving, model, lambda linearized: linearized, labels, names)
+    return Frame(subject, names, (), None, Anchors.tangent, _logits, lambda at: at)
+
+
+def _of_features(moving: Moving, groups: Groups) -> Frame:
+    model, task = moving.model, moving.task
+    head = trees.get(model.params, model.head)
+    every = jnp.eye(len(head["kernel"]), dtype=model.dtype)
+    features = outputs_on(under(with_value(model, task, moving.batch_norm), every), model.preprocess(task.x_train))
+    directions = jnp.asarray(leading(np.asarray(features), np.asarray(head["kernel"]), moving.rank), model.dtype)
+    view, names, head_groups = viewed(model, groups, directions)
+    subject = _subject(
+        moving, view, partial(under, directions=every), trees.labels(view.params, view.layer_groups), tuple(names)
+    )
+
+    def start(anchors: Anchors) -> FeatureTangent:
+        on_train, on_test = anchors.anchors[0].outputs
+        return FeatureTangent(anchors.tangent(), directions, on_train, on_test, dict(head), 0.0, head_groups)
+
+    groups_of_all = tuple(dict.fromkeys([*names, *(group for _, group in head_groups)]))
+    return Frame(subject, groups_of_all, head_groups, directions, start, _under_head, lambda at: at["below"])
+
+
+FRAMES: dict[str, Callable[[Moving, Groups], Frame]] = {"network": _of_network, "features": _of_features}
+
+
+def _subject(
+    moving: Moving, view: Model, whole: Callable[[Model], Model], labels: Tree, names: tuple[str, ...]
+) -> Subject:
+    task = moving.task
+
+    def at(params: Tree) -> Model:
+        return in_mode(view.replace(params=params), task, moving.batch_norm)
+
+    images = view.preprocess(task.x_train), view.preprocess(task.x_test)
+    targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
+    return Subject(at, whole, view.params, images, targets, labels, names, view.num_classes, moving.how)
+
+
+def _logits(names: BundleItems, arrays: tuple[Path, Tangent]) -> Network:
+    path, start = arrays
+    return of_logits(about(names, path), start)
+
+
+def _under_head(names: BundleItems, arrays: tuple[Path, FeatureTangent]) -> Network:
+    path, start = arrays
+    return under_head(about(names, path), start)
