@@ -24,7 +24,10 @@ class Predict:
     are finished.
     """
 
-    how: Literal["auto", "trace", "dual", "features-trace", "features-low-rank", "relinearize", "features"] = "auto"
+    how: Literal[
+        "auto", "trace", "dual", "features-trace", "features-low-rank", "relinearize", "features", "moving",
+        "moving-features",
+    ] = "auto"  # fmt: skip
     """The kind of prediction; auto takes the cheapest that measured runs say will hold the error, and of runs unlike
     those measured the most exact that fits into memory."""
     error: float = 0.05
@@ -123,4 +126,5 @@ def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str
         *lines,
         f"Train loss falls from {found.train_loss[0]:.3f} to {found.train_loss[-1]:.3f} in {found.steps[-1]} steps, "
         f"test accuracy goes from {found.test_accuracy[0]:.1%} to {found.test_accuracy[-1]:.1%}.",
+        *([f"{found.note[0].upper()}{found.note[1:]}."] if found.note else []),
     ]

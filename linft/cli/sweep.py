@@ -29,7 +29,9 @@ FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
     "features-low-rank": "low-rank",
 }
 """Predictions with the head exact, by what is computed of the features' kernel; as `linft predict --how` has them."""
-PREDICTED = ("dual", "spectral", *FEATURES)
+MOVING: dict[str, Literal["network", "features"]] = {"moving": "network", "moving-features": "features"}
+"""Predictions whose kernel moves, each recipe along its own path, by what is linearized."""
+PREDICTED = ("dual", "spectral", *FEATURES, *MOVING)
 SHOWN = 5  # of the best points, in the terminal
 
 
@@ -74,10 +76,12 @@ class SweepRecipes:
     """
 
     by: Literal[
-        "dual", "spectral", "features", "features-trace", "features-low-rank", "linearized", "finetune"
+        "dual", "spectral", "features", "features-trace", "features-low-rank", "moving", "moving-features",
+        "linearized", "finetune",
     ] = "dual"  # fmt: skip
-    """What runs a recipe: the replay in function space, from the network's kernel or from that of its features; the
-    linearized or the real network in weights; or the closed form (full batch, squared error)."""
+    """What runs a recipe: the replay in function space, from the network's kernel or that of its features, fixed or
+    moving along the path predicted for each recipe; the linearized or the real network in weights; or the closed
+    form (full batch, squared error)."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
@@ -135,7 +139,7 @@ class SweepRecipes:
         )
         watch = Watch() if self.workers.prune else None
         nearest = {
-            **dict.fromkeys(("dual", *FEATURES), predict.nearest),
+            **dict.fromkeys(("dual", *FEATURES, *MOVING), predict.nearest),
             "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
             "linearized": partial(recipe_fields.nearest, by="linearized"),
             "finetune": as_it_is,
@@ -160,7 +164,7 @@ class SweepRecipes:
         """Refuse what cannot go together, before anything is loaded."""
         if (self.trying.grid is None) == (not self.trying.vary):
             raise LinftError("give --grid li2020 (or l2sp, plested2021, a YAML file), or --vary learning_rate=0.1,0.01")
-        if self.by in FEATURES and self.kernel.kernel != "full":
+        if self.by in (*FEATURES, "moving-features") and self.kernel.kernel != "full":
             raise LinftError(f"--kernel {self.kernel.kernel} is of the network; give --by features-trace or another")
         chooses = self.workers.search == "tpe" or self.workers.prune
         if chooses and self.by in PREDICTED:
@@ -222,6 +226,15 @@ def make(
         computed: dict[str, Any] = options(command, model, reinit_groups, progress) | {"outputs": FEATURES[command.by]}
         of_features = predict.feature_tangent(started, task, **computed)
         return predict.feature_dual(of_features, record_every=every)
+    if command.by in MOVING:
+        return predict.moving(
+            started,
+            task,
+            at=MOVING[command.by],
+            outputs=command.kernel.kernel,
+            batch_size=command.kernel.kernel_batch,
+            record_every=every,
+        )
     if command.by in PREDICTED:
         found = tangent(command, started, task, reinit_groups, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)

@@ -154,8 +154,10 @@ class Moving:
             steps.append(step)
         found = predicted(self.record_every)[0].trajectory
         note = f"Jacobians at steps {', '.join(map(str, steps))} of the predicted path"
-        found = replace(found, seconds=time.perf_counter() - begin, note=note)
-        return Followed(found, found if before is None else before, tuple(steps))
+        followed = Followed(found, found if before is None else before, tuple(steps))
+        if len(steps) > 1 and followed.change is not None:
+            note += f", without the last of which the loss would be {followed.change:.1%} off"
+        return followed._replace(trajectory=replace(found, seconds=time.perf_counter() - begin, note=note))
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:

@@ -27,6 +27,16 @@ CURVES = {
     "finetuned": Kind(
         "Real", "The real network, its weights trained by the recipe with batch norm’s statistics frozen.", "ink", 2.6
     ),
+    "moving": Kind(
+        "Predicted, the kernel moving",
+        "The network known along the path that is predicted for its weights, to first order about it.",
+        "vermilion", 2.2, (9.0, 2.0), "P",
+    ),
+    "moving_features": Kind(
+        "Predicted, the features’ kernel moving",
+        "The same of the features, in few directions, under an exact head.",
+        "green", 2.0, (9.0, 2.0), "X",
+    ),
     "feature_linearized": Kind(
         "Features linearized",
         "The head is exact and the features are first order in the weights; both move together, in weights.",
@@ -56,7 +66,7 @@ CURVES = {
 """Runs in the order in which they are drawn and listed."""
 
 REAL = ("finetuned_train_bn", "finetuned")
-PREDICTIONS = ("dual", "spectral", "gradient_flow", "linearized", "feature_linearized")
+PREDICTIONS = ("dual", "spectral", "gradient_flow", "moving", "moving_features", "linearized", "feature_linearized")
 """Approximations of the real run; the first one present stands for the tangent kernel."""
 
 LINKS_ONLY = {
@@ -88,6 +98,16 @@ MEANINGS = {
         "Everything beyond first order in the weights: features that bend, and head and features moving together.",
     frozenset(("finetuned", "dual")):
         "Everything beyond first order in the weights: features that bend, and head and features moving together.",
+    frozenset(("finetuned_train_bn", "moving")):
+        "How the network bends beside the path that is predicted, and between the Jacobians on it.",
+    frozenset(("finetuned", "moving")):
+        "How the network bends beside the path that is predicted, and between the Jacobians on it.",
+    frozenset(("moving", "feature_linearized")):
+        "How the features bend along the predicted path.",
+    frozenset(("moving", "linearized")):
+        "The kernel’s own movement: the Jacobian at the pretrained weights against those along the path.",
+    frozenset(("moving", "dual")):
+        "The kernel’s own movement: the Jacobian at the pretrained weights against those along the path.",
     frozenset(("feature_linearized", "linearized")):
         "Head and features moving together: the product of their changes, which linearizing drops.",
     frozenset(("feature_linearized", "dual")):

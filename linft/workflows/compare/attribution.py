@@ -14,6 +14,7 @@ from linft.core.base import Trajectory
 CAUSES = {
     "finetuned_train_bn": "",
     "finetuned": "batch norm frozen",
+    "moving": "curvature beside the predicted path",
     "feature_linearized": "features to first order",
     "linearized": "network to first order",
     "dual": "function space instead of weights",

@@ -95,6 +95,12 @@ class Setting:
 RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "finetuned_train_bn": lambda s: s.train(s.model, "train"),
     "finetuned": lambda s: s.train(s.model, "frozen"),
+    "moving": lambda s: predict.moving(
+        s.model, s.task, outputs=s.tangent.kernel_train.outputs, batch_norm=s.batch_norm, record_every=s.record_every
+    )(s.kernel_recipe),
+    "moving_features": lambda s: predict.moving(
+        s.model, s.task, at="features", batch_norm=s.batch_norm, record_every=s.record_every
+    )(s.kernel_recipe),
     "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
     "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
     "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
@@ -107,10 +113,15 @@ RUNS: dict[str, Callable[[Setting], Trajectory]] = {
 }
 """Every run that a comparison can make, from reality to theory."""
 
-ON_REQUEST = ("feature_linearized", "linearized")
-"""Runs that take as long as reality and are predicted by `dual`, so that they are made only where they are named."""
+ON_REQUEST = {
+    "feature_linearized": "trained in weights, which takes as long as the real run",
+    "linearized": "trained in weights, which takes as long as the real run",
+    "moving": "which takes the Jacobians at several weights",
+    "moving_features": "which takes the Jacobians at several weights",
+}
+"""Runs that are made only where they are named, and why."""
 
-PREDICTED = tuple(name for name in RUNS if name.startswith(("dual", "spectral", "gradient_flow", "flow")))
+PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
 
 
 def compare(
@@ -183,7 +194,7 @@ def compare(
             note = predict.nearest(recipe, setting.batch_norm)[1] if name in PREDICTED else ""
             settled = real and trajectory.diverged_at is None
             drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
-            return dataclasses.replace(trajectory, note=note), drifted
+            return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
 
         trajectories[name], drifted = store.run(name, make)
         changed = drifted if real else changed
@@ -240,7 +251,7 @@ def _choose(
         "flow_trace": predict.why_not_flow(near, "trace"),
     }
     if not named:
-        reasons |= dict.fromkeys(ON_REQUEST, "trained in weights, which takes as long as the real run; see --runs all")
+        reasons |= {name: f"{why}; see --runs all" for name, why in ON_REQUEST.items()}
         if batch_norm == "train":
             reasons["finetuned"] = "the recipe has batch norm in training mode; see --runs all"
     skipped = {name: reason for name in RUNS if (reason := reasons.get(name))}
