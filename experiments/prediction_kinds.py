@@ -304,21 +304,31 @@ def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     real runs: the median.
     """
     found: dict[str, dict[str, Any]] = {}
-    for kind in KINDS:
+    for kind in of_which(rows):
         errors: dict[Head, list[float | None]] = {head: [] for head in HEADS.values()}
         runs: dict[Head, list[int]] = {head: [] for head in HEADS.values()}
         for head, (lower, upper) in itertools.product(HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
             own = [
                 np.inf if row["kinds"][kind]["train_loss_error"] is None else row["kinds"][kind]["train_loss_error"]
-                for row in rows
+                for row in having(kind, rows)
                 if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
             ]
             quartile = float(np.quantile(own, 0.75)) if own else np.inf
             errors[head].append(math.ceil(1000 * quartile) / 1000 if math.isfinite(quartile) else None)
             runs[head].append(len(own))
-        cost = round(float(np.median([_cost(row, kind) for row in rows])), 2)
+        cost = round(float(np.median([_cost(row, kind) for row in having(kind, rows)])), 2)
         found[kind] = {"cost": cost, "errors": errors, "runs": runs}
     return found
+
+
+def having(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with a kind: those of kinds that move come one by one."""
+    return [row for row in rows if kind in row["kinds"]]
+
+
+def of_which(rows: list[dict[str, Any]]) -> list[str]:
+    """The kinds that some row has."""
+    return [kind for kind in KINDS if having(kind, rows)]
 
 
 def _cost(row: dict[str, Any], kind: str) -> float:
@@ -336,15 +346,19 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| | fresh head: curve | accuracy | probe head: curve | accuracy | kernel, s | recipe, s | cost |",
         "| --- |" + " --- |" * 7,
     ]
-    for kind, about in KINDS.items():
-        cells = []
+    for kind in of_which(rows):
+        cells, those = [], having(kind, rows)
         for head in HEADS.values():
-            own = [row["kinds"][kind] for row in rows if row["head"] == head]
+            own = [row["kinds"][kind] for row in those if row["head"] == head]
+            if not own:
+                cells += ["", ""]
+                continue
             cells.append(spread([found["train_loss_error"] for found in own], "{:.1%}"))
             cells.append(spread([100 * abs(found["test_accuracy_difference"]) for found in own], "{:.1f}"))
-        seconds = [np.median([r["kinds"][kind][f"{what}_seconds"] for r in rows]) for what in ("kernel", "recipe")]
-        cells += [f"{seconds[0]:.1f}", f"{seconds[1]:.2f}", f"{np.median([_cost(row, kind) for row in rows]):.2f}"]
-        lines.append(f"| {kind}: {about.label} | " + " | ".join(cells) + " |")
+        seconds = [np.median([r["kinds"][kind][f"{what}_seconds"] for r in those]) for what in ("kernel", "recipe")]
+        cells += [f"{seconds[0]:.1f}", f"{seconds[1]:.2f}", f"{np.median([_cost(row, kind) for row in those]):.2f}"]
+        number = "" if len(those) == len(rows) else f" ({len(those)} of {len(rows)} runs)"
+        lines.append(f"| {kind}: {KINDS[kind].label}{number} | " + " | ".join(cells) + " |")
     cells = [
         f"{np.median([1 - row['train_loss'][-1] / row['train_loss'][0] for row in rows if row['head'] == head]):.1%}"
         for head in HEADS.values()
@@ -370,11 +384,12 @@ def steps_table(rows: list[dict[str, Any]]) -> list[str]:
         "| | reached | error | times less, first recipe | each further recipe |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for kind in KINDS:
-        levels = [level for row in rows for level in row["kinds"][kind]["steps_to_loss"] if level["reference_steps"]]
+    for kind in of_which(rows):
+        those = having(kind, rows)
+        levels = [level for row in those for level in row["kinds"][kind]["steps_to_loss"] if level["reference_steps"]]
         errors = [abs(level["relative_error"]) for level in levels if level["relative_error"] is not None]
-        first = np.median([1 / _cost(row, kind) for row in rows])
-        further = np.median([row["real_seconds"] / row["kinds"][kind]["recipe_seconds"] for row in rows])
+        first = np.median([1 / _cost(row, kind) for row in those])
+        further = np.median([row["real_seconds"] / row["kinds"][kind]["recipe_seconds"] for row in those])
         cells = [f"{len(errors)} of {len(levels)}", spread(errors, "{:.0%}"), f"{first:.2g}", f"{further:.2g}"]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return lines
@@ -386,8 +401,10 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     drawing = Figure(figsize=(9, 4.2), layout="constrained")
     panels = drawing.subplots(1, len(HEADS), sharex=True, sharey=True)
     for head, axes in zip(HEADS.values(), panels, strict=True):
-        for kind in KINDS:
-            own = [row for row in rows if row["head"] == head]
+        for kind in of_which(rows):
+            own = [row for row in having(kind, rows) if row["head"] == head]
+            if not own:
+                continue
             points = np.array([(_cost(row, kind), max(row["kinds"][kind]["train_loss_error"], 1e-4)) for row in own])
             axes.scatter(*points.T, s=14, color=COLOURS[kind], alpha=0.45, linewidths=0)
             axes.scatter(*np.median(points, 0), s=90, marker="P", color=COLOURS[kind], edgecolor="white", label=kind)

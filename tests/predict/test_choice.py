@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -165,7 +166,7 @@ def test_what_is_measured_is_what_the_committed_rows_say(experiment):
     directory = EXPERIMENT.parent / "results" / "prediction_kinds" / "laptop"
     rows = experiment.finished(directory)
     assert json.loads(MEASURED.read_text()) == experiment.measured(rows)
-    assert list(KINDS) == sorted(KINDS, key=lambda name: KINDS[name].cost), "the cheapest first"
+    assert list(KINDS) == sorted(KINDS, key=lambda name: KINDS[name].cost or math.inf), "the cheapest first"
     assert all(len(kind.errors["fresh"]) == len(kind.errors["probe"]) == len(FALLS) for kind in KINDS.values())
 
 

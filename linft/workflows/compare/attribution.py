@@ -79,7 +79,8 @@ def cause(earlier: str, later: str, causes: Mapping[str, str] = CAUSES) -> str:
     order = list(causes)
     between = order[order.index(earlier) + 1 : order.index(later) + 1]
     if len(between) > 1:
-        between = [name for name in between if name != "dual"]  # function space alone changes nothing
+        # function space alone changes nothing, and to first order there is no path
+        between = [name for name in between if name not in ("dual", "moving")]
     return ", ".join(causes[name] for name in between)
 
 

@@ -39,10 +39,10 @@ def test_every_run_is_made_and_starts_from_the_model(finished):
         assert run.train_loss[0] == pytest.approx(found.runs["finetuned"].train_loss[0], rel=1e-5)
 
 
-def test_by_default_networks_linearized_in_weights_are_left_out(finished, setting, tmp_path):
+def test_by_default_what_takes_long_is_left_out(finished, setting, tmp_path):
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     found = compare(*setting, RECIPE, output=tmp_path)
-    left_out = ["feature_linearized", "linearized"]
+    left_out = ["moving", "moving_features", "feature_linearized", "linearized"]
     assert list(found.runs) == [name for name in RUNS if name not in left_out]
     assert list(found.result.skipped) == left_out
     assert all("--runs all" in reason for reason in found.result.skipped.values())
