@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft import scores
@@ -83,9 +84,9 @@ def test_the_error_is_the_spread_over_draws():
 
 
 def test_a_projected_kernel_is_off_by_about_as_much(digits):
-    model = linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4)
-    exact = scores.lgc(gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage3",))).kernel, digits.y_train)
-    some = gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage3",), dimensions=512))
+    model = small_resnet(4, width=16)
+    exact = scores.lgc(gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage1",))).kernel, digits.y_train)
+    some = gather(model, digits, ("kernel",), gradients=ScoreGradients(("stage1",), dimensions=512))
     told = alignment_error(some.kernel, some.kernel_error, digits.y_train)
     assert 0 < told < 0.2
     assert 0 < abs(scores.lgc(some.kernel, digits.y_train) - exact) < 5 * told

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core import trees
@@ -25,7 +26,7 @@ NEEDS = ("features", "probabilities", "kernel")
 
 @pytest.fixture(scope="module")
 def model():
-    model = linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4)
+    model = small_resnet(4, width=16)
     means = ClassMeans(np.ones((4, 16), np.float32), np.array([9, 9, 9, 9], np.int32))
     return model.replace(source={"data": "birds", "class_names": list("abcd")}, class_means=means)
 
@@ -99,7 +100,7 @@ def test_the_last_layer_gives_the_gradient_of_its_kernel(model, digits):
 @pytest.mark.parametrize(
     ("gradients", "options"),
     [
-        (ScoreGradients(("stage3", "head")), {"outputs": "trace", "groups": ("stage3", "head")}),
+        (ScoreGradients(("stage1", "head")), {"outputs": "trace", "groups": ("stage1", "head")}),
         (ScoreGradients(("head",), "pseudo", draws=2), {"outputs": "pseudo", "draws": 2, "groups": ("head",)}),
     ],
 )
@@ -116,13 +117,13 @@ def test_random_signs_over_the_last_convolution(model, digits, inputs):
 
 
 def test_one_program_serves_every_model_of_an_architecture(model, digits):
-    other = linft.models.create("cifar_resnet8", 7, jax.random.key(1), width=4)
+    other = small_resnet(7, width=16, seed=1)
     assert other.forward is model.forward
     for each in (model, other):
         gather(each, digits, ("features",), batch_size=6)
     assert forward_pass(model.forward, "features") is forward_pass(other.forward, "features")
     programs = forward_pass(model.forward, "features")._cache_size()
-    gather(linft.models.create("cifar_resnet8", 9, jax.random.key(2), width=4), digits, ("features",), batch_size=6)
+    gather(small_resnet(9, width=16, seed=2), digits, ("features",), batch_size=6)
     assert forward_pass(model.forward, "features")._cache_size() == programs
 
 
@@ -136,7 +137,7 @@ def test_a_new_head_is_no_source_head(model, digits):
     fresh = model.with_head(10, jax.random.key(0))
     new = gather(fresh, digits, NEEDS)
     as_many = gather(model.with_head(4, jax.random.key(0)), digits, NEEDS)
-    drawn = gather(linft.models.create("cifar_resnet8", 4, jax.random.key(0), width=4), digits, NEEDS)
+    drawn = gather(small_resnet(4, width=16), digits, NEEDS)
     for name in ("leep", "nce"):
         for inputs in (new, as_many, drawn):
             with pytest.raises(Undefined, match="the model has no source head: its head is a new one"):

@@ -22,9 +22,10 @@ class Narrow(NamedTuple):
         return create(self.name, num_classes, jax.random.key(0), images, **self.options)
 
 
-def small_resnet(num_classes: int, width: int = 2) -> Model:
+def small_resnet(num_classes: int, width: int = 2, blocks: tuple[int, ...] = (1,), seed: int = 0) -> Model:
     """Stem, one block and head at random weights: the least that has all that a ResNet does, and half the compiling."""
-    return create("resnet18", num_classes, jax.random.key(0), Preprocessing((16, 16, 3)), blocks=(1,), width=width)
+    images = Preprocessing((16, 16, 3))
+    return create("resnet18", num_classes, jax.random.key(seed), images, blocks=blocks, width=width)
 
 
 TWO_STAGES = {"blocks": (1, 1), "width": 4}  # have every kind of layer that four have

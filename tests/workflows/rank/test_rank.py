@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core.errors import LinftError
@@ -28,7 +29,7 @@ def zoo(tmp_path_factory):
     """Three models of one architecture, and a file that is cut short."""
     directory = tmp_path_factory.mktemp("zoo")
     for i, classes in enumerate((3, 5)):
-        model = linft.models.create("cifar_resnet8", classes, jax.random.key(i), width=2)
+        model = small_resnet(classes, seed=i)
         source = {"data": f"source{i}", "class_names": list(map(str, range(classes)))}
         linft.save_model(model.replace(source=source), directory / f"model{i}.safetensors")
     (directory / "torn.safetensors").write_bytes((directory / "model0.safetensors").read_bytes()[:-10])
@@ -38,7 +39,7 @@ def zoo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain():
     """Without a source's head."""
-    return linft.models.create("cifar_resnet8", 4, jax.random.key(9), width=2).replace(name="plain")
+    return small_resnet(4, seed=9).replace(name="plain")
 
 
 @pytest.fixture(scope="module")
