@@ -211,7 +211,7 @@ def measure(config: Config, options: Options, done: dict[str, set[str]], clock: 
             "features-low-rank": clock(predict.feature_tangent, model, task, outputs="low-rank"),
         }
 
-    cases = [
+    cases: list[tuple[str, str, Literal["normal", "probe"], float]] = [
         (f"{name} {head} {rates[place]}", name, head, rates[place])
         for place, name, (head, rates) in itertools.product(range(len(config.rates[0][1])), tasks, config.rates)
     ]
