@@ -124,7 +124,7 @@ def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str
         return [*lines, f"The loss is predicted to diverge at step {found.diverged_at}."]
     return [
         *lines,
-        f"Train loss falls from {found.train_loss[0]:.3f} to {found.train_loss[-1]:.3f} in {found.steps[-1]} steps, "
+        f"Train loss goes from {found.train_loss[0]:.3f} to {found.train_loss[-1]:.3f} in {found.steps[-1]} steps, "
         f"test accuracy goes from {found.test_accuracy[0]:.1%} to {found.test_accuracy[-1]:.1%}.",
         *([f"{found.note[0].upper()}{found.note[1:]}."] if found.note else []),
     ]

@@ -22,6 +22,7 @@ from linft.ntk.layerwise import jacobians, plan
 from linft.ntk.layerwise.gram import transposed
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.tiles import refuse_not_finite
+from linft.predict.feature_tangent import under
 from linft.predict.path import Outputs, Path
 from linft.predict.span import At, BundleItems
 from linft.predict.tangent import MIXING_IMAGES, mixing, outputs_on, pushed
@@ -34,8 +35,8 @@ class Subject:
 
     at: Callable[[Tree], Model]
     """As it is linearized at some weights."""
-    whole: Callable[[Model], Model]
-    """With all its outputs as logits, where only some directions of them are linearized."""
+    directions: Float[Array, "d r"] | None
+    """U, where it is the features along U that are linearized."""
     params: Tree
     """w0."""
     images: tuple[Array, Array]
@@ -58,7 +59,7 @@ class Anchor(NamedTuple):
     from_weights: tuple[dict[str, Array], dict[str, Array]]
     """J_g w0_g,"""
     outputs: tuple[Array, Array]
-    """and all its outputs."""
+    """and its logits, or all features."""
 
 
 class Segment(NamedTuple):
@@ -67,7 +68,7 @@ class Segment(NamedTuple):
     moves: At
     """D, in coordinates."""
     leaving: tuple[Array, Array]
-    """J D of all outputs where it begins, for training and test images."""
+    """J D of logits, or of all features, where it begins, for training and test images."""
     arriving: tuple[Array, Array]
     """Where it ends."""
 
@@ -88,7 +89,7 @@ class Anchors:
         for segment in self.segments:
             moves = jax.tree.map(np.subtract, moves, segment.moves)
         last, new = self.anchors[-1], _anchor(self.subject, _weights(self, names, end), progress)
-        along = trees.subtract(*(self.subject.whole(anchor.model).params for anchor in (new, last)))
+        along = trees.subtract(*(_whole(self.subject, anchor.model).params for anchor in (new, last)))
         segment = Segment(moves, _pushed(self.subject, last, along), _pushed(self.subject, new, along))
         longer = tuple(
             s._replace(moves=_longer(s.moves, len(self.subject.images[0]))) for s in (*self.segments, segment)
@@ -99,12 +100,8 @@ class Anchors:
         """Of the network at w0."""
         return _tangent(self, 1)
 
-    def path(self, directions: Float[Array, "o c"] | None = None) -> Path:
-        """Along all anchors.
-
-        Args:
-          directions: U, where only f U is linearized.
-        """
+    def path(self) -> Path:
+        """Along all anchors."""
         train, test = (
             Outputs(
                 jnp.stack([anchor.outputs[i] for anchor in self.anchors]) - self.anchors[0].outputs[i][None],
@@ -119,7 +116,7 @@ class Anchors:
         )
         moves = [segment.moves for segment in self.segments]
         stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *moves) if moves else {}
-        return Path(_tangent(self, len(self.anchors)), stacked, train, test, directions)
+        return Path(_tangent(self, len(self.anchors)), stacked, train, test, self.subject.directions)
 
 
 def at_start(subject: Subject, count: int, progress: Count | None = None) -> Anchors:
@@ -172,7 +169,7 @@ def _anchor(subject: Subject, params: Tree, progress: Count | None) -> Anchor:
 
     train, test = (engine.held(backend, x, equal_size(len(x), subject.how.batch_size), tell) for x in subject.images)
     from_train, from_test = (pushed(model, x, subject.params, subject.labels, subject.groups) for x in subject.images)
-    on_train, on_test = (outputs_on(subject.whole(model), x) for x in subject.images)
+    on_train, on_test = (outputs_on(_whole(subject, model), x) for x in subject.images)
     return Anchor(model, (train, test), (from_train, from_test), (on_train, on_test))
 
 
@@ -221,11 +218,13 @@ def _tangent(built: Anchors, count: int) -> Tangent:
     if subject.how.outputs == "trace":
         few = empirical_ntk(first, subject.images[0][:MIXING_IMAGES], groups=list(subject.groups))
     squares = trees.dots_by_group(subject.params, subject.params, subject.labels, jax.tree.leaves(subject.labels))
-    outputs = [[a.outputs[i] if subject.whole(a.model) is a.model else outputs_on(a.model, x) for a in anchors]
-               for i, x in enumerate(subject.images)]  # fmt: skip
+    on_train, on_test = (
+        of_all(a.outputs[i] if subject.directions is None else a.outputs[i] @ subject.directions for a in anchors)
+        for i in (0, 1)
+    )
     return Tangent(
-        logits_train=of_all(outputs[0]),
-        logits_test=of_all(outputs[1]),
+        logits_train=on_train,
+        logits_test=on_test,
         labels_train=jnp.tile(subject.targets[0], count),
         labels_test=jnp.tile(subject.targets[1], count),
         kernel_train=kernel,
@@ -237,14 +236,19 @@ def _tangent(built: Anchors, count: int) -> Tangent:
     )
 
 
+def _whole(subject: Subject, model: Model) -> Model:
+    """With all features as logits, where those are linearized along some directions."""
+    return model if subject.directions is None else under(model, jnp.eye(len(subject.directions), dtype=model.dtype))
+
+
 def _longer(moves: At, n: int) -> At:
     """In the coordinates of one anchor more."""
     return {b: x._replace(alpha=np.pad(x.alpha, ((0, n), (0, 0)))) for b, x in moves.items()}
 
 
 def _pushed(subject: Subject, anchor: Anchor, direction: Tree) -> tuple[Array, Array]:
-    """J u of all outputs, on training and test images."""
-    model = subject.whole(anchor.model)
+    """J u of logits, or of all features, on training and test images."""
+    model = _whole(subject, anchor.model)
     every = jax.tree.map(lambda leaf: "all", direction)
     on_train, on_test = (pushed(model, x, direction, every, ("all",))["all"] for x in subject.images)
     return on_train, on_test

@@ -139,10 +139,10 @@ class Moving:
         settings = optimizer.settings(recipe, frame.groups, n)
         bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
         names, whole = items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
-        built, steps, before = at_start(frame.subject, self.anchors, self.progress), [0], None
+        built, steps, before = at_start(frame.subject, self.anchors, self._tell(0)), [0], None
         start = frame.start(built)
         while True:
-            arrays = built.path(frame.directions), start
+            arrays = built.path(), start
             predicted = partial(replay.replay, frame.network, names, arrays, whole, [recipe], n)
             if len(steps) == self.anchors:
                 break
@@ -150,7 +150,7 @@ class Moving:
             step = _next(before, steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
             if step is None:
                 break
-            built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self.progress)
+            built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self._tell(len(steps)))
             steps.append(step)
         found = predicted(self.record_every)[0].trajectory
         note = f"Jacobians at steps {', '.join(map(str, steps))} of the predicted path"
@@ -158,6 +158,13 @@ class Moving:
         if len(steps) > 1 and followed.change is not None:
             note += f", without the last of which the loss would be {followed.change:.1%} off"
         return followed._replace(trajectory=replace(found, seconds=time.perf_counter() - begin, note=note))
+
+    def _tell(self, anchor: int) -> Count | None:
+        """Progress of one anchor, as that of all."""
+        progress, anchors = self.progress, self.anchors
+        if progress is None:
+            return None
+        return lambda done, total: progress(anchor * total + done, anchors * total)
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:
@@ -180,8 +187,6 @@ class Frame(NamedTuple):
     """All that a recipe sets."""
     head_groups: tuple[tuple[str, str], ...]
     """The group of each array of a head that stays exact."""
-    directions: Array | None
-    """U, where only f U is linearized."""
     start: Callable[[Anchors], Any]
     """From the anchor at w0 to the tangent there."""
     network: Build
@@ -193,8 +198,8 @@ def _of_network(moving: Moving, groups: Groups) -> Frame:
     model = moving.model
     labels = trees.labels(model.params, groups)
     names = tuple(dict.fromkeys(jax.tree.leaves(labels)))
-    subject = _subject(moving, model, lambda linearized: linearized, labels, names)
-    return Frame(subject, names, (), None, Anchors.tangent, _logits, lambda at: at)
+    subject = _subject(moving, model, None, labels, names)
+    return Frame(subject, names, (), Anchors.tangent, _logits, lambda at: at)
 
 
 def _of_features(moving: Moving, groups: Groups) -> Frame:
@@ -204,24 +209,20 @@ def _of_features(moving: Moving, groups: Groups) -> Frame:
     features = outputs_on(under(with_value(model, task, moving.batch_norm), every), model.preprocess(task.x_train))
     directions = jnp.asarray(leading(np.asarray(features), np.asarray(head["kernel"]), moving.rank), model.dtype)
     view, names, head_groups = viewed(model, groups, directions)
-    subject = _subject(
-        moving, view, partial(under, directions=every), trees.labels(view.params, view.layer_groups), tuple(names)
-    )
+    subject = _subject(moving, view, directions, trees.labels(view.params, view.layer_groups), tuple(names))
 
     def start(anchors: Anchors) -> FeatureTangent:
         on_train, on_test = anchors.anchors[0].outputs
         return FeatureTangent(anchors.tangent(), directions, on_train, on_test, dict(head), 0.0, head_groups)
 
     groups_of_all = tuple(dict.fromkeys([*names, *(group for _, group in head_groups)]))
-    return Frame(subject, groups_of_all, head_groups, directions, start, _under_head, lambda at: at["below"])
+    return Frame(subject, groups_of_all, head_groups, start, _under_head, lambda at: at["below"])
 
 
 FRAMES: dict[str, Callable[[Moving, Groups], Frame]] = {"network": _of_network, "features": _of_features}
 
 
-def _subject(
-    moving: Moving, view: Model, whole: Callable[[Model], Model], labels: Tree, names: tuple[str, ...]
-) -> Subject:
+def _subject(moving: Moving, view: Model, directions: Array | None, labels: Tree, names: tuple[str, ...]) -> Subject:
     task = moving.task
 
     def at(params: Tree) -> Model:
@@ -229,7 +230,7 @@ def _subject(
 
     images = view.preprocess(task.x_train), view.preprocess(task.x_test)
     targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
-    return Subject(at, whole, view.params, images, targets, labels, names, view.num_classes, moving.how)
+    return Subject(at, directions, view.params, images, targets, labels, names, view.num_classes, moving.how)
 
 
 def _logits(names: BundleItems, arrays: tuple[Path, Tangent]) -> Network:

@@ -35,7 +35,7 @@ def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     np.testing.assert_allclose([float(row["train_loss"]) for row in rows], result["runs"][result["how"]]["train_loss"])
     text = capsys.readouterr().out
     assert f"Predicted by {result['how']} (" in text and result["choice"]["reason"] in text
-    assert "Train loss falls from" in text
+    assert "Train loss goes from" in text
 
 
 def test_a_finished_prediction_is_not_made_again(call, tmp_path):

@@ -139,7 +139,7 @@ def subject_of(model, task) -> Subject:
     images = model.preprocess(task.x_train), model.preprocess(task.x_test)
     targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     return Subject(
-        lambda params: model.replace(params=params), lambda there: there, model.params, images, targets, labels,
+        lambda params: model.replace(params=params), None, model.params, images, targets, labels,
         tuple(model.stages), model.num_classes, how_of(batch_size=4),
     )  # fmt: skip
 
