@@ -2,7 +2,8 @@
 
 Predict from the Jacobian at w0, as `dual` does, up to the first anchor; take the Jacobian there; predict all steps
 again, from w0 on, with the network known along the path so far (`predict.path`), up to the next anchor; and so on.
-With anchors 0, …, K − 1 the k-th is where the predicted weights have gone 2^(k + 1 − K) of their way.
+With anchors 0, …, K − 1 the k-th is where the predicted weights have gone 2^(k + 1 − K) of their way from w0, or half
+as far again as at the anchor before: further on, a prediction from there says little.
 """
 
 import time
@@ -37,6 +38,8 @@ from linft.runtime.progress import Count
 from linft.training import optimizer
 
 ANCHORS = 4
+FURTHER = 1.5
+"""How much further from w0 an anchor may be than the one before, the first two apart."""
 
 
 def moving(
@@ -61,7 +64,7 @@ def moving(
     Args:
       at: network, or features, with the head exact and the features' path known along few directions; better where
         the head is fresh.
-      anchors: K, Jacobians on the path, that at w0 included.
+      anchors: K, Jacobians on the path, that at w0 included. Beyond the last the network is linear.
       outputs: of the kernels, as in `tangent`; full with `at="features"`.
       rank: leading directions of the features, beside the head's, as in `feature_tangent`.
       batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
@@ -168,14 +171,17 @@ class Moving:
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:
-    """The first step after the last anchor's at which the weights have gone a share of their way; None without one.
+    """The first step after the last anchor's at which the weights are as far as the next one; None without one.
 
     The way ends where the loss is last below its first value: a prediction that diverges says nothing of what follows.
     """
     below = predicted.train_loss <= predicted.train_loss[0]
     end = int(np.flatnonzero(below)[-1])
     distance = np.sqrt(sum(np.square(by_group) for by_group in predicted.distance.values()))[: end + 1]
-    far = (distance >= share * distance[-1]) & (predicted.steps[: end + 1] > last)
+    wanted = share * distance[-1]
+    if 0 < last <= end:
+        wanted = min(wanted, FURTHER * distance[last])
+    far = (distance >= wanted) & (predicted.steps[: end + 1] > last)
     return int(predicted.steps[np.argmax(far)]) if far.any() else None
 
 

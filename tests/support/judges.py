@@ -107,7 +107,8 @@ def moving(near: Near, of: Explicit, recipe: Recipe, anchors: int) -> Network:
     while len(path) < anchors:
         followed = list(weights(near(path), of, recipe))
         far = np.linalg.norm(np.array(followed) - of.w0, axis=1)
-        reached = far >= 0.5 ** (anchors - 1 - len(path)) * far[-1]
+        wanted = 0.5 ** (anchors - 1 - len(path)) * far[-1]
+        reached = far >= (min(wanted, 1.5 * far[steps]) if steps else wanted)
         steps = int(np.argmax(reached & (np.arange(len(far)) > steps)))
         path.append(followed[steps])
     return near(path)
