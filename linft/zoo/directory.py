@@ -78,7 +78,7 @@ def opened(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 def group_sizes(tensors: Tensors, meta: dict[str, Any]) -> dict[str, int]:
     """Number of parameters of every stage."""
-    groups = trees.stages(registry.layer_groups(meta["architecture"]["name"], meta["architecture"]["options"]))
+    groups = trees.stages(registry.layer_groups(*native.network(meta)))
     return {
         group: sum(
             math.prod(shape)

@@ -1,20 +1,19 @@
 """What a zoo says of its files without reading their weights."""
 
-import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 from safetensors.numpy import save_file
 
 from linft import save_model
 from linft.core.errors import LinftError
 from linft.core.trees import count
-from linft.models import create
 from linft.zoo.directory import entries, existing, group_sizes, opened, path_of, unused
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = create("cifar_resnet8", 4, jax.random.key(0), width=4)
+    model = small_resnet(4)
     return model.replace(name="small", source={"data": "birds", "test_accuracy": 0.75})
 
 
@@ -24,7 +23,7 @@ def test_entries_are_by_name_and_say_what_the_models_are(model, tmp_path):
     (tmp_path / "notes.txt").touch()
     a, b = entries(tmp_path)
     assert (a.name, b.name) == ("a", "b.v2")
-    assert (b.architecture, b.num_classes, b.data, b.accuracy) == ("cifar_resnet8", 4, "birds", 0.75)
+    assert (b.architecture, b.num_classes, b.data, b.accuracy) == ("resnet18", 4, "birds", 0.75)
     assert (a.data, a.accuracy, a.failed) == ("", None, "")
     assert b.parameters == count(model.params)
     assert b.bytes == b.path.stat().st_size

@@ -94,17 +94,23 @@ def metadata(tensors: Tensors) -> dict[str, Any] | None:
 
 def preprocessing(meta: dict[str, Any]) -> Preprocessing:
     """Preprocessing as the metadata has it."""
-    fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()}
-    return Preprocessing(**fields)
+    return Preprocessing(**_tuples(meta["preprocessing"]))
 
 
 def architecture(tensors: Tensors) -> tuple[str, dict[str, Any]] | None:
     """What the metadata says, where this file is ours."""
     meta = metadata(tensors)
-    if meta is None:
-        return None
-    options = {key: tuple(v) if isinstance(v, list) else v for key, v in meta["architecture"]["options"].items()}
-    return meta["architecture"]["name"], options
+    return None if meta is None else network(meta)
+
+
+def network(meta: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of the network as the metadata has them."""
+    return meta["architecture"]["name"], _tuples(meta["architecture"]["options"])
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """With tuples again where JSON has lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def about(tensors: Tensors) -> dict[str, Any]:
