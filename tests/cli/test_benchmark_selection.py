@@ -3,8 +3,8 @@
 import json
 import sys
 
-import jax
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.cli.main import main
@@ -14,7 +14,7 @@ from linft.cli.main import main
 def zoo(tmp_path_factory):
     directory = tmp_path_factory.mktemp("zoo")
     for seed, (name, data) in enumerate({"a": "birds", "b": "cars", "c": "planes"}.items()):
-        model = linft.models.create("cifar_resnet8", 4, jax.random.key(seed), width=2)
+        model = small_resnet(4, seed=seed)
         linft.save_model(model.replace(name=name, source={"data": data}), directory / f"{name}.safetensors")
     (directory / "broken.safetensors").write_bytes(b"nothing")
     return directory

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core.errors import LinftError
@@ -31,7 +32,7 @@ def zoo(tmp_path_factory):
     for seed, (name, source) in enumerate(
         {"a": {"data": "birds"}, "b": {"data": "cars", "init": "a"}, "c": {"data": "digits"}}.items()
     ):
-        model = linft.models.create("cifar_resnet8", 4, jax.random.key(seed), width=2)
+        model = small_resnet(4, seed=seed)
         linft.save_model(model.replace(name=name, source=source), directory / f"{name}.safetensors")
     return directory
 
@@ -130,7 +131,7 @@ def test_models_of_one_architecture_share_what_is_compiled(zoo):
     with nn.intercept_methods(spy):
         run(b)
         assert not traced
-        other = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=1)
+        other = small_resnet(10, width=1)
         finetune(other, sample(DIGITS, 2, 0, PROTOCOL))(Recipe(steps=0))
     assert traced
 
