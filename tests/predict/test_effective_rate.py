@@ -1,8 +1,8 @@
 """When equal η' = η/(1 − m) gives equal curves: for small rates, where momentum only lags by some steps."""
 
-import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft import predict
@@ -15,7 +15,7 @@ ALL = linft.Recipe(batch_size=None, loss="squared_error", steps=1)
 @pytest.fixture(scope="module")
 def found():
     task = linft.load_task("digits").subset(12, 10)
-    return tangent(linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4), task)
+    return tangent(small_resnet(10, width=4), task)
 
 
 def gap(found, share: float, steps: int, momentum: float, nesterov: bool) -> float:

@@ -1,9 +1,9 @@
 """Eigenvalues, label alignment and drift of kernels."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.predict.spectrum import alignment, drift, spectrum
@@ -12,7 +12,7 @@ from linft.predict.spectrum import alignment, drift, spectrum
 @pytest.fixture(scope="module")
 def tangent():
     task = linft.load_task("digits").subset(12, 10)
-    return linft.predict.tangent(linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4), task)
+    return linft.predict.tangent(small_resnet(10, width=4), task)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])

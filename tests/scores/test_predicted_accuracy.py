@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 from sklearn.model_selection import StratifiedKFold
 
 import linft
@@ -15,7 +16,7 @@ RATES = (0.01, 0.3)
 
 @pytest.fixture(scope="module")
 def model():
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4).with_head(10, jax.random.key(1))
+    return small_resnet(10, width=4).with_head(10, jax.random.key(1))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from narrow import small_resnet
 
 import linft
 from linft.core.errors import LinftError
@@ -17,7 +18,7 @@ RECIPE = linft.Recipe(learning_rate=0.01, momentum=0.9, batch_size=10)
 @pytest.fixture(scope="module")
 def start():
     task = linft.load_task("digits").subset(40, 20)
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2), task
+    return small_resnet(10), task
 
 
 def test_at_a_constant_rate_it_ends_as_if_asked_for_at_first(start, tmp_path):

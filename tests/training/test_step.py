@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core import parallel
@@ -21,7 +22,7 @@ RECIPE = Recipe(learning_rate=0.05, batch_size=8, steps=4)
 
 @pytest.fixture(scope="module")
 def model(digits) -> linft.Model:
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+    return small_resnet(10)
 
 
 @pytest.fixture(scope="module")
