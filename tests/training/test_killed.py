@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core.base import Trajectory
@@ -33,7 +34,7 @@ def root(tmp_path_factory) -> Path:
     """Where the model and the task are, and a directory for each run."""
     path = tmp_path_factory.mktemp("runs")
     task = linft.load_task("digits").subset(36, 20)
-    save_model(linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2), path / "model.safetensors")
+    save_model(small_resnet(10), path / "model.safetensors")
     np.savez(path / "task.npz", x_train=task.x_train, y_train=task.y_train, x_test=task.x_test, y_test=task.y_test)
     return path
 
