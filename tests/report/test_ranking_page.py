@@ -3,9 +3,9 @@
 import re
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
+from narrow import small_resnet
 from pages import Reader
 
 import linft
@@ -17,7 +17,7 @@ from linft.workflows.rank.result import Entry, RankedModel
 @pytest.fixture(scope="module")
 def ranking():
     models = [
-        linft.models.create("cifar_resnet8", 3, jax.random.key(i), width=2).replace(
+        small_resnet(3, seed=i).replace(
             name=name, source={"data": "<i>birds</i>", "class_names": list("abc")} if i else {"head": "new"}
         )
         for i, name in enumerate(("plain", "first", "second"))
@@ -85,7 +85,7 @@ def test_pictures_are_sorted_standardized_and_small():
     task = linft.load_task("digits").max_per_class(30)
     shuffled = np.random.default_rng(0).permutation(len(task.y_train))
     mixed = task.replace(x_train=task.x_train[shuffled], y_train=task.y_train[shuffled])
-    shown = picture(linft.models.create("cifar_resnet8", 3, jax.random.key(0), width=2), mixed)
+    shown = picture(small_resnet(3), mixed)
     assert isinstance(shown, Picture) and shown.theta.shape == shown.theta_f.shape == (128, 128)
     assert abs(shown.theta.mean()) < 0.05
     np.testing.assert_allclose(shown.borders, np.arange(10) / 10)
