@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.cli.advise import runs_table
@@ -27,7 +27,7 @@ UNKNOWN = Measures(100, {"linear_probe": 0.5, "probe_gap": 0.0}, {})
 
 @pytest.fixture(scope="module")
 def model():
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+    return small_resnet(10)
 
 
 @pytest.fixture(scope="module")
