@@ -23,7 +23,7 @@ from linft.ntk.layerwise.gram import transposed
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.tiles import refuse_not_finite
 from linft.predict.feature_tangent import under
-from linft.predict.path import Outputs, Path
+from linft.predict.path import Path, PathOutputs
 from linft.predict.span import At, BundleItems
 from linft.predict.tangent import MIXING_IMAGES, mixing, outputs_on, pushed
 from linft.runtime.progress import Count
@@ -103,7 +103,7 @@ class Anchors:
     def path(self) -> Path:
         """Along all anchors."""
         train, test = (
-            Outputs(
+            PathOutputs(
                 jnp.stack([anchor.outputs[i] for anchor in self.anchors]) - self.anchors[0].outputs[i][None],
                 *(
                     jnp.stack([getattr(segment, which)[i] for segment in self.segments])

@@ -22,7 +22,7 @@ from linft.predict.operator import apply, operator
 from linft.predict.span import At, BundleItems, Coordinates, Directions, Span, from_pretrained, lifted, span, weighted
 
 
-class Outputs(NamedTuple):
+class PathOutputs(NamedTuple):
     """Outputs along a path of K anchors, for some images; less those at the first."""
 
     at: Float[Array, "K n o"]
@@ -40,8 +40,8 @@ class Path(NamedTuple):
     """Of the Jacobians at all anchors, one after another: its images are [K n] and [K m]."""
     segments: At
     """D = Σ_k J_kᵀ α_k + γ w0 of each, with a leading axis: α [K − 1, K n, c] and γ [K − 1, 1]."""
-    train: Outputs
-    test: Outputs
+    train: PathOutputs
+    test: PathOutputs
     directions: Float[Array, "o c"] | None
     """U, where the Jacobians are those of f U and f leaves the path along U."""
 
@@ -69,7 +69,7 @@ def about(names: BundleItems, path: Path) -> Span:
         segment = jnp.minimum(passed, count - 2)
         return segment, jnp.clip(s[segment], 0, 1), (s[segment] >= 0) & (s[segment] < 1)
 
-    def outputs(segment: Array, s: Array, moved: Array, along: Array, known: Outputs) -> Float[Array, "b o"]:
+    def outputs(segment: Array, s: Array, moved: Array, along: Array, known: PathOutputs) -> Float[Array, "b o"]:
         """From J_k (w − w0) and J_k D_i of every anchor and segment."""
         first = segment + 1
         offsets = jnp.where(jnp.arange(count - 1)[:, None, None, None] < segment, along, 0).sum(0)  # J_k (a − w0)
@@ -84,7 +84,7 @@ def about(names: BundleItems, path: Path) -> Span:
         )
         return cubic + (about if path.directions is None else about @ path.directions.T)
 
-    def everywhere(on: Callable[[At], Array], along: Array, known: Outputs) -> Callable[[At], Array]:
+    def everywhere(on: Callable[[At], Array], along: Array, known: PathOutputs) -> Callable[[At], Array]:
         def moved(at: At) -> Array:
             segment, s, _ = where(at)
             return outputs(segment, s, _by_anchor(on(at), count), _by_anchor(along, count), known)
@@ -95,7 +95,7 @@ def about(names: BundleItems, path: Path) -> Span:
         rows = (jnp.arange(count)[:, None] * path.train.at.shape[1] + batch[None, :]).reshape(-1)
         moved, of_rows = inner.of_batch(at, rows)
         segment, s, moves = where(at)
-        known = Outputs(*(values[:, batch] for values in path.train))
+        known = PathOutputs(*(values[:, batch] for values in path.train))
         value, slope = jax.jvp(
             lambda s: outputs(
                 segment, s, _by_anchor(moved, count), _by_anchor(along_train[:, rows], count), known

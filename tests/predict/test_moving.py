@@ -17,7 +17,7 @@ from linft.ntk.empirical import how_of
 from linft.predict import replay
 from linft.predict.anchors import Subject, at_start
 from linft.predict.dual import of_logits
-from linft.predict.path import Outputs, Path, about
+from linft.predict.path import Path, PathOutputs, about
 from linft.predict.span import Coordinates, bundle_equal, items
 from linft.training import optimizer
 
@@ -72,9 +72,9 @@ def bent(ends: tuple[float, ...]) -> tuple[judges.Network, judges.Explicit, np.n
         jnp.asarray(gamma * steps)[:, None],
     )
 
-    def outputs(part: slice) -> Outputs:
+    def outputs(part: slice) -> PathOutputs:
         at = np.stack([network.logits(w)[part] for w in places])
-        return Outputs(
+        return PathOutputs(
             *map(jnp.asarray, (at - at[0], *(
                 np.stack([rows[k + late][part] @ (step * d) for k, step in enumerate(steps)]) for late in (0, 1)
             )))
