@@ -20,7 +20,7 @@ from linft.ntk.layerwise.jacobians import Rows
 
 PIECE, TOGETHER = 2**13, 16
 """Terms that one product adds up on an accelerator, and how many products of the trace it computes at a time."""
-Block = Any
+GramTile = Any
 """An array of NumPy on CPU, of JAX elsewhere: [r k s k] or [r s]."""
 
 
@@ -101,7 +101,7 @@ def _on_host(a: Rows, b: Rows, directions: np.ndarray, outputs: Outputs, dtype: 
     return by_logit
 
 
-def transposed(block: Block) -> Block:
+def transposed(block: GramTile) -> GramTile:
     """Θ(x', x) of Θ(x, x')."""
     return block.transpose(2, 3, 0, 1) if block.ndim == 4 else block.T
 

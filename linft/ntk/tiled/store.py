@@ -26,8 +26,8 @@ from linft.core.base import Kernel, Model
 from linft.core.errors import LinftError
 from linft.ntk.layerwise.gram import transposed
 from linft.ntk.tiled import manifest, memory
-from linft.ntk.tiled.tiles import Wanted, Work
-from linft.ntk.tiled.zarr_array import Block, Chunked
+from linft.ntk.tiled.tiles import TileWanted, Work
+from linft.ntk.tiled.zarr_array import Chunked, TileBlock
 from linft.runtime import multihost
 from linft.runtime.progress import Count
 
@@ -97,7 +97,7 @@ def fill(
         parts = summands[group]
         return (i, j) in ours and lacks(group, i, j) and not (parts and parts[part].has(i, j))
 
-    def write(group: str, i: int, j: int, block: Block) -> None:
+    def write(group: str, i: int, j: int, block: TileBlock) -> None:
         mirrored = {(j, i): transposed(block)} if work.symmetric and i != j else {}
         wholes[group].write({(i, j): block, **mirrored})
 
@@ -186,7 +186,7 @@ def _chunked(path: Path, at: str, name: str, layout: dict[str, Any]) -> Chunked:
     return Chunked(path, at, tuple(layout[f"{name} shape"]), tuple(layout[f"{name} tile"]), layout[f"{name} dtype"])
 
 
-def _agreed(work: Work, wanted: Wanted) -> Wanted:
+def _agreed(work: Work, wanted: TileWanted) -> TileWanted:
     """What this process wants; or, where hosts compute every tile together, what any of them does."""
     if not multihost.many(work.mesh):
         return wanted

@@ -25,7 +25,7 @@ from linft.runtime.progress import Count
 
 log = logging.getLogger("linft")
 
-Wanted = Callable[[str, int, int, int], bool]
+TileWanted = Callable[[str, int, int, int], bool]
 """Whether the tile (group, part, i, j) is wanted."""
 
 
@@ -55,7 +55,7 @@ class Work:
     k: int | None
     """Logits on either side of a full kernel."""
     engine: EngineName
-    tiles: Callable[[Wanted], Iterator[Tile]] = field(repr=False)
+    tiles: Callable[[TileWanted], Iterator[Tile]] = field(repr=False)
     """Every tile that is wanted, once; j ≤ i where symmetric."""
     mesh: Mesh | None = None
     """The devices that compute each tile together: all of their hosts must want the same. None: one host's."""
@@ -125,7 +125,7 @@ def cut(
     def work(x: Array, symmetric: bool) -> Work:
         rows, columns = _blocks(len(x), tile), _blocks(len(x_train), tile)
 
-        def tiles(wanted: Wanted) -> Iterator[Tile]:
+        def tiles(wanted: TileWanted) -> Iterator[Tile]:
             begun = dict.fromkeys(groups, 0)
             for number, chosen in enumerate(passes):
                 part = {g: begun[g] for g in dict.fromkeys(chosen.labels.values())}

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from linft.core.errors import LinftError
 
-Block = Float[np.ndarray, "r k s k"] | Float[np.ndarray, "r s"]
+TileBlock = Float[np.ndarray, "r k s k"] | Float[np.ndarray, "r s"]
 CHECKSUM_BYTES = 4
 
 
@@ -67,7 +67,7 @@ class Chunked:
         except OSError:
             return False
 
-    def write(self, blocks: Mapping[tuple[int, int], Block]) -> None:
+    def write(self, blocks: Mapping[tuple[int, int], TileBlock]) -> None:
         """Write tiles at once.
 
         Raises:
@@ -79,7 +79,7 @@ class Chunked:
             for written in [self._array[self._index(*place)].write(block) for place, block in blocks.items()]:
                 written.result()
 
-    def read(self, i: int, j: int) -> Block:
+    def read(self, i: int, j: int) -> TileBlock:
         """One tile; NaN where it is not there.
 
         Raises:
@@ -87,11 +87,11 @@ class Chunked:
         """
         return self._read(self._index(i, j))
 
-    def read_all(self) -> Block:
+    def read_all(self) -> TileBlock:
         """The whole array; errors as of `read`."""
         return self._read(())
 
-    def _read(self, index: tuple) -> Block:
+    def _read(self, index: tuple) -> TileBlock:
         try:
             return np.asarray(self._array[index].read().result())
         except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ from linft.workflows.advise.rules import Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
 from linft.workflows.compare.result import StabilityResult
 from linft.workflows.sweep import result as sweep_result
-from linft.workflows.sweep.grid import Block, Grid, at
+from linft.workflows.sweep.grid import Grid, GridBlock, at
 
 SEARCHED = ("reinit_groups", "momentum", "learning_rate", "l2sp", "weight_decay")
 FINALS = ("accuracy", "mean_per_class_accuracy", "loss", "calibration_error")
@@ -254,7 +254,7 @@ def _groups(space: Space, model: Model, base: Recipe, steps: int) -> Groups:
     )
 
 
-def _own(base: Recipe, of: Curvature, share: float) -> list[Block]:
+def _own(base: Recipe, of: Curvature, share: float) -> list[GridBlock]:
     """The default recipe as a point, where its rate is not too large to be searched."""
     near, _ = predict.nearest(base)
     if near.learning_rate / (1 - near.momentum) > share * of.edge(near):

@@ -10,7 +10,7 @@ from typing import Any
 from linft.core.recipe import Recipe
 from linft.workflows.advise.initialization import Initialization
 from linft.workflows.advise.measures import Curvature, Measures
-from linft.workflows.sweep.grid import INCEPTION, Block
+from linft.workflows.sweep.grid import INCEPTION, GridBlock
 
 RATES = 6  # effective rates of the whole interval
 SAFE = 0.5
@@ -205,7 +205,7 @@ def effective_rates(space: Space, of: Curvature, recipe: Recipe, steps: int, sha
 
 def blocks(
     space: Space, starts: Mapping[int, Curvature], layer_groups: int, base: Recipe, steps: int, share: float
-) -> list[Block]:
+) -> list[GridBlock]:
     """The space as blocks of a grid, whose rates are those of each start and momentum.
 
     Args:
@@ -218,7 +218,7 @@ def blocks(
       share: of the edge of stability, up to which rates go.
     """
     low_groups = max(1, round(8 * (layer_groups - 1) / INCEPTION))
-    found: list[Block] = []
+    found: list[GridBlock] = []
     for (reinit_groups, of), momentum in itertools.product(starts.items(), space.momenta):
         for effective in effective_rates(space, of, base.replace(momentum=momentum), steps, share):
             rate = float(f"{effective * (1 - momentum):.2g}")

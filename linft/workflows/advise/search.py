@@ -15,7 +15,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.runtime.progress import Progress
 from linft.scores.predicted_accuracy import part
-from linft.workflows.sweep.grid import Block, Values
+from linft.workflows.sweep.grid import GridBlock, Values
 from linft.workflows.sweep.result import Row, key
 from linft.workflows.sweep.sweep import sweep
 
@@ -79,7 +79,7 @@ class Searched:
 
 def search(
     tangent: Callable[[int], Tangent],
-    grid: Sequence[Block],
+    grid: Sequence[GridBlock],
     base: Recipe,
     layer_groups: Sequence[str],
     count: int = 5,

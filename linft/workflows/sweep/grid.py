@@ -55,7 +55,7 @@ class Drawn:
 Source = Union[str, Path, "Grid", Mapping[str, Any], Sequence[Any]]
 """What a grid can be made of: a name, a file, a block of settings, or a list of blocks."""
 
-Block = Mapping[str, tuple | Drawn]
+GridBlock = Mapping[str, tuple | Drawn]
 """Setting -> the values that it takes, or a distribution of them."""
 
 
@@ -73,7 +73,7 @@ class Grid:
     """
 
     name: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[GridBlock, ...]
     trials: int | None = None
     """How many points are drawn from a block with a distribution, or tried by a search."""
     seed: int = 0
@@ -88,7 +88,7 @@ class Grid:
         found = (values for block in self.blocks for values in self._of_block(block))
         return list({tuple(values.items()): values for values in found}.values())
 
-    def _of_block(self, block: Block) -> Iterable[Values]:
+    def _of_block(self, block: GridBlock) -> Iterable[Values]:
         if not any(isinstance(of, Drawn) for of in block.values()):
             return (dict(zip(block, of, strict=True)) for of in itertools.product(*block.values()))  # pyright: ignore
         if self.trials is None:
@@ -109,7 +109,7 @@ class Grid:
         return {"name": self.name, "blocks": blocks, "trials": self.trials, "seed": self.seed}
 
 
-def li2020(groups: int) -> tuple[Block, ...]:
+def li2020(groups: int) -> tuple[GridBlock, ...]:
     """Li and others 2020, section 3.1: 6 rates × 5 momenta × 4 decays (of its recipe's decoupled convention)."""
     del groups
     return (
@@ -121,7 +121,7 @@ def li2020(groups: int) -> tuple[Block, ...]:
     )
 
 
-def l2sp(groups: int) -> tuple[Block, ...]:
+def l2sp(groups: int) -> tuple[GridBlock, ...]:
     """Li and others 2020, appendix C: 5 rates × 4 strengths λ1, for L2-SP (λ2 = 0.01) and for L2 (λ2 = λ1)."""
     del groups
     rates, strengths = (0.02, 0.01, 0.005, 0.001, 0.0001), (0.1, 0.01, 0.001, 0.0001)
@@ -134,7 +134,7 @@ def l2sp(groups: int) -> tuple[Block, ...]:
 INCEPTION = 22  # layers below the head that Plested and others count
 
 
-def plested2021(groups: int) -> tuple[Block, ...]:
+def plested2021(groups: int) -> tuple[GridBlock, ...]:
     """Plested and others 2021, sections 4.3 to 4.5, one search after another, with the values of Tables 2 to 6.
 
     1 to 3 new layers × rates; × high and low rates × low layers; × L2-SP's α × β × layers that it holds, at
@@ -146,7 +146,7 @@ def plested2021(groups: int) -> tuple[Block, ...]:
     low, held = (
         tuple(dict.fromkeys(max(1, round(k * below / INCEPTION)) for k in of)) for of in ((8, 10, 12, 14), (10, 14))
     )
-    blocks: list[Block] = []
+    blocks: list[GridBlock] = []
     for new in range(1, min(3, groups - 1) + 1):
         start = {"reinit_groups": (new,)}
         blocks.append({**start, "learning_rate": rates})
@@ -160,7 +160,7 @@ def plested2021(groups: int) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-GRIDS: dict[str, Callable[[int], tuple[Block, ...]]] = {"li2020": li2020, "l2sp": l2sp, "plested2021": plested2021}
+GRIDS: dict[str, Callable[[int], tuple[GridBlock, ...]]] = {"li2020": li2020, "l2sp": l2sp, "plested2021": plested2021}
 """The papers' grids: functions of the number of layer groups."""
 
 RECIPES = {"li2020": "li2020", "l2sp": "l2sp2018", "plested2021": "plested2021"}
