@@ -26,7 +26,7 @@ def covers(module: nn.Module, rule: LayerRule, norm: nn.Module) -> bool:
     return rule in PLAIN and isinstance(norm, nn.BatchNorm) and norm.axis in (-1, (-1,))
 
 
-class Kept(NamedTuple):
+class NormCall(NamedTuple):
     """Of a call of the norm."""
 
     normalized: Float[Array, "b ... o"]
@@ -35,12 +35,12 @@ class Kept(NamedTuple):
     """1/σ."""
 
 
-def record(norm: Any, z: Array) -> Kept:
+def record(norm: Any, z: Array) -> NormCall:
     """What to keep of a frozen batch norm that is bound to its variables and called with z."""
     stats = norm.variables["batch_stats"]
     inverse = jax.lax.rsqrt(stats["var"] + norm.epsilon)
     along = (1,) * (z.ndim - 1) + (-1,)
-    return Kept((z - stats["mean"].reshape(along)) * inverse.reshape(along), stats["mean"], inverse)
+    return NormCall((z - stats["mean"].reshape(along)) * inverse.reshape(along), stats["mean"], inverse)
 
 
 def gradients(
@@ -49,7 +49,7 @@ def gradients(
     params: Mapping[str, Array],
     scale: Array | None,
     kept: Any,
-    of_norm: Kept,
+    of_norm: NormCall,
     delta: Float[Array, "k b ... o"],
 ) -> tuple[Gradients, Gradients]:
     """Per-example gradients of the layer's parameters, and of the norm's scale and bias."""
