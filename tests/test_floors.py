@@ -1,6 +1,10 @@
-"""The rooms of the library stand one upon another: imports go strictly downwards, and never in a circle."""
+"""The rooms of the library stand one upon another: imports go strictly downwards, and never in a circle.
+
+What they define is named once.
+"""
 
 import ast
+from collections import defaultdict
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -30,6 +34,10 @@ ONLY = {
     ),  # to predict; to score; to see it change; to keep it
     "matplotlib": ("linft.report",),
 }
+
+ARCHITECTURES = "linft.models.architectures"
+PARTS = {"Stem", "Stage", "LastStage", "Block", "Bottleneck", "DenseLayer", "Transition"}
+"""What architectures are made of, each of parts of its own."""
 
 MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -72,6 +80,18 @@ def inside(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
+def types(path: Path) -> set[str]:
+    """The public classes and aliases of types of a file; aliases are written in capitals as classes are."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {each.id for each in targets if isinstance(each, ast.Name) and not each.id.isupper()}
+    return {name for name in found if name[0].isupper()}
+
+
 def height(module: str) -> tuple[int, int]:
     """The floor of a module's room and, of a workflow, its own within that room."""
     _, room, *rest = module.split(".")
@@ -98,3 +118,11 @@ def test_reserved_imports(module):
         for package, allowed in ONLY.items():
             if inside(imported, package) and not inside(module, package):
                 assert any(inside(module, who) for who in allowed), f"{module} may not import {imported}"
+
+
+def test_a_type_has_its_name_to_itself():
+    homes = defaultdict(set)
+    for module, path in MODULES.items():
+        for name in types(path):
+            homes[name].add(ARCHITECTURES if name in PARTS and inside(module, ARCHITECTURES) else module)
+    assert not {name: sorted(where) for name, where in homes.items() if len(where) > 1}

@@ -27,7 +27,7 @@ SEEDS = 4  # of the final runs, where validation images choose
 
 
 @dataclass(frozen=True)
-class Network:
+class FinetunedNetwork:
     """The network, where it is not as it was pretrained."""
 
     scratch: str | None = None
@@ -100,7 +100,7 @@ class Finetune:
     """Use the images of so many batches only, of either part: to try things out."""
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions()
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions()
-    network: Annotated[Network, tyro.conf.OmitArgPrefixes] = Network()
+    network: Annotated[FinetunedNetwork, tyro.conf.OmitArgPrefixes] = FinetunedNetwork()
     training: Annotated[Recipe, tyro.conf.OmitArgPrefixes] = Recipe(
         schedule="cosine", weight_decay=1e-4, batch_size=32, epochs=10, batch_norm="train"
     )

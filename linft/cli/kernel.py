@@ -22,7 +22,7 @@ UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 @dataclass(frozen=True)
-class Network:
+class KernelNetwork:
     """The network whose kernel it is."""
 
     model: str = "resnet14-cifar10"
@@ -83,7 +83,7 @@ class ComputeKernel:
     resume: bool = False
     """Go on with the kernel that the directory holds."""
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions()
-    network: Annotated[Network, tyro.conf.OmitArgPrefixes] = Network()
+    network: Annotated[KernelNetwork, tyro.conf.OmitArgPrefixes] = KernelNetwork()
     blocks: Annotated[Blocks, tyro.conf.OmitArgPrefixes] = Blocks()
     machine: Annotated[Machine, tyro.conf.OmitArgPrefixes] = Machine()
 

@@ -30,7 +30,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line of the table of runs: the values at the end, and the error against the reference."""
 
     label: str
@@ -121,9 +121,9 @@ def _figures(result: Result) -> dict[str, Shown]:
     return shown
 
 
-def _rows(result: Result) -> list[Row]:
+def _rows(result: Result) -> list[TableRow]:
     return [
-        Row(
+        TableRow(
             label=runs.label(name),
             colour=runs.CURVES[name].colour,
             **{key: reading.last(run, key) for key in ENDS},
@@ -160,6 +160,6 @@ def _recipe(result: Result) -> dict[str, str]:
     }
 
 
-def _glossary(result: Result) -> list[runs.Kind]:
+def _glossary(result: Result) -> list[runs.RunStyle]:
     linked = {end for link in result.attribution.links for end in (link.start, link.end)}
-    return [kind for name, kind in runs.KINDS.items() if name in reading.curves(result) or name in linked]
+    return [style for name, style in runs.STYLES.items() if name in reading.curves(result) or name in linked]

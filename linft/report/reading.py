@@ -10,7 +10,7 @@ from linft.workflows.compare.agreement import Agreement
 from linft.workflows.compare.result import ComparisonResult
 
 Result = ComparisonResult
-Curves = Mapping[str, SavedTrajectory]
+RunTrajectories = Mapping[str, SavedTrajectory]
 """Run -> its curves."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunStyle:
     """How one run is called, drawn and explained."""
 
     label: str
@@ -19,45 +19,45 @@ class Kind:
 
 
 CURVES = {
-    "finetuned_train_bn": Kind(
+    "finetuned_train_bn": RunStyle(
         "Real, batch norm in training mode",
         "The real network, trained with the statistics of each minibatch instead of the pretrained ones.",
         "grey", 1.8,
     ),
-    "finetuned": Kind(
+    "finetuned": RunStyle(
         "Real", "The real network, its weights trained by the recipe with batch norm’s statistics frozen.", "ink", 2.6
     ),
-    "moving": Kind(
+    "moving": RunStyle(
         "Predicted, the kernel moving",
         "The network known along the path that is predicted for its weights, to first order about it.",
         "vermilion", 2.2, (9.0, 2.0), "P",
     ),
-    "moving_features": Kind(
+    "moving_features": RunStyle(
         "Predicted, the features’ kernel moving",
         "The same of the features, in few directions, under an exact head.",
         "green", 2.0, (9.0, 2.0), "X",
     ),
-    "feature_linearized": Kind(
+    "feature_linearized": RunStyle(
         "Features linearized",
         "The head is exact and the features are first order in the weights; both move together, in weights.",
         "green", 1.4, (6.0, 1.6, 1.5, 1.6), "s",
     ),
-    "linearized": Kind(
+    "linearized": RunStyle(
         "Linearized network (weights)",
         "The whole network to first order around the pretrained weights, trained in weights.",
         "blue", 5.0, alpha=0.38,
     ),
-    "dual": Kind(
+    "dual": RunStyle(
         "Predicted from the kernel",
         "The same optimizer replayed in function space: exactly the linearized network, without training it.",
         "vermilion", 1.5, (4.0, 1.8), "o",
     ),
-    "spectral": Kind(
+    "spectral": RunStyle(
         "Predicted, closed form",
         "Any step at once from the eigenvectors of the kernel; needs the full batch and squared error.",
         "purple", 1.3, (1.2, 1.2), "^",
     ),
-    "gradient_flow": Kind(
+    "gradient_flow": RunStyle(
         "Predicted, gradient flow",
         "Continuous-time training in the kernel, with the time that the schedule and momentum add up to.",
         "amber", 1.3, (8.0, 2.0), "D",
@@ -70,18 +70,20 @@ PREDICTIONS = ("dual", "spectral", "gradient_flow", "moving", "moving_features",
 """Approximations of the real run; the first one present stands for the tangent kernel."""
 
 LINKS_ONLY = {
-    "dual_trace": Kind(
+    "dual_trace": RunStyle(
         "Predicted, trace kernel", "As predicted from the kernel, with one number for each pair of images."
     ),
-    "dual_full_batch": Kind("Predicted, trace kernel, full batch", "The same, with all training images in every step."),
-    "dual_no_momentum": Kind(
+    "dual_full_batch": RunStyle(
+        "Predicted, trace kernel, full batch", "The same, with all training images in every step."
+    ),
+    "dual_no_momentum": RunStyle(
         "Predicted, trace kernel, no momentum", "The same again, without momentum, at the rate η/(1 − m)."
     ),
-    "flow_trace": Kind("Predicted, trace kernel, gradient flow", "The same again, in continuous time."),
+    "flow_trace": RunStyle("Predicted, trace kernel, gradient flow", "The same again, in continuous time."),
 }
 """Runs that appear in the attribution alone."""
 
-KINDS = CURVES | LINKS_ONLY
+STYLES = CURVES | LINKS_ONLY
 
 MEANINGS = {
     frozenset(("finetuned_train_bn", "finetuned")):
@@ -128,4 +130,4 @@ MEANINGS = {
 
 def label(name: str) -> str:
     """The name to show for a run."""
-    return KINDS[name].label if name in KINDS else name
+    return STYLES[name].label if name in STYLES else name

@@ -3,12 +3,12 @@
 import csv
 import io
 
-from linft.report.reading import Curves
+from linft.report.reading import RunTrajectories
 
 _COLUMNS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
-def table(runs: Curves) -> str:
+def table(runs: RunTrajectories) -> str:
     """A row for each run and recorded step, as CSV; what is not finite is empty."""
     groups = list(dict.fromkeys(group for run in runs.values() for group in run.distance))
     text = io.StringIO()

@@ -16,7 +16,7 @@ from linft.runtime import schema
 from linft.training.result import RunResult, SeedsResult
 from linft.workflows.advise.result import AdviceResult, KeptCurvature, KeptMeasures
 from linft.workflows.compare.result import ComparisonResult
-from linft.workflows.compare.store import FinishedRun
+from linft.workflows.compare.store import StoredRun
 from linft.workflows.rank.result import RankingResult
 from linft.workflows.sweep.result import SweepResult
 
@@ -46,9 +46,9 @@ SWEEP = ("sweep", "--vary", "learning_rate=0.01,0.001", *IMAGES, *RECIPE)
 
 RESULTS = {
     "comparison": Written(COMPARE, "result.json", ComparisonResult),
-    "run of a comparison": Written(COMPARE, "runs/finetuned.json", FinishedRun, "drift"),
+    "run of a comparison": Written(COMPARE, "runs/finetuned.json", StoredRun, "drift"),
     "prediction": Written(PREDICT, "prediction.json", PredictionResult),
-    "run of a prediction": Written(PREDICT, "runs/features-trace.json", FinishedRun, "run"),
+    "run of a prediction": Written(PREDICT, "runs/features-trace.json", StoredRun, "run"),
     "sweep": Written(SWEEP, "sweep.json", SweepResult),
     "advice": Written(ADVISE, "advice.json", AdviceResult),
     "measures of an advice": Written(ADVISE, "measures.json", KeptMeasures, "found"),

@@ -11,7 +11,7 @@ from pages import Reader
 import linft
 from linft.report import ranking as page
 from linft.workflows.rank.kernel_pictures import Picture, picture
-from linft.workflows.rank.result import Entry, RankedModel
+from linft.workflows.rank.result import RankedModel, RankedScore
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_models_that_tie_are_named(ranking):
     result, _ = ranking
 
     def models(**groups: int) -> list[RankedModel]:
-        entries = {name: Entry(value=1.0, low=None, high=None, group=group) for name, group in groups.items()}
+        entries = {name: RankedScore(value=1.0, low=None, high=None, group=group) for name, group in groups.items()}
         return [replace(result.models[0], model=name, consensus=entry) for name, entry in entries.items()]
 
     said = page.lead(replace(result, models=models(a=0, b=0, c=1)))

@@ -23,7 +23,7 @@ class Stem(nn.Module):
         return conv3x3(self.width, name="conv")(x)
 
 
-class Layer(nn.Module):
+class DenseLayer(nn.Module):
     growth: int
 
     @nn.compact
@@ -52,7 +52,7 @@ class Stage(nn.Module):
         if self.index > 0:
             x = Transition(name="transition")(x, train)
         for i in range(self.layers):
-            x = Layer(self.growth, name=f"layer{i}")(x, train)
+            x = DenseLayer(self.growth, name=f"layer{i}")(x, train)
         return nn.relu(Norm(not train, name="norm")(x)) if self.index == 2 else x
 
 

@@ -16,7 +16,7 @@ from linft.models.architectures.resnet import Stem
 conv = partial(Conv, use_bias=False)
 
 
-class Layer(nn.Module):
+class DenseLayer(nn.Module):
     """A 1×1 convolution to `bottleneck` times the growth, then a 3×3 one."""
 
     growth: int
@@ -51,7 +51,7 @@ class Stage(nn.Module):
         if self.index > 0:
             x = Transition(name="transition")(x, train)
         for i in range(self.layers):
-            x = Layer(self.growth, self.bottleneck, name=f"layer{i}")(x, train)
+            x = DenseLayer(self.growth, self.bottleneck, name=f"layer{i}")(x, train)
         return nn.relu(Norm(not train, name="norm")(x)) if self.index == 3 else x
 
 

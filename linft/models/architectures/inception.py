@@ -13,31 +13,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv as Convolution
-from linft.models.architectures.layers import Norm, in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
 
 
-class Conv(NamedTuple):
+class ConvSpec(NamedTuple):
     width: int
     kernel: tuple[int, int]
     stride: int = 1
     padding: str = "SAME"
 
 
-conv1x1 = partial(Conv, kernel=(1, 1))
-conv3x3 = partial(Conv, kernel=(3, 3))
-conv1x3 = partial(Conv, kernel=(1, 3))
-conv3x1 = partial(Conv, kernel=(3, 1))
-conv1x7 = partial(Conv, kernel=(1, 7))
-conv7x1 = partial(Conv, kernel=(7, 1))
-trim = partial(Conv, kernel=(3, 3), padding="VALID")
-halve = partial(Conv, kernel=(3, 3), stride=2, padding="VALID")
+conv1x1 = partial(ConvSpec, kernel=(1, 1))
+conv3x3 = partial(ConvSpec, kernel=(3, 3))
+conv1x3 = partial(ConvSpec, kernel=(1, 3))
+conv3x1 = partial(ConvSpec, kernel=(3, 1))
+conv1x7 = partial(ConvSpec, kernel=(1, 7))
+conv7x1 = partial(ConvSpec, kernel=(7, 1))
+trim = partial(ConvSpec, kernel=(3, 3), padding="VALID")
+halve = partial(ConvSpec, kernel=(3, 3), stride=2, padding="VALID")
 max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 # The average of the pixels that there are: padding does not count.
 avg_pool = partial(nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False)
 
-Layer = Conv | Callable[[Array], Array] | tuple[Conv, Conv]
-Branches = tuple[tuple[Layer, ...], ...]
+BranchLayer = ConvSpec | Callable[[Array], Array] | tuple[ConvSpec, ConvSpec]
+Branches = tuple[tuple[BranchLayer, ...], ...]
 
 STEM: tuple[Branches, ...] = (
     ((halve(32), trim(32), conv3x3(64)),),
@@ -78,13 +77,13 @@ C: Branches = (
 class ConvNorm(nn.Module):
     """A row of the table: convolution, batch norm, ReLU."""
 
-    row: Conv
+    row: ConvSpec
     width: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         channels, strides = self.row.width * self.width // 32, (self.row.stride, self.row.stride)
-        x = Convolution(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
+        x = Conv(channels, self.row.kernel, strides, self.row.padding, use_bias=False, name="conv")(x)
         return nn.relu(Norm(not train, epsilon=1e-3, name="norm")(x))
 
 
@@ -97,9 +96,9 @@ class Block(nn.Module):
         outputs = [self.branch(x, train, layers, f"branch{i}") for i, layers in enumerate(self.branches)]
         return jnp.concatenate(outputs, -1)
 
-    def branch(self, x: Array, train: bool, layers: tuple[Layer, ...], name: str) -> Array:
+    def branch(self, x: Array, train: bool, layers: tuple[BranchLayer, ...], name: str) -> Array:
         for i, layer in enumerate(layers):
-            if isinstance(layer, Conv):
+            if isinstance(layer, ConvSpec):
                 x = ConvNorm(layer, self.width, name=f"{name}_{i}")(x, train)
             elif isinstance(layer, tuple):
                 sides = zip(layer, "ab", strict=True)

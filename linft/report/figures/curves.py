@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from linft.report import reading
-from linft.report.reading import Curves, Result
+from linft.report.reading import Result, RunTrajectories
 from linft.report.runs import CURVES
 from linft.report.style import LIGHT, Drawing, log_scale, panels, percent_scale, update_scale
 from linft.report.words import percent
@@ -39,7 +39,7 @@ def curves(result: Result, narrow: bool) -> Drawing:
     return Drawing(figure, _finding(result), caption)
 
 
-def draw_all(axes: Axes, runs: Curves, key: str, faint: bool = False) -> None:
+def draw_all(axes: Axes, runs: RunTrajectories, key: str, faint: bool = False) -> None:
     """One line a run: the real ones below, markers staggered so that curves that coincide stay visible."""
     for place, (name, run) in enumerate(runs.items()):
         kind = CURVES[name]
@@ -62,7 +62,7 @@ def draw_all(axes: Axes, runs: Curves, key: str, faint: bool = False) -> None:
         )
 
 
-def cut(axes: Axes, runs: Curves, key: str, reference: str) -> None:
+def cut(axes: Axes, runs: RunTrajectories, key: str, reference: str) -> None:
     """Keep a run that blows up from flattening all others, and cross the end of one that diverged."""
     curves = {name: reading.series(run, key) for name, run in runs.items()}
     highest = {name: np.nanmax(values, initial=0.0) for name, values in curves.items()}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from linft.core.trajectory_json import SavedTrajectory
 from linft.report import reading
 from linft.report.figures.curves import cut, draw_all
-from linft.report.reading import Curves, Result
+from linft.report.reading import Result, RunTrajectories
 from linft.report.runs import CURVES, REAL
 from linft.report.style import LIGHT, Drawing, panels, percent_scale, update_scale
 from linft.report.words import fixed, percent
@@ -57,7 +57,7 @@ def _shade(axes: Axes, real: SavedTrajectory, predicted: SavedTrajectory, key: s
     )
 
 
-def _name_ends(axes: Axes, runs: Curves, key: str, text: Callable[[Any], str]) -> None:
+def _name_ends(axes: Axes, runs: RunTrajectories, key: str, text: Callable[[Any], str]) -> None:
     """Each curve named at its end, the higher one above and the lower one below."""
     low, high = axes.get_ylim()
     ends = {}

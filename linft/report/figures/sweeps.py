@@ -11,8 +11,6 @@ from linft.report.style import GROUND, LIGHT, Drawing, log_scale, panels, percen
 from linft.report.words import fixed, percent, plain, points, signed
 from linft.workflows.sweep.result import Row, key
 
-Rows = Sequence[Row]
-
 # On cells, whose colours are the same on light and dark ground; so these are not of the palette, which is not.
 DARK, BRIGHT, EMPTY = "#14171c", "#fdfdfc", "#c9ccd1"
 ACCURACY = LinearSegmentedColormap.from_list("accuracy", ["#eef4f9", "#7fb4d8", "#0b5d94"])
@@ -23,7 +21,7 @@ FIRST = ("learning_rate", "momentum", "weight_decay")
 MOST = 4  # values of the other settings that have heat maps of their own
 
 
-def varying(rows: Rows) -> dict[str, list[Any]]:
+def varying(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Settings that take several values, with these in order; those of FIRST come first."""
     names = dict.fromkeys([*FIRST, *(name for row in rows for name in row.values)])
     values = {name: list(dict.fromkeys(r.values[name] for r in rows if name in r.values)) for name in names}
@@ -35,7 +33,7 @@ def _order(value: Any) -> tuple[int, Any]:
     return (0, value) if number else (1, str(value))
 
 
-def heat_maps(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawing | None:
+def heat_maps(predicted: Sequence[Row] | None, real: Sequence[Row] | None, narrow: bool) -> Drawing | None:
     """Test accuracy over the two settings that vary most, predicted, real, and their difference."""
     maps = [(name, rows) for name, rows in (("Predicted", predicted), ("Real", real)) if rows]
     settings = varying([row for _, rows in maps for row in rows])
@@ -66,7 +64,7 @@ def heat_maps(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawin
     return Drawing(figure, _heat_title(predicted, real), caption)
 
 
-def _heat_title(predicted: Rows | None, real: Rows | None) -> str:
+def _heat_title(predicted: Sequence[Row] | None, real: Sequence[Row] | None) -> str:
     if not (predicted and real):
         return f"Test accuracy over the grid, {'predicted' if predicted else 'real'}"
     truth = {key(row.values): row.accuracy for row in real}
@@ -80,7 +78,7 @@ def _heat_title(predicted: Rows | None, real: Rows | None) -> str:
     return f"Predicted test accuracy is off by {points(float(np.mean(differences))).lstrip('+')} on average"
 
 
-def _facets(rows: Rows, others: list[str]) -> dict[str, dict[str, Any]]:
+def _facets(rows: Sequence[Row], others: list[str]) -> dict[str, dict[str, Any]]:
     """Title -> the values of another setting that have maps of their own; the setting with the fewest values."""
     settings = varying(rows)
     few = [name for name in others if len(settings[name]) <= MOST]
@@ -90,7 +88,7 @@ def _facets(rows: Rows, others: list[str]) -> dict[str, dict[str, Any]]:
     return {f"\n{name.replace('_', ' ')} {plain(value)}": {name: value} for value in settings[name]}
 
 
-def _cells(rows: Rows, chosen: dict[str, Any], x: str, y: str, settings: dict[str, list[Any]]) -> np.ndarray:
+def _cells(rows: Sequence[Row], chosen: dict[str, Any], x: str, y: str, settings: dict[str, list[Any]]) -> np.ndarray:
     """Best test accuracy at each (y, x): NaN where no run ended, −1 where all that did diverged."""
     cells = np.full((len(settings[y]), len(settings[x])), np.nan)
     for row in rows:
@@ -112,7 +110,7 @@ def _minus(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.where(crossed & ~np.isnan(difference), -2.0, difference)
 
 
-def _range(rows: Rows) -> tuple[float, float]:
+def _range(rows: Sequence[Row]) -> tuple[float, float]:
     found = [row.test_accuracy for row in rows if row.test_accuracy is not None]
     return (min(found), max(found)) if len(set(found)) > 1 else (0.0, 1.0)
 
@@ -143,7 +141,7 @@ def _label(axes: Axes, x: str, y: str, settings: dict[str, list[Any]]) -> None:
     axes.tick_params(length=0)
 
 
-def effective_rate(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawing | None:
+def effective_rate(predicted: Sequence[Row] | None, real: Sequence[Row] | None, narrow: bool) -> Drawing | None:
     """Test error against η/(1 − m), a curve for each momentum: the least over all other settings."""
     maps = [(name, _ended(rows)) for name, rows in (("Predicted", predicted), ("Real", real)) if rows]
     every = [row for _, rows in maps for row in rows]
@@ -173,11 +171,11 @@ def effective_rate(predicted: Rows | None, real: Rows | None, narrow: bool) -> D
     return Drawing(figure, title, caption + "Where equal η/(1 − m) gives equal errors, the curves lie on one another.")
 
 
-def _ended(rows: Rows) -> list[Row]:
+def _ended(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.test_accuracy is not None]
 
 
-def _least_errors(rows: Rows) -> tuple[list[float], list[float]]:
+def _least_errors(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Effective rates in order, and the least error at each."""
     found: dict[float, float] = {}
     for row in rows:
@@ -186,7 +184,7 @@ def _least_errors(rows: Rows) -> tuple[list[float], list[float]]:
     return sorted(found), [found[rate] for rate in sorted(found)]
 
 
-def parallel_coordinates(predicted: Rows | None, real: Rows | None, narrow: bool) -> Drawing | None:
+def parallel_coordinates(predicted: Sequence[Row] | None, real: Sequence[Row] | None, narrow: bool) -> Drawing | None:
     """Every point as a line through its settings to its test accuracy, the better the darker."""
     rows = sorted(_ended(real or predicted or ()), key=lambda row: row.accuracy)
     settings = varying(rows)

@@ -28,8 +28,8 @@ from linft.workflows.advise import DEFAULT
 from linft.workflows.advise.initialization import Initialization, Tangents
 from linft.workflows.advise.measures import Curvature, curvature, measure
 from linft.workflows.advise.result import (
-    About,
     Advice,
+    AdviceInputs,
     AdvisedModel,
     AdvisedTask,
     Certainty,
@@ -97,7 +97,7 @@ def advise(
         raise LinftError(f"a budget of {steps} steps leaves nothing to train; give 1 or more")
     base = default.replace(steps=steps)
     path, tell = None if output is None else Path(output), progress or (lambda what, done, total: None)
-    about = About(
+    about = AdviceInputs(
         model=AdvisedModel(name=model.name, digest=model.digest, layer_groups=list(model.layer_groups)),
         task=_about(task),
         initialization=initialization,
@@ -110,7 +110,7 @@ def advise(
     if path is not None:
         claim(path / "config.json", {**described, "recipe": asdict(base)}, "results")
     taken: dict[str, float] = {}
-    kept = Kept(path, taken)
+    kept = Facts(path, taken)
     measures = kept("measures", KeptMeasures, lambda: measure(model, task, shots, initialization.seed)).found
     tell("measures", 1, 1)
     rules = fired(measures)
@@ -208,7 +208,7 @@ def verify(
 
 
 @dataclass(frozen=True)
-class Kept:
+class Facts:
     """Facts on disk, with the seconds that they took."""
 
     directory: Path | None

@@ -63,7 +63,7 @@ class AdvisedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class AdviceInputs:
     """All that an advice depends on, but for the recipe that it varies."""
 
     model: AdvisedModel
@@ -163,7 +163,7 @@ class VerifiedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdviceResult(About):
+class AdviceResult(AdviceInputs):
     """One recipe, and why."""
 
     schema: str = "linft-advise-2"
@@ -211,7 +211,7 @@ class Advice:
     curve: Trajectory
     """Predicted on all training images; its test part is one of them."""
     certainty: Certainty
-    about: About
+    about: AdviceInputs
     seconds: Mapping[str, float]
     """By part, and of all."""
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedRun:
+class StoredRun:
     """A finished part, as runs/NAME.json holds it."""
 
     schema: str = "linft-run-1"
@@ -75,10 +75,10 @@ class Store:
             return make()
         file = self.directory / "runs" / f"{name}.json"
         if file.exists():
-            found = schema.read(file, FinishedRun)
+            found = schema.read(file, StoredRun)
             return restored(found.run), found.drift
         trajectory, drift = make()
-        schema.write(file, FinishedRun(run=saved(trajectory), drift=drift))
+        schema.write(file, StoredRun(run=saved(trajectory), drift=drift))
         return trajectory, drift
 
     def finish(self, result: T, file: str) -> T:

@@ -23,7 +23,7 @@ from linft.runtime.versions import versions
 from linft.scores.gather import LAST_CONVOLUTION, ScoreGradients
 from linft.scores.table import SCORES, chosen
 from linft.workflows.rank import uncertainty
-from linft.workflows.rank.result import FILE, About, Entry, RankedModel, RankedTask, RankingResult
+from linft.workflows.rank.result import FILE, RankedModel, RankedSample, RankedScore, RankedTask, RankingResult
 from linft.workflows.rank.score_models import ModelSource, Sample, ScoredModel, scored
 
 COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "group", "seconds", "undefined")
@@ -33,7 +33,7 @@ COLUMNS = ("model", "architecture", "data", "score", "value", "low", "high", "gr
 class Ranking:
     """Models by scores of which more is better."""
 
-    about: About
+    about: RankedSample
     measured: tuple[ScoredModel, ...]
     failed: dict[str, str]
     """Models that could not be scored, and why."""
@@ -213,7 +213,7 @@ def rank(
     if not found:
         raise LinftError(f"none of {len(given)} models could be scored; the first: {next(iter(failed.values()))}")
     classes = len(np.unique(drawn.y_train))
-    about = About(
+    about = RankedSample(
         task=RankedTask(name=task.name, classes=classes, class_names=list(task.class_names)),
         images=len(drawn.y_train),
         per_class=per_class,
@@ -227,14 +227,14 @@ def rank(
     return Ranking(about, tuple(found[name] for name in given if name in found), failed)
 
 
-def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> Entry:
+def _entry(model: str, values: dict[str, float], errors: dict[str, float], groups: dict[str, int]) -> RankedScore:
     """A value with its interval and group."""
     value, either_side = values[model], uncertainty.margin() * errors.get(model, np.nan)
     low, high = (value - either_side, value + either_side) if np.isfinite(either_side) else (None, None)
-    return Entry(value=value, low=low, high=high, group=groups[model])
+    return RankedScore(value=value, low=low, high=high, group=groups[model])
 
 
-def _within(entry: Entry, least: float, most: float) -> Entry:
+def _within(entry: RankedScore, least: float, most: float) -> RankedScore:
     """The entry of a value that can be no less and no more, its interval cut off there."""
     if entry.low is None or entry.high is None:
         return entry

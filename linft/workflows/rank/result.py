@@ -19,7 +19,7 @@ class RankedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class RankedSample:
     """The sample that models were scored on, and how."""
 
     task: RankedTask
@@ -37,7 +37,7 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RankedScore:
     """A value with the interval that holds 95% of what other samples would give, and its group, 0 the best."""
 
     value: Number
@@ -54,9 +54,9 @@ class RankedModel:
     architecture: str
     data: str
     """What it was pretrained on."""
-    consensus: Entry | None
+    consensus: RankedScore | None
     """None where no score exists for it."""
-    scores: dict[str, Entry]
+    scores: dict[str, RankedScore]
     lgc_projection_error: Number
     """Where the kernel of LGC was projected."""
     undefined: dict[str, str]
@@ -65,7 +65,7 @@ class RankedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingResult(About):
+class RankingResult(RankedSample):
     """Models from the best to the worst."""
 
     schema: str = "linft-rank-1"

@@ -13,7 +13,7 @@ from linft.runtime import schema
 from linft.scores.gather import ScoreGradients
 from linft.workflows.rank import score_models, uncertainty
 from linft.workflows.rank.rank import Ranking
-from linft.workflows.rank.result import About, RankedTask, RankingResult
+from linft.workflows.rank.result import RankedSample, RankedTask, RankingResult
 from linft.workflows.rank.score_models import LINES, ScoredModel
 
 SCORES = ("lgc", "lfc", "leep", "knn", "random")
@@ -214,7 +214,7 @@ def measured(model, scores, halves):
 
 def test_groups_of_the_consensus():
     halves = {"a": [1.0, 1.2], "b": [1.1, 1.0], "c": [0.1, 0.2]}
-    about = About(
+    about = RankedSample(
         task=RankedTask(name="made up", classes=2, class_names=["a", "b"]),
         images=10,
         per_class=5,
