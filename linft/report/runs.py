@@ -30,12 +30,12 @@ CURVES = {
     "moving": RunStyle(
         "Predicted, the kernel moving",
         "The network known along the path that is predicted for its weights, to first order about it.",
-        "vermilion", 2.2, (9.0, 2.0), "P",
+        "teal", 2.2, (9.0, 2.0), "P",
     ),
     "moving_features": RunStyle(
         "Predicted, the features’ kernel moving",
         "The same of the features, in few directions, under an exact head.",
-        "green", 2.0, (9.0, 2.0), "X",
+        "brown", 2.0, (9.0, 2.0), "X",
     ),
     "feature_linearized": RunStyle(
         "Features linearized",

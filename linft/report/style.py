@@ -28,6 +28,8 @@ PALETTE = {
     "green": ("#00865f", "#35c99f"),
     "purple": ("#a8518a", "#e09ac6"),
     "amber": ("#b98900", "#e8b93c"),
+    "teal": ("#00788c", "#4cc7dc"),
+    "brown": ("#7d4a26", "#c89468"),
 }
 """Name -> colour on light and on dark ground. Told apart by the colour-blind: after Okabe and Ito."""
 
