@@ -1,5 +1,7 @@
 """Predictions of training-mode recipes: the training of the network linearized through its batch's statistics."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import judges
@@ -36,11 +38,11 @@ def case(x64, digits, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, linft.Tas
     return model, digits.subset(8, 4, seed=0)
 
 
-def explicit(model: Model, task: linft.Task) -> judges.Explicit:
-    """The outputs to first order, training images in training mode, test images with their statistics; by hand."""
+def network(model: Model, task: linft.Task) -> judges.Network:
+    """Training images in training mode, test images with their statistics; by hand."""
     x, x_test = model.preprocess(task.x_train), model.preprocess(task.x_test)
-    w0, unravel = ravel_pytree(model.params)
     zero, train = jax.tree.map(jnp.zeros_like, model.batch_stats), model.forward_train
+    _, unravel = ravel_pytree(model.params)
     assert train is not None
 
     def outputs(w: jax.Array) -> jax.Array:
@@ -48,8 +50,14 @@ def explicit(model: Model, task: linft.Task) -> judges.Explicit:
         own = jax.tree.map(lambda leaf: leaf / (1 - MOMENTUM), new)
         return jnp.concatenate([on_train, model.forward(unravel(w), own, x_test)[0]])
 
-    f0, jacobian = jax.jit(lambda w: (outputs(w), jax.jacrev(outputs)(w)))(w0)
-    return judges.explicit(model, task)._replace(f0=np.asarray(f0), jacobian=np.asarray(jacobian))
+    values, jacobian = jax.jit(outputs), jax.jit(jax.jacrev(outputs))
+    return judges.Network(lambda w: np.asarray(values(w)), lambda w: np.asarray(jacobian(w)))
+
+
+def explicit(model: Model, task: linft.Task) -> judges.Explicit:
+    """Its outputs to first order."""
+    of, w0 = network(model, task), np.asarray(ravel_pytree(model.params)[0])
+    return judges.explicit(model, task)._replace(f0=of.logits(w0), jacobian=of.jacobian(w0))
 
 
 def test_dual_is_the_training_of_the_network_linearized_through_its_statistics(case):
@@ -59,6 +67,22 @@ def test_dual_is_the_training_of_the_network_linearized_through_its_statistics(c
     expected = judges.sgd(judges.linear(of), of, RECIPE, found.steps)
     for name in CURVES:
         np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-9, err_msg=name)
+
+
+def test_a_moving_kernel_follows_the_statistics_along_its_path(case):
+    model, task = case
+    of = explicit(model, task)
+    found = predict.moving(model, task, anchors=2, record_every=2, batch_norm="train")(RECIPE)
+    near = judges.moving(partial(judges.along, network(model, task)), of, RECIPE, 2)
+    expected = judges.sgd(near, of, RECIPE, found.steps)
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-7, err_msg=name)
+    assert (
+        np.abs(
+            found.train_loss / predict.dual(model, task, record_every=2, batch_norm="train")(RECIPE).train_loss - 1
+        ).max()
+        > 1e-3
+    )
 
 
 def test_features_dual_is_the_training_with_an_exact_head(case):
