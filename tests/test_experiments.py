@@ -32,12 +32,12 @@ FILES = {  # experiment -> what its results are
 }
 TASKS = {"predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera", "advice": "hymenoptera"}
 SWEEPS = ("sweep_truth", "sources", "regularisers", "layers", "effective_rate")
-ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "training_mode": 1, "advice": 1}
-"""How many there are of one task: heads × losses × batch norms; heads; one."""
+ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 6, "training_mode": 1, "advice": 1}
+"""How many there are of one task: heads × losses × batch norms; heads × (1 + kinds that move); one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
-SLOW = ("selection",)
-"""It compiles every score for each network of the shipped zoo."""
+SLOW = ("selection", "prediction_kinds", "sweep_truth", "advice")
+"""The first compiles every score for each network of the shipped zoo, the others a dozen runs of different kinds."""
 
 
 class Small(nn.Module):

@@ -1,5 +1,7 @@
 """Predictions whose kernel moves: what the network near a path is exact for, its order, its anchors, and refusals."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import judges
@@ -118,6 +120,15 @@ def test_with_one_anchor_it_is_feature_dual(model, task):
     found = predict.moving(model, task, at="features", rank=2, anchors=1)(recipe)
     expected = predict.feature_dual(model, task, outputs="low-rank", rank=2)(recipe)
     assert_same(values(found), values(expected), 1e-12)
+
+
+@pytest.mark.parametrize("at", ["network", "features"])
+def test_with_three_anchors_it_is_the_training_of_what_is_near_the_path(model, task, explicit, at):
+    recipe = CE.replace(**RATES, **DECAY, decay_vectors=False, convention="decoupled")
+    whole = partial(judges.along, judges.as_it_is(model, task))
+    near = judges.moving({"network": whole, "features": judges.under_head(model, task)}[at], explicit, recipe, 3)
+    found = predict.moving(model, task, at=at, rank=5, anchors=3, record_every=10)(recipe)
+    assert_same(values(found), judges.sgd(near, explicit, recipe, found.steps))
 
 
 def test_it_tends_to_the_real_run_one_order_faster_than_dual(model, task, explicit):

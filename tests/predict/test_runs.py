@@ -69,19 +69,9 @@ def sgd(network: str) -> Judge:
     return lambda s, recipe, record: judges.sgd(s.judges[network], s.explicit, recipe, record)
 
 
-def moved(near: Callable[[Subject], judges.Near]) -> Judge:
-    def judge(s: Subject, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
-        return judges.sgd(judges.moving(near(s), s.explicit, recipe, 3), s.explicit, recipe, record)
-
-    return judge
-
-
-def whole(s: Subject) -> judges.Near:
-    return partial(judges.along, s.judges["model"])
-
-
-def features(s: Subject) -> judges.Near:
-    return judges.under_head(s.model, s.task)
+def moved(s: Subject, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
+    near = judges.moving(partial(judges.along, s.judges["model"]), s.explicit, recipe, 2)
+    return judges.sgd(near, s.explicit, recipe, record)
 
 
 def flow(s: Subject, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,11 +170,8 @@ def relinearized(s: Subject, recipe: Recipe, task: linft.Task | None = None, **h
     return predict.relinearized(s.linear, task or s.task, after=17, **how)
 
 
-def moving(**options: Any) -> Callable[..., Run]:
-    def make(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
-        return predict.moving(s.model, task or s.task, **options, **how)
-
-    return make
+def moving(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
+    return predict.moving(s.model, task or s.task, anchors=2, **how)
 
 
 def from_file(run: Callable[..., Run]) -> Callable[[Subject, Recipe, Path], Trajectory]:
@@ -218,10 +205,7 @@ RUNS = {
     "relinearized, of a linear network": Row(
         relinearized, sgd("linear"), TRAINED, NO_KERNEL | NO_GROUP, tuple(FAMILY[:3])
     ),
-    "moving": Row(moving(anchors=3), moved(whole), MOVED, NO_KERNEL | NO_GROUP, tuple(FAMILY[:3])),
-    "moving, of features": Row(
-        moving(at="features", rank=5, anchors=3), moved(features), MOVED, {}, (MOVED["all at once"], CE)
-    ),
+    "moving": Row(moving, moved, MOVED, NO_KERNEL | NO_GROUP, (SE, CE)),
     "spectral": Row(
         of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM,
         (NESTEROV, HEAVY, PLAIN.replace(learning_rate=0.5)), lengths=1e-6, resumed=from_file(predict.spectral),
