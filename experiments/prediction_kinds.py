@@ -3,7 +3,8 @@
     python experiments/prediction_kinds.py --scale laptop --data ../shared/data
 
 Four real tasks × two heads (fresh, linear probe) × two learning rates, frozen batch norm, cross-entropy: 16
-real runs, each beside its prediction by every kind that `linft predict --how` knows. Seconds are of the processor,
+real runs, each beside its prediction by every kind that `linft predict --how` knows; kinds whose kernel moves have
+lines of their own, and none yet at laptop scale, where one takes one to ten minutes. Seconds are of the processor,
 without compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes.
 Two kernels are computed on one task only (once.json), since they are known otherwise: the trace is that of the full
 kernel, and the full kernel of the features, which costs the same on every task, gives the curve of the weights'
