@@ -74,7 +74,7 @@ def _relinearized(
 def _moving(at: Literal["network", "features"]) -> Callable[..., Trajectory]:
     def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
         own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
-        return moving(model, task, at=at, record_every=record_every, **own)(recipe)
+        return moving(model, task, at=at, record_every=record_every, **own).follow(recipe).noted()
 
     return run
 

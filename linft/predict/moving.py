@@ -111,6 +111,13 @@ class Followed(NamedTuple):
             return None
         return float(np.abs(after.train_loss[i] - before.train_loss[j]).mean() / after.train_loss[i].mean())
 
+    def noted(self) -> Trajectory:
+        """The prediction, with a note of where it has its Jacobians, and of the change."""
+        note = f"Jacobians at steps {', '.join(map(str, self.steps))} of the predicted path"
+        if len(self.steps) > 1 and self.change is not None:
+            note += f", without the last of which the loss would be {self.change:.1%} off"
+        return replace(self.trajectory, note=note)
+
 
 @dataclass(frozen=True)
 class Moving:
@@ -156,11 +163,8 @@ class Moving:
             built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self._tell(len(steps)))
             steps.append(step)
         found = predicted(self.record_every)[0].trajectory
-        note = f"Jacobians at steps {', '.join(map(str, steps))} of the predicted path"
-        followed = Followed(found, found if before is None else before, tuple(steps))
-        if len(steps) > 1 and followed.change is not None:
-            note += f", without the last of which the loss would be {followed.change:.1%} off"
-        return followed._replace(trajectory=replace(found, seconds=time.perf_counter() - begin, note=note))
+        found = replace(found, seconds=time.perf_counter() - begin)
+        return Followed(found, found if before is None else before, tuple(steps))
 
     def _tell(self, anchor: int) -> Count | None:
         """Progress of one anchor, as that of all."""

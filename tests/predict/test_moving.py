@@ -205,7 +205,7 @@ def test_what_it_went_through_is_told(model, task):
     assert far[found.steps[2]] >= min(far[-1], 1.5 * far[found.steps[1]])
     gap = np.abs(found.trajectory.train_loss - found.before.train_loss[::10]).mean()
     assert found.change == pytest.approx(gap / found.trajectory.train_loss.mean(), rel=1e-6)
-    assert f"steps {', '.join(map(str, found.steps))} of" in found.trajectory.note
+    assert f"steps {', '.join(map(str, found.steps))} of" in found.noted().note and found.trajectory.note == ""
 
 
 def test_a_rate_at_which_the_linear_prediction_diverges_still_has_a_path(model, task):

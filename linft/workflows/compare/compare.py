@@ -95,12 +95,22 @@ class Setting:
 RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "finetuned_train_bn": lambda s: s.train(s.model, "train"),
     "finetuned": lambda s: s.train(s.model, "frozen"),
-    "moving": lambda s: predict.moving(
-        s.model, s.task, outputs=s.tangent.kernel_train.outputs, batch_norm=s.batch_norm, record_every=s.record_every
-    )(s.kernel_recipe),
-    "moving_features": lambda s: predict.moving(
-        s.model, s.task, at="features", batch_norm=s.batch_norm, record_every=s.record_every
-    )(s.kernel_recipe),
+    "moving": lambda s: (
+        predict.moving(
+            s.model,
+            s.task,
+            outputs=s.tangent.kernel_train.outputs,
+            batch_norm=s.batch_norm,
+            record_every=s.record_every,
+        )
+        .follow(s.kernel_recipe)
+        .noted()
+    ),
+    "moving_features": lambda s: (
+        predict.moving(s.model, s.task, at="features", batch_norm=s.batch_norm, record_every=s.record_every)
+        .follow(s.kernel_recipe)
+        .noted()
+    ),
     "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
     "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
     "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
