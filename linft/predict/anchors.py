@@ -1,7 +1,7 @@
 """Jacobians of a network at several weights, and the kernels among them: what a path is made of."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from linft.ntk.engine import Backend, How
 from linft.ntk.layerwise import jacobians, plan
 from linft.ntk.layerwise.gram import transposed
 from linft.ntk.tiled import memory
-from linft.ntk.tiled.tiles import refuse_not_finite
+from linft.ntk.tiled.tiles import counter, refuse_not_finite
 from linft.predict.feature_tangent import under
 from linft.predict.path import Path, PathOutputs
 from linft.predict.span import At, BundleItems
@@ -54,6 +54,7 @@ class Anchor(NamedTuple):
     """A network linearized at some weights: for training and test images,"""
 
     model: Model
+    backend: Backend
     rows: tuple[jacobians.Rows, jacobians.Rows]
     """its Jacobians,"""
     from_weights: tuple[dict[str, Array], dict[str, Array]]
@@ -82,6 +83,8 @@ class Anchors:
     segments: tuple[Segment, ...]
     blocks: Mapping[tuple[str, int, int], dict[str, Array]]
     """("train" or "test", k, j) -> J_k J_jᵀ by group, of those images by the training images; j ≤ k for train."""
+    mixing: dict[str, Float[Array, "c c"]]
+    """A_g at w0; used with trace and pseudo kernels."""
 
     def and_at(self, end: At, names: BundleItems, progress: Count | None = None) -> "Anchors":
         """One anchor more, at coordinates of bundles in the span of those before."""
@@ -94,7 +97,8 @@ class Anchors:
         longer = tuple(
             s._replace(moves=_longer(s.moves, len(self.subject.images[0]))) for s in (*self.segments, segment)
         )
-        return _among(self.subject, (*self.anchors, new), longer, self.blocks)
+        anchors = (*self.anchors, new)
+        return replace(self, anchors=anchors, segments=longer, blocks=_blocks(self.subject, anchors, self.blocks))
 
     def tangent(self) -> Tangent:
         """Of the network at w0."""
@@ -129,7 +133,12 @@ def at_start(subject: Subject, count: int, progress: Count | None = None) -> Anc
       LinftError: parameters that the layerwise engine does not cover, or too little memory.
     """
     _fits(subject, count)
-    return _among(subject, (_anchor(subject, subject.params, progress),), (), {})
+    first = _anchor(subject, subject.params, progress)
+    blocks, few = _blocks(subject, (first,), {}), None
+    if subject.how.outputs == "trace":
+        few = empirical_ntk(first.model, subject.images[0][:MIXING_IMAGES], groups=list(subject.groups))
+    spread = mixing(first.model, Kernel(blocks["train", 0, 0], subject.how.outputs), few, subject.labels)
+    return Anchors(subject, (first,), (), blocks, spread)
 
 
 def _fits(subject: Subject, count: int) -> None:
@@ -159,28 +168,18 @@ def _backend(subject: Subject, model: Model) -> Backend:
 
 def _anchor(subject: Subject, params: Tree, progress: Count | None) -> Anchor:
     model = subject.at(params)
-    backend, total, done = _backend(subject, model), sum(map(len, subject.images)), 0
-
-    def tell(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(min(done, total), total)
-
+    backend, tell = _backend(subject, model), counter(progress, sum(map(len, subject.images)))
     train, test = (engine.held(backend, x, equal_size(len(x), subject.how.batch_size), tell) for x in subject.images)
     from_train, from_test = (pushed(model, x, subject.params, subject.labels, subject.groups) for x in subject.images)
     on_train, on_test = (outputs_on(_whole(subject, model), x) for x in subject.images)
-    return Anchor(model, (train, test), (from_train, from_test), (on_train, on_test))
+    return Anchor(model, backend, (train, test), (from_train, from_test), (on_train, on_test))
 
 
-def _among(
-    subject: Subject,
-    anchors: tuple[Anchor, ...],
-    segments: tuple[Segment, ...],
-    known: Mapping[tuple[str, int, int], dict[str, Array]],
-) -> Anchors:
-    """With the kernels of the last anchor and every other."""
-    backend, last = _backend(subject, anchors[-1].model), len(anchors) - 1
+def _blocks(
+    subject: Subject, anchors: tuple[Anchor, ...], known: Mapping[tuple[str, int, int], dict[str, Array]]
+) -> dict[tuple[str, int, int], dict[str, Array]]:
+    """Those known, and the kernels of the last anchor with every other."""
+    backend, last = anchors[-1].backend, len(anchors) - 1
     wanted = [("train", last, j) for j in range(last + 1)] + [("test", last, j) for j in range(last + 1)]
     wanted += [("test", k, last) for k in range(last)]
     found = dict(known)
@@ -190,7 +189,7 @@ def _among(
         if (part, k, j) == ("train", last, last):
             backend.check(block, subject.images[0], None)
         found[part, k, j] = {g: jnp.asarray(values) for g, values in block.items()}
-    return Anchors(subject, anchors, segments, found)
+    return found
 
 
 def _tangent(built: Anchors, count: int) -> Tangent:
@@ -213,10 +212,6 @@ def _tangent(built: Anchors, count: int) -> Tangent:
     def of_all(parts: Iterable[Array]) -> Array:
         return jnp.concatenate(list(parts))
 
-    first = anchors[0].model
-    kernel, few = joined(between), None
-    if subject.how.outputs == "trace":
-        few = empirical_ntk(first, subject.images[0][:MIXING_IMAGES], groups=list(subject.groups))
     squares = trees.dots_by_group(subject.params, subject.params, subject.labels, jax.tree.leaves(subject.labels))
     on_train, on_test = (
         of_all(a.outputs[i] if subject.directions is None else a.outputs[i] @ subject.directions for a in anchors)
@@ -227,12 +222,12 @@ def _tangent(built: Anchors, count: int) -> Tangent:
         logits_test=on_test,
         labels_train=jnp.tile(subject.targets[0], count),
         labels_test=jnp.tile(subject.targets[1], count),
-        kernel_train=kernel,
+        kernel_train=joined(between),
         kernel_test=joined(lambda k, j: built.blocks["test", k, j]),
         weights_train={g: of_all(a.from_weights[0][g] for a in anchors) for g in subject.groups},
         weights_test={g: of_all(a.from_weights[1][g] for a in anchors) for g in subject.groups},
         squared_norms={g: squares[g] for g in subject.groups},
-        mixing=mixing(first, kernel, few, subject.labels),
+        mixing=built.mixing,
     )
 
 

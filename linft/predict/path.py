@@ -10,7 +10,7 @@ lies in the span of the Jacobians before it: the weights stay w_g = γ_g w0_g + 
 are those of a tangent whose images are those of every anchor. Beyond the last anchor f is linear.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from linft.core.base import Tangent
-from linft.predict.operator import apply, operator
-from linft.predict.span import At, BundleItems, Coordinates, Directions, Span, from_pretrained, lifted, span, weighted
+from linft.predict.span import At, BundleItems, Coordinates, Span, from_pretrained, lifted, span, weighted
 
 
 class PathOutputs(NamedTuple):
@@ -52,13 +51,14 @@ def about(names: BundleItems, path: Path) -> Span:
     Args:
       names: bundles of groups whose weight is 1, since a part of the gradient is a multiple of D in all groups.
     """
-    reach = from_pretrained(path.tangent)
-    inner = span(names, reach)
+    inner = span(names, from_pretrained(path.tangent))
     count = len(path.train.at)
     if count == 1:
         return inner if path.directions is None else lifted(inner, path.directions)
-    along_train, along_test = (jax.vmap(on)(_as_coordinates(path.segments)) for on in (inner.on_train, inner.on_test))
-    products, between = _products(names, reach, path.segments)
+    by_bundle = {b: jax.vmap(inner.on_train)(_as_coordinates({b: d})) for b, d in path.segments.items()}
+    along_train = sum(by_bundle.values())
+    along_test = jax.vmap(inner.on_test)(_as_coordinates(path.segments))
+    products, between = _products(names, path.tangent, path.segments, by_bundle)
     squares = jnp.diagonal(between)
     before = jnp.tril(between, -1).sum(1)  # ⟨a_k − w0, D_k⟩
 
@@ -133,19 +133,16 @@ def _as_coordinates(moves: At) -> At:
 
 
 def _products(
-    names: BundleItems, reach: Directions, segments: At
+    names: BundleItems, t: Tangent, segments: At, along: Mapping[str, Float[Array, "p kn c"]]
 ) -> tuple[Callable[[At], Float[Array, "p"]], Float[Array, "p p"]]:
-    """⟨w − w0, D⟩ of every segment as a function of coordinates, and ⟨D, D'⟩."""
-    t = reach.tangent
-    towards = {}
+    """⟨w − w0, D⟩ of every segment as a function of coordinates, and ⟨D, D'⟩; from J D of every bundle."""
+    with_w0 = {}
     for b, weights in names:
-        theta, pushed = operator(t.kernel_train, t, dict(weights)), weighted(t.weights_train, dict(weights))
-        alphas, gammas = segments[b].alpha, segments[b].gamma[:, 0]
-        of_alpha = jnp.stack([apply(theta, alpha) for alpha in alphas]) + gammas[:, None, None] * pushed[None]
-        towards[b] = of_alpha, jnp.tensordot(alphas, pushed, 2) + gammas * weighted(t.squared_norms, dict(weights))
+        pushed, square = (weighted(of, dict(weights)) for of in (t.weights_train, t.squared_norms))
+        with_w0[b] = jnp.tensordot(segments[b].alpha, pushed, 2) + segments[b].gamma[:, 0] * square
 
     def products(at: At) -> Float[Array, "p"]:
-        parts = [jnp.tensordot(towards[b][0], x.alpha, 2) + towards[b][1] * (x.gamma[0] - 1) for b, x in at.items()]
+        parts = [jnp.tensordot(along[b], x.alpha, 2) + with_w0[b] * (x.gamma[0] - 1) for b, x in at.items()]
         return sum(parts)  # pyright: ignore
 
     return products, jax.vmap(lambda moves: products(_as_coordinates(moves)))(segments)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -86,6 +87,18 @@ class Setting:
     def trace(self) -> Tangent:
         return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
 
+    def move(self, at: Literal["network", "features"], outputs: Outputs) -> Trajectory:
+        """Predict with a kernel that moves."""
+        run = predict.moving(
+            self.model,
+            self.task,
+            at=at,
+            outputs=outputs,
+            batch_norm=self.batch_norm,
+            record_every=self.record_every,
+        )
+        return run.follow(self.kernel_recipe).noted()
+
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""
         run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
@@ -95,22 +108,8 @@ class Setting:
 RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "finetuned_train_bn": lambda s: s.train(s.model, "train"),
     "finetuned": lambda s: s.train(s.model, "frozen"),
-    "moving": lambda s: (
-        predict.moving(
-            s.model,
-            s.task,
-            outputs=s.tangent.kernel_train.outputs,
-            batch_norm=s.batch_norm,
-            record_every=s.record_every,
-        )
-        .follow(s.kernel_recipe)
-        .noted()
-    ),
-    "moving_features": lambda s: (
-        predict.moving(s.model, s.task, at="features", batch_norm=s.batch_norm, record_every=s.record_every)
-        .follow(s.kernel_recipe)
-        .noted()
-    ),
+    "moving": lambda s: s.move("network", s.tangent.kernel_train.outputs),
+    "moving_features": lambda s: s.move("features", "full"),
     "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
     "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
     "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
