@@ -114,7 +114,7 @@ class Curvature:
 
         Along an eigenvector with eigenvalue λ it falls as exp(−η' λ t) (Deshpande and others 2021, eq. 3).
         """
-        if self.condition is None or self.largest == 0 or steps == 0:
+        if self.condition is None or self.largest <= 0 or steps == 0:
             return math.inf
         return self.condition / (self.largest * steps)
 
