@@ -56,7 +56,7 @@ def about(names: BundleItems, path: Path) -> Span:
     if count == 1:
         return inner if path.directions is None else lifted(inner, path.directions)
     by_bundle = {b: jax.vmap(inner.on_train)(_as_coordinates({b: d})) for b, d in path.segments.items()}
-    along_train = sum(by_bundle.values())
+    along_train: Array = sum(by_bundle.values())  # pyright: ignore
     along_test = jax.vmap(inner.on_test)(_as_coordinates(path.segments))
     products, between = _products(names, path.tangent, path.segments, by_bundle)
     squares = jnp.diagonal(between)
