@@ -91,7 +91,7 @@ class Anchors:
         moves = {b: x._replace(gamma=x.gamma - 1) for b, x in end.items()}
         for segment in self.segments:
             moves = jax.tree.map(np.subtract, moves, segment.moves)
-        last, new = self.anchors[-1], _anchor(self.subject, _weights(self, names, end), progress)
+        last, new = self.anchors[-1], _anchor(self.subject, self.weights(names, end), progress)
         along = trees.subtract(*(_whole(self.subject, anchor.model).params for anchor in (new, last)))
         segment = Segment(moves, _pushed(self.subject, last, along), _pushed(self.subject, new, along))
         longer = tuple(
@@ -100,9 +100,31 @@ class Anchors:
         anchors = (*self.anchors, new)
         return replace(self, anchors=anchors, segments=longer, blocks=_blocks(self.subject, anchors, self.blocks))
 
+    def weights(self, names: BundleItems, at: At) -> Tree:
+        """Those at coordinates of bundles: γ w0 + Σ_k J_kᵀ α_k."""
+        subject, x = self.subject, self.subject.images[0]
+        groups = {g: b for b, weights in names for g, _ in weights}
+        found = {}
+        for b, (alpha, gamma) in at.items():
+            moved = jax.tree.map(lambda w, gamma=gamma: gamma[0] * w, subject.params)
+            for anchor, part in zip(self.anchors, np.split(alpha, len(self.anchors)), strict=True):
+                with jax.default_matmul_precision("highest"):
+                    back = _pull(anchor.model.forward)(anchor.model.params, anchor.model.batch_stats, x, part)
+                moved = jax.tree.map(jnp.add, moved, back)
+            found[b] = moved
+        return jax.tree.map(
+            lambda group, w, *moved: dict(zip(found, moved, strict=True)).get(groups.get(group), w),
+            subject.labels, subject.params, *found.values(),
+        )  # fmt: skip
+
     def tangent(self) -> Tangent:
         """Of the network at w0."""
         return _tangent(self, 1)
+
+    def alone(self, k: int) -> "Anchors":
+        """One of the anchors, as if it were the only one."""
+        own = {(part, 0, 0): self.blocks[part, k, k] for part in ("train", "test")}
+        return replace(self, anchors=(self.anchors[k],), segments=(), blocks=own)
 
     def path(self) -> Path:
         """Along all anchors."""
@@ -247,24 +269,6 @@ def _pushed(subject: Subject, anchor: Anchor, direction: Tree) -> tuple[Array, A
     every = jax.tree.map(lambda leaf: "all", direction)
     on_train, on_test = (pushed(model, x, direction, every, ("all",))["all"] for x in subject.images)
     return on_train, on_test
-
-
-def _weights(built: Anchors, names: BundleItems, at: At) -> Tree:
-    """The weights at some coordinates."""
-    subject, x = built.subject, built.subject.images[0]
-    groups = {g: b for b, weights in names for g, _ in weights}
-    found = {}
-    for b, (alpha, gamma) in at.items():
-        moved = jax.tree.map(lambda w, gamma=gamma: gamma[0] * w, subject.params)
-        for anchor, part in zip(built.anchors, np.split(alpha, len(built.anchors)), strict=True):
-            with jax.default_matmul_precision("highest"):
-                back = _pull(anchor.model.forward)(anchor.model.params, anchor.model.batch_stats, x, part)
-            moved = jax.tree.map(jnp.add, moved, back)
-        found[b] = moved
-    return jax.tree.map(
-        lambda group, w, *moved: dict(zip(found, moved, strict=True)).get(groups.get(group), w),
-        subject.labels, subject.params, *found.values(),
-    )  # fmt: skip
 
 
 @lru_cache(maxsize=8)

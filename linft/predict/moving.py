@@ -7,7 +7,7 @@ as far again as at the anchor before: further on, a prediction from there says l
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from linft.core import trees
+from linft.core import losses, trees
 from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
@@ -27,6 +27,7 @@ from linft.ntk.empirical import how_of
 from linft.ntk.engine import How
 from linft.predict import replay
 from linft.predict.anchors import Anchors, Subject, at_start
+from linft.predict.certificate import Certificate, certified, steps_to_look_at
 from linft.predict.dual import of_logits, predictable
 from linft.predict.feature_dual import head_settings, under_head
 from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
@@ -52,6 +53,7 @@ def moving(
     rank: int = 8,
     batch_norm: BatchNorm = "frozen",
     batch_size: int = 32,
+    error: float | None = None,
     record_every: int | None = None,
     progress: Count | None = None,
 ) -> "Moving":
@@ -68,6 +70,7 @@ def moving(
       outputs: of the kernels, as in `tangent`; full with `at="features"`.
       rank: leading directions of the features, beside the head's, as in `feature_tangent`.
       batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
+      error: of the train-loss curve, that is to be held: no further anchor is set once the certificate says so.
       record_every: measure every so many steps; about a dozen times by default.
       batch_size, progress: as in `empirical_ntk`.
 
@@ -90,33 +93,23 @@ def moving(
     if at == "features" and outputs != "full":
         raise LinftError('outputs must be "full" with at="features", whose kernels are along few directions already')
     how = how_of(outputs=outputs, batch_size=batch_size)
-    return Moving(model, task, at, anchors, how, rank, batch_norm, record_every, progress)
+    return Moving(model, task, at, anchors, how, rank, batch_norm, error, record_every, progress)
 
 
 class Followed(NamedTuple):
-    """A prediction, and what it went through."""
+    """A prediction, what it went through, and how far it is to be trusted."""
 
     trajectory: Trajectory
-    before: Trajectory
-    """The prediction with one anchor less, at every step: how far they differ tells how far to trust either."""
+    certificate: Certificate
     steps: tuple[int, ...]
     """At which the predicted weights reached the anchors."""
-
-    @property
-    def change(self) -> float | None:
-        """Mean |L − L'| / mean L of the two train-loss curves; None where they share no step but the first."""
-        after, before = self.trajectory, self.before
-        shared, i, j = np.intersect1d(after.steps, before.steps, return_indices=True)
-        if len(shared) < 2:
-            return None
-        return float(np.abs(after.train_loss[i] - before.train_loss[j]).mean() / after.train_loss[i].mean())
+    tangents: tuple[Tangent, ...]
+    """Of what is linearized, at every anchor."""
 
     def noted(self) -> Trajectory:
-        """The prediction, with a note of where it has its Jacobians, and of the change."""
-        note = f"Jacobians at steps {', '.join(map(str, self.steps))} of the predicted path"
-        if len(self.steps) > 1 and self.change is not None:
-            note += f", without the last of which the loss would be {self.change:.1%} off"
-        return replace(self.trajectory, note=note)
+        """The prediction, with a note of where it has its Jacobians, and of how far it is to be trusted."""
+        places = f"Jacobians at steps {', '.join(map(str, self.steps))} of the predicted path"
+        return replace(self.trajectory, note=f"{places}; {self.certificate}")
 
 
 @dataclass(frozen=True)
@@ -130,6 +123,7 @@ class Moving:
     how: How
     rank: int
     batch_norm: BatchNorm
+    error: float | None
     record_every: int | None
     progress: Count | None
 
@@ -141,8 +135,16 @@ class Moving:
         return [self(recipe) for recipe in recipes]
 
     def follow(self, recipe: Recipe) -> Followed:
-        """The prediction, that with one anchor less, and where the anchors stand."""
-        begin = time.perf_counter()
+        """The prediction with as few anchors as hold the error, or all."""
+        begin, found = time.perf_counter(), None
+        for found in self.stages(recipe):
+            if self.error is not None and found.certificate.error <= self.error:
+                break
+        assert found is not None
+        return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
+
+    def stages(self, recipe: Recipe) -> Iterator[Followed]:
+        """The predictions with one anchor, with two, and so on."""
         predictable([recipe], self.batch_norm)
         frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
         n = len(self.task.y_train)
@@ -150,21 +152,43 @@ class Moving:
         bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
         names, whole = items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
         built, steps, before = at_start(frame.subject, self.anchors, self._tell(0)), [0], None
-        start = frame.start(built)
+        start, tangents = frame.start(built), (built.tangent(),)
         while True:
             arrays = built.path(), start
             predicted = partial(replay.replay, frame.network, names, arrays, whole, [recipe], n)
+            found = predicted(1)[0].trajectory
+            looks = self._looks(frame, built, names, predicted, found, recipe)
+            yield Followed(
+                predicted(self.record_every)[0].trajectory, certified(found, looks, before), tuple(steps), tangents
+            )
             if len(steps) == self.anchors:
-                break
-            before = predicted(1)[0].trajectory
+                return
+            before = found
             step = _next(before, steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
             if step is None:
-                break
+                return
             built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self._tell(len(steps)))
             steps.append(step)
-        found = predicted(self.record_every)[0].trajectory
-        found = replace(found, seconds=time.perf_counter() - begin)
-        return Followed(found, found if before is None else before, tuple(steps))
+            tangents += (built.alone(len(steps) - 1).tangent(),)
+
+    def _looks(
+        self,
+        frame: "Frame",
+        built: Anchors,
+        names: BundleItems,
+        predicted: Callable[..., list[replay.Replayed]],
+        found: Trajectory,
+        recipe: Recipe,
+    ) -> dict[int, float]:
+        """The network's train loss at the predicted weights of a few steps."""
+        losses_there = {}
+        for step in steps_to_look_at(found):
+            end = predicted(1, stop=step)[0].end
+            params = frame.params(end, built.weights(names, frame.below(end)))
+            model = with_value(self.model.replace(params=params), self.task, self.batch_norm)
+            logits = outputs_on(model, built.subject.images[0])
+            losses_there[step] = float(losses.mean_loss(recipe.loss, logits, built.subject.targets[0]))
+        return losses_there
 
     def _tell(self, anchor: int) -> Count | None:
         """Progress of one anchor, as that of all."""
@@ -202,6 +226,8 @@ class Frame(NamedTuple):
     network: Build
     below: Callable[[Tree], At]
     """The coordinates of what is linearized among all."""
+    params: Callable[[Tree, Tree], Tree]
+    """All weights, from all coordinates and the weights of what is linearized."""
 
 
 def _of_network(moving: Moving, groups: Groups) -> Frame:
@@ -209,7 +235,7 @@ def _of_network(moving: Moving, groups: Groups) -> Frame:
     labels = trees.labels(model.params, groups)
     names = tuple(dict.fromkeys(jax.tree.leaves(labels)))
     subject = _subject(moving, model, None, labels, names)
-    return Frame(subject, names, (), Anchors.tangent, _logits, lambda at: at)
+    return Frame(subject, names, (), Anchors.tangent, _logits, lambda at: at, lambda at, params: params)
 
 
 def _of_features(moving: Moving, groups: Groups) -> Frame:
@@ -226,7 +252,11 @@ def _of_features(moving: Moving, groups: Groups) -> Frame:
         return FeatureTangent(anchors.tangent(), directions, on_train, on_test, dict(head), 0.0, head_groups)
 
     groups_of_all = tuple(dict.fromkeys([*names, *(group for _, group in head_groups)]))
-    return Frame(subject, groups_of_all, head_groups, start, _under_head, lambda at: at["below"])
+
+    def under_its_head(at: Tree, params: Tree) -> Tree:
+        return trees.put(params, model.head, at["head"])
+
+    return Frame(subject, groups_of_all, head_groups, start, _under_head, lambda at: at["below"], under_its_head)
 
 
 FRAMES: dict[str, Callable[[Moving, Groups], Frame]] = {"network": _of_network, "features": _of_features}

@@ -1,0 +1,188 @@
+"""Does a prediction whose kernel moves hold, and does it know beforehand whether it does?
+
+    python experiments/certificates.py --scale laptop --data ../shared/data
+
+Real runs of two networks on six real tasks with fresh and probe heads, frozen batch norm, cross-entropy, 48 images,
+48 steps of 16; beside each `predict.moving` with one anchor (which is the linear prediction), two, three and four, and
+what its certificate says of each. Development: resnet14-cifar10 on digits, sign_digits and hymenoptera, on which the
+certificate was calibrated. Apart: the tasks fashion, mnist and imagenet_coarse, and ResNet-20 on any task; this was decided before any of them was run. Rows are written as they finish, and a call that was
+interrupted goes on from there. Writes rows.jsonl and table.md into results/certificates/SCALE.
+
+Expected: results/certificates/laptop/table.md.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from clock import Clock
+from options import Options, Scale
+from tables import markdown, share, spread
+
+import linft
+from linft import predict
+from linft.core.base import Tangent, Trajectory
+from linft.predict.certificate import Certificate
+from linft.runtime import json_lines
+from linft.runtime.claims import claim
+
+Case = tuple[Literal["normal", "probe"], Literal["network", "features"], float]
+HEADS = {"normal": "fresh", "probe": "probe"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the experiment."""
+
+    tasks: tuple[str, ...] = ("digits", "fashion", "sign_digits", "mnist", "hymenoptera", "imagenet_coarse")
+    development: tuple[str, ...] = ("digits", "sign_digits", "hymenoptera")
+    networks: tuple[str, ...] = ("resnet14-cifar10", "resnet20")
+    """The first is that of development."""
+    cases: tuple[Case, ...] = (
+        ("probe", "network", 0.001),
+        ("normal", "features", 0.01),
+        ("probe", "network", 0.003),
+        ("normal", "network", 0.01),
+    )
+    """Head, what moves, learning rate."""
+    images: int = 48
+    batch_size: int = 16
+    steps: int = 48
+    anchors: int = 4
+
+
+CONFIGS: dict[Scale, Config] = {
+    "smoke": Config(
+        tasks=("digits", "fashion"),
+        networks=("resnet14-cifar10",),
+        cases=(("probe", "network", 0.001), ("normal", "features", 0.01)),
+        images=10,
+        batch_size=5,
+        steps=6,
+        anchors=2,
+    ),
+    "laptop": Config(),
+}
+
+
+def main(options: Options) -> None:
+    """Run what is missing, and draw the table."""
+    config, directory = CONFIGS[options.scale], options.directory("certificates")
+    if "run" in options.do:
+        run(config, options, directory)
+    if "report" in options.do:
+        rows = json_lines.read(directory / "rows.jsonl")
+        (directory / "table.md").write_text(table(rows, config))
+        print(f"{len(rows)} rows; wrote {directory}/table.md", flush=True)
+
+
+def run(config: Config, options: Options, directory: Path) -> None:
+    """Write what is missing."""
+    claim(directory / "config.json", asdict(config), "rows")
+    file = directory / "rows.jsonl"
+    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}):
+        json_lines.append(file, [row])
+        errors = [f"{stage_error(row, stage):.1%}" for stage in row["stages"]]
+        print(row["key"], f"fell by {row['fall']:.0%}, off by", *errors, flush=True)
+
+
+def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[str, Any]]:
+    """One row for each real run and kind that is not done, every network and task with a case before the next one."""
+    clock = Clock()
+    for case, network, name in itertools.product(config.cases, config.networks, options.chosen(config.tasks)):
+        key, (head, at, rate) = " ".join(map(str, (network, name, *case))), case
+        if key in done:
+            continue
+        task = linft.load_task(options.source(name)).subset(config.images, config.images, seed=0)
+        model = linft.load_model(_file(network, options)).with_head(
+            task.num_classes, jax.random.key(0), head, task=task
+        )
+        recipe = linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=config.steps)
+        real, real_seconds = clock(linft.finetune(model, task, record_every=1), recipe)
+        stages, ahead = [], iter(predict.moving(model, task, at=at, anchors=config.anchors).stages(recipe))
+        while True:
+            followed, seconds = clock(next, ahead, None)
+            if followed is None:
+                break
+            certificate = followed.certificate
+            stages.append(
+                {
+                    "anchors": followed.steps,
+                    "edges": [_edge(tangent, recipe) for tangent in followed.tangents] if at == "network" else None,
+                    "seconds": seconds,
+                    "train_loss": _rounded(certificate.predicted),
+                    "looks": {str(step): _rounded([loss])[0] for step, loss in certificate.looks.items()},
+                    "diverged_at": followed.trajectory.diverged_at,
+                    "test_accuracy": float(followed.trajectory.test_accuracy[-1]),
+                }
+            )
+        yield {
+            "key": key,
+            "network": network,
+            "task": name,
+            "head": HEADS[head],
+            "at": at,
+            "rate": rate,
+            "fall": _fall(real),
+            "real_seconds": real_seconds,
+            "real_diverged_at": real.diverged_at,
+            "train_loss": _rounded(real.train_loss),
+            "test_accuracy": float(real.test_accuracy[-1]),
+            "stages": stages,
+        }
+
+
+def _edge(tangent: Tangent, recipe: linft.Recipe) -> float:
+    """The recipe's rate over the largest stable one, of the full batch, where an anchor stands."""
+    found = predict.stability(tangent, recipe.replace(batch_size=None, steps=1))
+    return float(found.h / found.limit)
+
+
+def _file(network: str, options: Options) -> str:
+    """A network as `linft.load_model` names it."""
+    if network == "resnet20":
+        return str(options.data.parent / "weights/resnet20_cifar10_akamaster.safetensors")
+    return network
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _fall(real: Trajectory) -> float:
+    return float(1 - real.train_loss[-1] / real.train_loss[0])
+
+
+def stage_error(row: dict[str, Any], stage: dict[str, Any]) -> float:
+    """Mean |difference| / mean real loss over the steps that both have; inf where only one of them diverged."""
+    if len(stage["train_loss"]) != len(row["train_loss"]):
+        return float("inf")
+    predicted, real = np.array(stage["train_loss"]), np.array(row["train_loss"])
+    return float(np.abs(predicted - real).mean() / real.mean())
+
+
+def certificate(row: dict[str, Any], place: int) -> Certificate:
+    """What the prediction with so many anchors said of itself."""
+    stage = row["stages"][place]
+    predicted = np.array(stage["train_loss"])
+    before = None if place == 0 else np.array(row["stages"][place - 1]["train_loss"])
+    looks = {int(step): loss for step, loss in stage["looks"].items()}
+    return Certificate(np.arange(len(predicted)), predicted, before, looks, stage["diverged_at"] is not None)
+
+
+def table(rows: list[dict[str, Any]], config: Config) -> str:
+    return ""
+
+
+def apart(row: dict[str, Any], config: Config) -> bool:
+    """Whether a run had no part in the calibration."""
+    return row["network"] != config.networks[0] or row["task"] not in config.development
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
