@@ -3,14 +3,14 @@
     python experiments/prediction_kinds.py --scale laptop --data ../shared/data
 
 Four real tasks × two heads (fresh, linear probe) × two learning rates, frozen batch norm, cross-entropy: 16
-real runs, each beside its prediction by every kind that `linft predict --how` knows; kinds whose kernel moves have
-lines of their own, and none yet at laptop scale, where one takes one to ten minutes. Seconds are of the processor,
+real runs, each beside its prediction by every kind that `linft predict --how` knows, but for those whose kernel moves
+(experiments/certificates.py). Seconds are of the processor,
 without compilation; a kernel's are apart from those of a recipe, since one kernel serves any number of recipes.
 Two kernels are computed on one task only (once.json), since they are known otherwise: the trace is that of the full
 kernel, and the full kernel of the features, which costs the same on every task, gives the curve of the weights'
 training with linear features, against which it is held there. Rows are written as they finish, and a call that was
 interrupted goes on from there. Writes rows.jsonl, table.md and figure.svg into results/prediction_kinds/SCALE.
-At laptop scale also linft/predict/measured.json: the errors and costs by which `linft predict --how auto` chooses.
+At laptop scale also linft/predict/measured.json: errors and costs, by which `linft advise` tells how sure it is.
 
 Expected (results/prediction_kinds/laptop/table.md): with a fresh head every kind's median error of the loss curve
 is 3 to 7 %, of which the tasks make more than the kinds do; at the smaller rate the features' full and low-rank kernels
@@ -52,8 +52,6 @@ from linft.workflows.compare.agreement import agreement
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
 COLOURS = {
-    "moving": "#000000",
-    "moving-features": "#56b4e9",
     "trace": "#999999",
     "dual": "#0072b2",
     "features-trace": "#e69f00",
@@ -99,11 +97,11 @@ def main(options: Options) -> None:
 
 
 def run(config: Config, options: Options, directory: Path) -> None:
-    """Write what is missing: of every real run the kinds that have no line yet."""
+    """Write what is missing."""
     claim(directory / "config.json", asdict(config), "rows")
     file, once = directory / "rows.jsonl", directory / "once.json"
     begin, clock = time.perf_counter(), Clock()
-    done = {row["key"]: set(row["kinds"]) for row in merged(json_lines.read(file))}
+    done = {row["key"] for row in json_lines.read(file)}
     for row in measure(config, options, done, clock):
         json_lines.append(file, [row])
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
@@ -112,16 +110,8 @@ def run(config: Config, options: Options, directory: Path) -> None:
         once.write_text(json.dumps(computed_once(config, options, clock), indent=1) + "\n")
 
 
-def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each real run: its first, with the kinds of all its lines."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault(row["key"], row)["kinds"] |= row["kinds"]
-    return list(found.values())
-
-
 def report(directory: Path, scale: Scale) -> None:
-    """Write table and figure of the rows so far, and what `linft predict --how auto` goes by."""
+    """Write table and figure of the rows so far, and what `linft advise` goes by."""
     rows = finished(directory)
     (directory / "table.md").write_text(table(rows))
     figure(rows).savefig(directory / "figure.svg", metadata={"Date": None})
@@ -132,7 +122,7 @@ def report(directory: Path, scale: Scale) -> None:
 
 def finished(directory: Path) -> list[dict[str, Any]]:
     """The rows, with what the kernels cost that were computed on one task."""
-    rows = merged(json_lines.read(directory / "rows.jsonl"))
+    rows = json_lines.read(directory / "rows.jsonl")
     seconds = json.loads((directory / "once.json").read_text())["seconds"]
     for row, kind in itertools.product(rows, seconds):
         row["kinds"][kind] |= seconds[kind]
@@ -158,15 +148,8 @@ def computed_once(config: Config, options: Options, clock: Clock) -> dict[str, A
     }
 
 
-FIRST_KINDS = ("trace", "dual", "features-trace", "features-low-rank", "relinearize", "features")
-"""Measured together with the real run, which shares their kernels."""
-
-
-def measure(config: Config, options: Options, done: dict[str, set[str]], clock: Clock) -> Iterator[dict[str, Any]]:
-    """What is not done: real runs, every task's with the first rates before the next, then predictions that move.
-
-    Those that suit the head come first.
-    """
+def measure(config: Config, options: Options, done: set[str], clock: Clock) -> Iterator[dict[str, Any]]:
+    """Real runs that are not done, every task's with the first rates before the next, and their predictions."""
     tasks, bare = options.chosen(config.tasks), linft.load_model(config.model)
     linear = linft.linearize(bare, at="features")  # whatever the head that is put on it
 
@@ -195,30 +178,6 @@ def measure(config: Config, options: Options, done: dict[str, set[str]], clock: 
             real, seconds = clock(linft.finetune(model, task), recipe)
             row = {"key": key, "task": name, "head": HEADS[head], "rate": rate}
             yield row | compared(model, linear, task, recipe, kernels, real, seconds, clock)
-    for suits, (key, name, head, rate) in itertools.product((True, False), cases):
-        kind = MOVING[head] if suits else MOVING["normal" if head == "probe" else "probe"]
-        if kind not in done.get(key, ()):
-            task, recipe = _task(config, options, name), _recipe(config, rate)
-            model = _headed(bare, task, head)
-            real = linft.finetune(model, task)(recipe)
-            yield {"key": key, "kinds": {kind: along_its_path(kind, model, task, recipe, real, clock)}}
-
-
-MOVING: dict[Literal["normal", "probe"], str] = {"normal": "moving-features", "probe": "moving"}
-"""The kind that suits a head."""
-
-
-def along_its_path(
-    kind: str, model: Model, task: Task, recipe: linft.Recipe, real: Trajectory, clock: Clock
-) -> dict[str, Any]:
-    """A prediction whose kernel moves; `anchors` counts its Jacobians, `change` is the curve's without the last."""
-    at = "features" if kind == "moving-features" else "network"
-    followed, taken = clock(predict.moving(model, task, at=at).follow, recipe)
-    return (
-        asdict(agreement(followed.trajectory, real))
-        | {"kernel_seconds": 0.0, "recipe_seconds": taken, "train_loss": followed.trajectory.train_loss.tolist()}
-        | {"anchors": list(followed.steps), "change": followed.change}
-    )
 
 
 def _task(config: Config, options: Options, name: str) -> Task:
@@ -284,25 +243,20 @@ def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for head, (lower, upper) in itertools.product(HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
             own = [
                 np.inf if row["kinds"][kind]["train_loss_error"] is None else row["kinds"][kind]["train_loss_error"]
-                for row in having(kind, rows)
+                for row in rows
                 if row["head"] == head and row["predicted_fall"] is not None and lower < row["predicted_fall"] <= upper
             ]
             quartile = float(np.quantile(own, 0.75)) if own else np.inf
             errors[head].append(math.ceil(1000 * quartile) / 1000 if math.isfinite(quartile) else None)
             runs[head].append(len(own))
-        cost = round(float(np.median([_cost(row, kind) for row in having(kind, rows)])), 2)
+        cost = round(float(np.median([_cost(row, kind) for row in rows])), 2)
         found[kind] = {"cost": cost, "errors": errors, "runs": runs}
     return found
 
 
-def having(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with a kind: those of kinds that move come one by one."""
-    return [row for row in rows if kind in row["kinds"]]
-
-
 def of_which(rows: list[dict[str, Any]]) -> list[str]:
-    """The kinds that some row has."""
-    return [kind for kind in KINDS if having(kind, rows)]
+    """The kinds that are measured, in their order."""
+    return [kind for kind in KINDS if kind in rows[0]["kinds"]]
 
 
 def _cost(row: dict[str, Any], kind: str) -> float:
@@ -321,7 +275,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| --- |" + " --- |" * 7,
     ]
     for kind in of_which(rows):
-        cells, those = [], having(kind, rows)
+        cells, those = [], rows
         for head in HEADS.values():
             own = [row["kinds"][kind] for row in those if row["head"] == head]
             if not own:
@@ -359,7 +313,7 @@ def steps_table(rows: list[dict[str, Any]]) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for kind in of_which(rows):
-        those = having(kind, rows)
+        those = rows
         levels = [level for row in those for level in row["kinds"][kind]["steps_to_loss"] if level["reference_steps"]]
         errors = [abs(level["relative_error"]) for level in levels if level["relative_error"] is not None]
         first = np.median([1 / _cost(row, kind) for row in those])
@@ -376,7 +330,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     panels = drawing.subplots(1, len(HEADS), sharex=True, sharey=True)
     for head, axes in zip(HEADS.values(), panels, strict=True):
         for kind in of_which(rows):
-            own = [row for row in having(kind, rows) if row["head"] == head]
+            own = [row for row in rows if row["head"] == head]
             if not own:
                 continue
             points = np.array([(_cost(row, kind), max(row["kinds"][kind]["train_loss_error"], 1e-4)) for row in own])

@@ -26,14 +26,15 @@ FILES = {  # experiment -> what its results are
     "advice": {"table.md", "rows.jsonl"},
     "predicted_vs_actual": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "prediction_kinds": {"table.md", "figure.svg", "rows.jsonl", "config.json", "once.json"},
+    "certificates": {"table.md", "rows.jsonl", "config.json"},
     "selection": {"tables.md", "truth.jsonl", "scores.jsonl"},
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
 }
 TASKS = {"predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera", "advice": "hymenoptera"}
 SWEEPS = ("sweep_truth", "sources", "regularisers", "layers", "effective_rate")
-ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 6, "training_mode": 1, "advice": 1}
-"""How many there are of one task: heads × losses × batch norms; heads × (1 + kinds that move); one."""
+ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "training_mode": 1, "advice": 1}
+"""How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
 SLOW = ("selection", "prediction_kinds", "sweep_truth", "advice")

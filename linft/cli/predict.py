@@ -1,5 +1,7 @@
 """`linft predict`: predict a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from linft.cli.options import ImageOptions, ModelOptions, OutputOptions, TaskOptions, with_length
+from linft.core.errors import Unavailable
 from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ class Predict:
         "auto", "trace", "dual", "features-trace", "features-low-rank", "relinearize", "features", "moving",
         "moving-features",
     ] = "auto"  # fmt: skip
-    """The kind of prediction; auto takes the cheapest that measured runs say will hold the error, and of runs unlike
-    those measured the most exact that fits into memory."""
+    """The kind of prediction; auto moves the kernel along its predicted path until the prediction says by its own
+    certificate that it holds the error."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
@@ -46,7 +49,7 @@ class Predict:
         from linft import predict
         from linft.cli.terminal import bars, terminal
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import FIRST, FROZEN, KINDS, auto
+        from linft.predict.choice import FROZEN, KINDS, auto, chosen
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.predict.tangent import mode
         from linft.report import trajectories
@@ -64,35 +67,39 @@ class Predict:
         recipe, dropped = predict.nearest(asked, batch_norm)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
-        runs: dict[str, linft.Trajectory] = {}
         with bars(console) as progress:
 
-            def predicted(kind: str) -> tuple[linft.Trajectory, None]:
-                made = KINDS[kind].run(
-                    model,
-                    task,
-                    recipe,
-                    self.writing.record_every,
-                    groups=groups,
-                    batch_norm=batch_norm,
-                    batch_size=self.kernel_batch,
-                    progress=lambda done, total: progress(f"{kind}: kernel", done, total),
-                )
-                return made, None
-
-            def run(kind: str) -> linft.Trajectory:
+            def predicted(kind: str, run: Callable[..., linft.Trajectory], name: str) -> linft.Trajectory:
                 """The prediction on disk, or a new one that is kept."""
-                if kind not in runs:
-                    runs[kind], _ = store.run(kind, lambda: predicted(kind))
-                return runs[kind]
 
-            chosen = None
+                def make() -> tuple[linft.Trajectory, None]:
+                    made = run(
+                        model,
+                        task,
+                        recipe,
+                        self.writing.record_every,
+                        groups=groups,
+                        batch_norm=batch_norm,
+                        batch_size=self.kernel_batch,
+                        progress=lambda done, total: progress(f"{kind}: kernel", done, total),
+                    )
+                    return made, None
+
+                return store.run(name, make)[0]
+
+            def automatic() -> tuple[str, linft.Trajectory]:
+                """By the first kind that can be had."""
+                *others, (last, run_last) = auto(self.error, self.model.head)
+                for kind, run in others:
+                    with suppress(Unavailable):
+                        return kind, predicted(kind, run, f"{kind}-within-{self.error:g}")
+                return last, predicted(last, run_last, last)
+
             if self.how == "auto":
-                chosen = auto(
-                    self.error, model, task, asked, lambda: run(FIRST), self.model.head, self.model.head_scale
-                )
-            kind = self.how if chosen is None else chosen.kind
-            found = run(kind)
+                kind, found = automatic()
+                choice = chosen(self.error, kind, found)
+            else:
+                kind, found, choice = self.how, predicted(self.how, KINDS[self.how].run, self.how), None
         result = PredictionResult(
             model=ModelName(name=model.name),
             task=summary(task),
@@ -100,14 +107,14 @@ class Predict:
             dropped=dropped,
             how=kind,
             error=self.error,
-            choice=chosen,
-            runs={name: saved(trajectory) for name, trajectory in runs.items()},
+            choice=choice,
+            runs={kind: saved(found)},
             versions=versions(),
         )
         store.finish(result, FILE)
         with whole(output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result.runs), encoding="utf-8")
-        for line in [dropped, *findings(kind, KINDS[kind], found, chosen and chosen.reason)]:
+        for line in [dropped, *findings(kind, KINDS[kind], found, choice and choice.reason)]:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {output / FILE}", soft_wrap=True)
@@ -127,4 +134,5 @@ def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str
         f"Train loss goes from {found.train_loss[0]:.3f} to {found.train_loss[-1]:.3f} in {found.steps[-1]} steps, "
         f"test accuracy goes from {found.test_accuracy[0]:.1%} to {found.test_accuracy[-1]:.1%}.",
         *([f"{found.note[0].upper()}{found.note[1:]}."] if found.note else []),
+        *([f"By its own certificate {found.certificate}."] if found.certificate and not reason else []),
     ]

@@ -264,6 +264,26 @@ class Curves(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How far a predicted train-loss curve is to be trusted, as the prediction itself tells."""
+
+    error: float | None
+    """Mean |difference| / mean loss of the whole curve that nine of ten such predictions keep; None where none does."""
+    within: float
+    """An error,"""
+    horizon: int
+    """the last step up to which it is expected to be kept,"""
+    loss: float
+    """and the predicted train loss there."""
+
+    def __str__(self) -> str:
+        until = f"within {100 * self.within:g} % up to step {self.horizon}, a train loss of {self.loss:.3g}"
+        if self.error is None:
+            return f"not to be trusted as a whole; {until}"
+        return f"expected to be off by at most {100 * self.error:.2g} %; {until}"
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """What a run gives: losses and accuracies on the whole train and test sets after t updates."""
 
@@ -286,6 +306,8 @@ class Trajectory:
     """The fine-tuned model, where the run trains weights."""
     best: Model | None = None
     """The model at the recorded step of greatest test accuracy, where the run kept checkpoints."""
+    certificate: Certificate | None = None
+    """Of a prediction that tells how far it is to be trusted."""
     reestimated: Curves | None = None
     """With the training images' statistics at every recorded step, of a real run with batch norm in training mode."""
 

@@ -14,3 +14,7 @@ def no_derivative(what: str, image: int) -> LinftError:
         f"{what} is not finite at image {image}, though the weights and the image are: the network has no finite "
         "derivative there, as a norm has none at zero (add a small number under its root), or its values are too large"
     )
+
+
+class Unavailable(LinftError):
+    """What was asked for cannot be computed of this network or on this machine; something else may be."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from linft.core.base import Curves, Trajectory
+from linft.core.base import Certificate, Curves, Trajectory
 
 CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
@@ -37,6 +37,7 @@ class SavedTrajectory:
     seconds: float
     diverged_at: int | None
     note: str
+    certificate: Certificate | None = None
     reestimated: SavedCurves | None = None
     """With re-estimated statistics, of a real run with batch norm in training mode."""
 
@@ -54,6 +55,7 @@ def saved(run: Trajectory) -> SavedTrajectory:
         seconds=run.seconds,
         diverged_at=None if run.diverged_at is None else int(run.diverged_at),
         note=run.note,
+        certificate=run.certificate,
         reestimated=run.reestimated and SavedCurves(**{k: numbers(v) for k, v in run.reestimated._asdict().items()}),
     )
 
@@ -72,6 +74,7 @@ def restored(found: SavedTrajectory) -> Trajectory:
         seconds=found.seconds,
         diverged_at=found.diverged_at,
         note=found.note,
+        certificate=found.certificate,
         reestimated=curves and Curves(**{name: np.array(v, float) for name, v in vars(curves).items()}),
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import Kernel, Model, Tangent
-from linft.core.errors import LinftError
+from linft.core.errors import Unavailable
 from linft.core.forward_pass import Forward, equal_size
 from linft.core.trees import Tree
 from linft.ntk import engine
@@ -182,7 +182,7 @@ def _backend(subject: Subject, model: Model) -> Backend:
     try:
         layers = plan.plan(model, subject.images[0])
     except plan.Uncovered as reason:
-        raise LinftError(f"{reason}, so its kernel cannot be moved; use predict.dual") from None
+        raise Unavailable(f"{reason}, so its kernel cannot be moved; use predict.dual") from None
     return engine.of_layers(
         model, layers, wanted, engine.directions(subject.how, model.num_classes, model.dtype), subject.how
     )

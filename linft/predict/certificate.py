@@ -1,62 +1,68 @@
 """How far a prediction holds, told by itself before anything is trained.
 
 Two things tell it. By how much the last anchor changed the prediction: the error left is mostly less than what was
-mended last. And the network at the predicted weights: where the prediction ends at weights at which the network's loss is
-another one, it is not to be believed. Of the second the early steps are to be looked at: once a prediction has left
+mended last. And the network at the predicted weights: where its loss is another one than the predicted, the prediction
+is not to be believed. Of the second the early steps are to be looked at: once a prediction has left
 the way, the network's loss at its weights grows without any measure, while a real run turns back.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from linft.core.base import Trajectory
+from linft.core.base import Certificate, Trajectory
 
 LOOKS = 6
 """Steps at which the network is looked at."""
+LEFT = 0.3
+"""Share of an error that an anchor leaves, at least: that it changed next to nothing may be chance."""
 OF_CHANGE = 1.0
-"""The error over the change by the last anchor, in nine of ten runs of experiments/certificates.py at most."""
+"""The error over the change by the last anchor, that nine of ten runs of experiments/certificates.py keep."""
 OF_LOOKS = 1.0
 """The error over the distance of the network's losses from the predicted ones, likewise."""
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """How far a predicted train-loss curve is to be trusted."""
+class Evidence:
+    """What tells how far a predicted train-loss curve is to be trusted."""
 
     steps: Int[np.ndarray, "t"]
-    predicted: Float[np.ndarray, "t"]
-    """The train loss at every step."""
-    before: Float[np.ndarray, "t"] | None
-    """That with one anchor less, inf where it diverged; None with one anchor."""
+    curves: Float[np.ndarray, "k t"]
+    """The train loss predicted with one anchor, with two and so on, the last of them the prediction; inf where one
+    diverged."""
     looks: Mapping[int, float]
     """The network's train loss at the weights predicted at some steps."""
     diverged: bool
 
     @property
-    def error(self) -> float:
-        """The error of the curve, mean |difference| / mean loss, that nine of ten predictions keep."""
-        return self._within(len(self.steps))
+    def predicted(self) -> Float[np.ndarray, "t"]:
+        """The prediction."""
+        return self.curves[-1]
 
-    def horizon(self, error: float) -> int:
-        """The last step up to which the curve is expected to hold an error."""
-        held = [i for i in range(1, len(self.steps)) if self._within(i + 1) <= error]
-        return int(self.steps[held[-1]]) if held else 0
+    def certificate(self, within: float) -> Certificate:
+        """What follows, and up to where an error is expected to be kept."""
+        errors = [self.error(count) for count in range(2, len(self.steps) + 1)]
+        held = [i for i, error in enumerate(errors, 1) if error <= within]
+        horizon = held[-1] if held else 0
+        whole = errors[-1] if errors else 0.0
+        return Certificate(whole if math.isfinite(whole) else None, within, horizon, float(self.predicted[horizon]))
 
-    def _within(self, count: int) -> float:
-        """The error that is expected of the first so many steps."""
+    def error(self, count: int) -> float:
+        """Of the first so many points, mean |difference| / mean loss that nine of ten predictions keep."""
         if self.diverged and count == len(self.steps):
             return float("inf")
-        predicted = self.predicted[:count]
-        if self.before is not None:
-            apart = np.abs(predicted - self.before[:count])
-            return OF_CHANGE * float(apart.mean() / predicted.mean())
+        curves = self.curves[:, :count]
+        if len(curves) > 1:
+            means = np.where(np.isfinite(curves).all(1), curves.mean(1), 1)
+            changes = np.abs(np.diff(curves, axis=0)).mean(1) / means[1:]
+            return OF_CHANGE * float((changes * LEFT ** np.arange(len(changes))[::-1]).max())
         looks = {step: loss for step, loss in self.looks.items() if step < count}
         at = np.array([0, *looks])
-        apart = np.abs(np.array([0, *looks.values()]) - np.array([0, *(predicted[step] for step in looks)]))
-        return OF_LOOKS * float(np.interp(np.arange(count), at, apart).mean() / predicted.mean())
+        apart = np.abs(np.array([0, *looks.values()]) - np.array([0, *(curves[0, step] for step in looks)]))
+        return OF_LOOKS * float(np.interp(np.arange(count), at, apart).mean() / curves[0].mean())
 
 
 def steps_to_look_at(predicted: Trajectory) -> list[int]:
@@ -65,15 +71,15 @@ def steps_to_look_at(predicted: Trajectory) -> list[int]:
     return sorted({round(last * share / LOOKS) for share in range(1, LOOKS + 1)} - {0})
 
 
-def certified(predicted: Trajectory, looks: Mapping[int, float], before: Trajectory | None) -> Certificate:
-    """The certificate of a prediction measured at every step.
+def evidence(runs: Sequence[Trajectory], looks: Mapping[int, float]) -> Evidence:
+    """Of a prediction.
 
     Args:
+      runs: with one anchor, with two and so on, measured at every step, the last of them the prediction.
       looks: the network's train loss at the predicted weights, by step.
-      before: the prediction with one anchor less.
     """
-    earlier = None
-    if before is not None:
-        count = len(predicted.steps)
-        earlier = np.pad(before.train_loss[:count], (0, max(0, count - len(before.steps))), constant_values=np.inf)
-    return Certificate(predicted.steps, predicted.train_loss, earlier, dict(looks), predicted.diverged_at is not None)
+    predicted, count = runs[-1], len(runs[-1].steps)
+    curves = [
+        np.pad(run.train_loss[:count], (0, max(0, count - len(run.steps))), constant_values=np.inf) for run in runs
+    ]
+    return Evidence(predicted.steps, np.stack(curves), dict(looks), predicted.diverged_at is not None)

@@ -1,26 +1,20 @@
-"""Which prediction to take: the cheapest that, by what was measured, will hold the error asked for.
-
-Errors were measured on one network and few images. Of anything else nothing is promised: there the most exact
-kind is taken that fits into memory.
-"""
+"""Every kind of prediction by its name, with what was measured of some; and the one that holds an error."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from linft.core import trees
 from linft.core.base import Model, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
-from linft.ntk.tiled import memory
 from linft.predict.dual import dual
 from linft.predict.feature_dual import feature_dual
-from linft.predict.moving import moving
+from linft.predict.moving import ANCHORS, moving
 from linft.predict.relinearized import relinearized
 
 Head = Literal["fresh", "probe"]
@@ -71,10 +65,13 @@ def _relinearized(
     return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
 
 
-def _moving(at: Literal["network", "features"]) -> Callable[..., Trajectory]:
+def _moving(
+    at: Literal["network", "features"], error: float | None = None, anchors: int = ANCHORS
+) -> Callable[..., Trajectory]:
     def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
         own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
-        return moving(model, task, at=at, record_every=record_every, **own).follow(recipe).noted()
+        own |= {"at": at, "error": error, "anchors": anchors, "record_every": record_every}
+        return moving(model, task, **own)(recipe)
 
     return run
 
@@ -111,9 +108,6 @@ KINDS = _kinds()
 FIRST = "trace"
 """The kind whose predicted fall of the loss is looked up."""
 
-
-EXACT = ("relinearize", "features", "features-low-rank", "dual", "features-trace", "trace")
-"""The kinds by what they leave out, the least first: real steps before, an exact head, all pairs of outputs."""
 
 FROZEN = ("relinearize",)
 """Kinds that predict frozen batch norm only."""
@@ -161,22 +155,13 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def affordable(model: Model, task: Task) -> tuple[str, ...]:
-    """The kinds whose kernels, train × train and test × train, fit into memory, the most exact first."""
-    width, classes = trees.get(model.params, model.head)["kernel"].shape
-    outputs = {"relinearize": classes, "dual": classes, "features": width, "features-low-rank": min(width, classes + 8)}
-    n, m, groups = len(task.y_train), len(task.y_test), len(model.stages)
-    room = memory.budget(None) / (2 * groups * n * (n + m) * model.dtype.itemsize)  # beside their computation
-    return tuple(kind for kind in EXACT if outputs.get(kind, 1) ** 2 <= room) or ("trace",)
-
-
 @dataclass(frozen=True)
 class ChosenKind:
     """A kind, and why."""
 
     kind: str
     expected: float | None
-    """Upper quartile of the measured errors of the train-loss curve; None where nothing was measured."""
+    """Error of the train-loss curve that its certificate tells; None where it tells none."""
     holds: bool
     """Whether that is within what was asked for."""
     reason: str
@@ -190,80 +175,35 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def auto(
-    error: float,
-    model: Model,
-    task: Task,
-    recipe: Recipe,
-    first: Callable[[], Trajectory],
-    head: str,
-    scale: float = 0.01,
-) -> ChosenKind:
-    """The kind for a run: by measured errors where the run is like those measured, else the most exact one.
+def auto(error: float, head: str) -> Iterator[tuple[str, Callable[..., Trajectory]]]:
+    """Kinds and their runs, to be tried until one can be had: as `PredictionKind.run`, but for an error to be held.
+
+    First the kind that suits the head, its kernel moving along the predicted path until its certificate holds the
+    error, with as many Jacobians at most as there is memory for; then the network's kernel, at last its traces.
 
     Args:
-      error: as of `choose`.
-      recipe, head, scale: as of `unmeasured`.
-      first: the prediction of the kind `FIRST`, whose fall of the loss is looked up.
-    """
-    _check(error)
-    kinds = affordable(model, task)
-    if recipe.batch_norm == "train":
-        kinds = tuple(kind for kind in kinds if kind not in FROZEN)
-    if (reason := unmeasured(model, task, recipe, head, scale)) is not None:
-        return _most_exact(kinds, f"not measured for {reason}")
-    return choose(error, fall(first()), "probe" if head == "probe" else "fresh", kinds)
-
-
-def _most_exact(kinds: Sequence[str], reason: str) -> ChosenKind:
-    return ChosenKind(kinds[0], None, False, f"{reason}; of what fits into memory this one leaves out least")
-
-
-def _check(error: float) -> None:
-    if not error > 0:
-        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
-
-
-def choose(error: float, fall: float | None, head: Head, kinds: Sequence[str] = EXACT) -> ChosenKind:
-    """The cheapest kind whose measured error, at such a head and such a fall of the loss, is within `error`.
-
-    Errors are the upper quartiles in `KINDS`, of the runs of experiments/prediction_kinds.py whose predicted
-    loss never rises above its first value, and say nothing of other runs (`unmeasured`). Where no kind holds it,
-    the most accurate is taken, and the choice says so.
-
-    Args:
-      error: mean |predicted − real| train loss over the mean real one, that is asked for.
-      fall: of the loss, as the trace kernel predicts it.
-      head: fresh (random) or probe.
-      kinds: to choose among, the most exact first.
+      error: mean |predicted − real| train loss over the mean real one.
+      head: how the new head was made, as in `Model.with_head`. A random one sees the layers below only as it grows, so
+        that their features are followed, and the head is exact.
 
     Raises:
       LinftError: the error asked for is not above 0.
-
-    Example:
-      >>> choose(0.05, 0.2, "fresh").kind in KINDS
-      True
     """
-    _check(error)
-    place = len(FALLS) - 1 if fall is None else next(i for i, upper in enumerate(FALLS) if fall <= upper)
-    errors = {name: kind.errors[head][place] for name, kind in KINDS.items() if name in kinds}
-    known = {name: value for name, value in errors.items() if value is not None}
-    number = next(iter(KINDS.values())).runs[head][place]
-    where = f"upper quartile of {number} measured runs with a {head} head and a loss falling by {_between(place)}"
-    if not known:
-        return _most_exact(kinds, f"nothing was measured with a {head} head and such a fall of the loss")
-    best = min(known, key=lambda name: known[name])
-    if fall is None:
+    if not error > 0:
+        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
+    kind, at = ("moving-features", "features") if head in ("normal", "zeros") else ("moving", "network")
+    for anchors in range(ANCHORS, 0, -1):
+        yield kind, _moving(at, error, anchors)
+    for name in ("dual", "trace"):
+        yield name, KINDS[name].run
+
+
+def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:
+    """What `auto` came to, as the prediction's certificate has it."""
+    told = found.certificate
+    if told is None:
         return ChosenKind(
-            best, None, False, "the predicted loss rises; no prediction is expected to hold for such a rate"
+            kind, None, False, "no kernel that moves can be had: too little memory, or the network's layers"
         )
-    for name, value in known.items():
-        if value <= error:
-            return ChosenKind(name, value, True, f"expected to be off by {value:.1%} ({where})")
-    reason = f"no kind is expected to hold {error:.1%}; this one comes closest, with {known[best]:.1%} ({where})"
-    return ChosenKind(best, known[best], False, reason)
-
-
-def _between(place: int) -> str:
-    lower = f"{FALLS[place - 1]:.0%} to " if place else "less than "
-    return f"{lower}{FALLS[place]:.0%}"
+    holds = told.error is not None and told.error <= error
+    return ChosenKind(kind, told.error, holds, str(told) if holds else f"{100 * error:g} % is not held; {told}")

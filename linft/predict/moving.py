@@ -27,7 +27,7 @@ from linft.ntk.empirical import how_of
 from linft.ntk.engine import How
 from linft.predict import replay
 from linft.predict.anchors import Anchors, Subject, at_start
-from linft.predict.certificate import Certificate, certified, steps_to_look_at
+from linft.predict.certificate import Evidence, evidence, steps_to_look_at
 from linft.predict.dual import of_logits, predictable
 from linft.predict.feature_dual import head_settings, under_head
 from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
@@ -39,6 +39,8 @@ from linft.runtime.progress import Count
 from linft.training import optimizer
 
 ANCHORS = 4
+WITHIN = 0.1
+"""The error up to which a horizon is told, where none is asked for."""
 FURTHER = 1.5
 """How much further from w0 an anchor may be than the one before, the first two apart."""
 
@@ -100,16 +102,12 @@ class Followed(NamedTuple):
     """A prediction, what it went through, and how far it is to be trusted."""
 
     trajectory: Trajectory
-    certificate: Certificate
+    evidence: Evidence
+    """How far it is to be trusted; the trajectory has its certificate."""
     steps: tuple[int, ...]
     """At which the predicted weights reached the anchors."""
     tangents: tuple[Tangent, ...]
     """Of what is linearized, at every anchor."""
-
-    def noted(self) -> Trajectory:
-        """The prediction, with a note of where it has its Jacobians, and of how far it is to be trusted."""
-        places = f"Jacobians at steps {', '.join(map(str, self.steps))} of the predicted path"
-        return replace(self.trajectory, note=f"{places}; {self.certificate}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Moving:
         """The prediction with as few anchors as hold the error, or all."""
         begin, found = time.perf_counter(), None
         for found in self.stages(recipe):
-            if self.error is not None and found.certificate.error <= self.error:
+            if self.error is not None and found.evidence.error(len(found.evidence.steps)) <= self.error:
                 break
         assert found is not None
         return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
@@ -151,20 +149,22 @@ class Moving:
         settings = optimizer.settings(recipe, frame.groups, n)
         bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
         names, whole = items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
-        built, steps, before = at_start(frame.subject, self.anchors, self._tell(0)), [0], None
+        built, steps, runs = at_start(frame.subject, self.anchors, self._tell(0)), [0], []
         start, tangents = frame.start(built), (built.tangent(),)
         while True:
             arrays = built.path(), start
             predicted = partial(replay.replay, frame.network, names, arrays, whole, [recipe], n)
-            found = predicted(1)[0].trajectory
-            looks = self._looks(frame, built, names, predicted, found, recipe)
-            yield Followed(
-                predicted(self.record_every)[0].trajectory, certified(found, looks, before), tuple(steps), tangents
+            runs.append(predicted(1)[0].trajectory)
+            told = evidence(runs, self._looks(frame, built, names, predicted, runs[-1], recipe))
+            trajectory = replace(
+                predicted(self.record_every)[0].trajectory,
+                certificate=told.certificate(WITHIN if self.error is None else self.error),
+                note=f"with Jacobians at {_listed(steps)} of the predicted path",
             )
+            yield Followed(trajectory, told, tuple(steps), tangents)
             if len(steps) == self.anchors:
                 return
-            before = found
-            step = _next(before, steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
+            step = _next(runs[-1], steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
             if step is None:
                 return
             built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self._tell(len(steps)))
@@ -196,6 +196,10 @@ class Moving:
         if progress is None:
             return None
         return lambda done, total: progress(anchor * total + done, anchors * total)
+
+
+def _listed(steps: list[int]) -> str:
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:

@@ -127,7 +127,7 @@ def _rows(result: Result) -> list[TableRow]:
             label=runs.label(name),
             colour=runs.CURVES[name].colour,
             **{key: reading.last(run, key) for key in ENDS},
-            note=run.note,
+            note="; ".join(filter(None, (run.note, run.certificate and str(run.certificate)))),
             seconds=run.seconds,
             diverged_at=run.diverged_at,
             is_reference=name == result.reference,

@@ -24,11 +24,11 @@ def call(model_file, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.slow
 def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     result = call("--error", "0.2")
     assert result["schema"] == "linft-predict-1" and result["choice"]["kind"] == result["how"]
-    assert set(result["runs"]) == {result["how"]} and result["choice"]["reason"].startswith("not measured for ")
+    assert set(result["runs"]) == {result["how"]} == {"moving"} and result["choice"]["holds"]
+    assert result["choice"]["expected"] == result["runs"]["moving"]["certificate"]["error"] <= 0.2
     with (tmp_path / "out" / "trajectories.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == result["how"]]
     assert [int(row["step"]) for row in rows] == [0, 1, 2, 3]

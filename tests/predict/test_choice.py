@@ -1,4 +1,4 @@
-"""What `auto` takes is the cheapest kind that the measured table says will do; the table is that of the rows."""
+"""Every kind of prediction; which one `auto` takes; and the table of what was measured, which is that of the rows."""
 
 import importlib.util
 import json
@@ -12,84 +12,64 @@ import pytest
 
 import linft
 from linft import predict
-from linft.core.base import Trajectory
+from linft.core.base import Certificate, Trajectory
 from linft.core.errors import LinftError
-from linft.predict import choice
-from linft.predict.choice import (
-    EXACT,
-    FALLS,
-    FROZEN,
-    KINDS,
-    MEASURED,
-    RUNS,
-    PredictionKind,
-    affordable,
-    auto,
-    choose,
-    fall,
-    unmeasured,
-)
+from linft.predict.choice import FALLS, KINDS, MEASURED, RUNS, auto, chosen, fall, unmeasured
+from linft.predict.moving import ANCHORS
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "prediction_kinds.py"
 
 
-def curve(*loss: float, diverged_at: int | None = None) -> Trajectory:
+def curve(*loss: float, diverged_at: int | None = None, certificate: Certificate | None = None) -> Trajectory:
     values = np.array(loss)
-    return Trajectory(np.arange(len(loss)), *[values] * 4, distance={}, norm={}, seconds=0.0, diverged_at=diverged_at)
-
-
-RUN_COUNTS = {"fresh": (3, 4, 5), "probe": (0, 0, 0)}
-THREE = ("dear", "fair", "cheap")
-
-
-@pytest.fixture
-def three(monkeypatch) -> None:
-    """Kinds of a table that is easy to read."""
-    errors = {"cheap": (0.01, 0.1, 0.5), "fair": (0.02, 0.05, None), "dear": (0.005, 0.03, 0.2)}
-    kinds = {
-        name: PredictionKind(name, predict.dual, 1.0, {"fresh": row, "probe": (None,) * 3}, RUN_COUNTS)
-        for name, row in errors.items()
-    }
-    monkeypatch.setattr(choice, "KINDS", kinds)
+    return Trajectory(
+        np.arange(len(loss)), *[values] * 4, distance={}, norm={}, seconds=0.0, diverged_at=diverged_at,
+        certificate=certificate,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("error", "fallen", "kind", "expected", "holds"),
+    ("head", "kind"),
+    [("probe", "moving"), ("normal", "moving-features"), ("zeros", "moving-features")],
+)
+def test_auto_begins_with_what_suits_the_head_and_ends_with_traces(head, kind):
+    assert [name for name, _ in auto(0.1, head)] == [kind] * ANCHORS + ["dual", "trace"]
+
+
+def test_auto_sets_no_anchor_more_than_its_certificate_wants(model, task):
+    recipe = linft.Recipe(learning_rate=0.02, batch_size=5, steps=8)
+    (_, run), *_ = auto(10.0, "probe")
+    found = run(model, task, recipe, 2)
+    assert found.note == "with Jacobians at step 0 of the predicted path" and found.certificate.error < 10
+    np.testing.assert_allclose(
+        found.train_loss, predict.dual(model, task, record_every=2)(recipe).train_loss, rtol=1e-9
+    )
+
+
+def test_an_error_above_zero_is_asked_for():
+    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
+        next(auto(0, "probe"))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "kind", "expected", "holds", "reason"),
     [
-        (0.05, 0.05, "cheap", 0.01, True),
-        (0.05, 0.25, "cheap", 0.01, True),
-        (0.05, 0.4, "fair", 0.05, True),
-        (0.04, 0.4, "dear", 0.03, True),
-        (0.01, 0.4, "dear", 0.03, False),
-        (0.5, 0.9, "cheap", 0.5, True),
-        (0.3, 0.9, "dear", 0.2, True),
-        (0.5, None, "dear", None, False),
+        (Certificate(0.03, 0.1, 40, 0.2), "moving", 0.03, True, "expected to be off by at most 3 %; within 10 % up to"),
+        (Certificate(0.3, 0.1, 4, 1.2), "moving", 0.3, False, "10 % is not held; expected to be off by at most 30 %"),
+        (
+            Certificate(None, 0.1, 4, 1.2),
+            "moving",
+            None,
+            False,
+            "10 % is not held; not to be trusted as a whole; within",
+        ),
+        (None, "dual", None, False, "no kernel that moves can be had: too little memory"),
     ],
 )
-def test_the_cheapest_that_holds_the_error(three, error, fallen, kind, expected, holds):
-    found = choose(error, fallen, "fresh", THREE)
+def test_what_was_come_to_is_told(certificate, kind, expected, holds, reason):
+    found = chosen(0.1, kind, curve(2.0, 1.5, certificate=certificate))
     assert (found.kind, found.expected, found.holds) == (kind, expected, holds)
-
-
-def test_says_why(three):
-    assert choose(0.05, 0.4, "fresh", THREE).reason == (
-        "expected to be off by 5.0% "
-        "(upper quartile of 4 measured runs with a fresh head and a loss falling by 25% to 60%)"
-    )
-    assert choose(0.001, 0.05, "fresh", THREE).reason == (
-        "no kind is expected to hold 0.1%; this one comes closest, with 0.5% "
-        "(upper quartile of 3 measured runs with a fresh head and a loss falling by less than 25%)"
-    )
-    nothing = choose(0.1, 0.05, "probe", THREE)
-    assert (nothing.kind, nothing.expected, nothing.holds) == ("dear", None, False)
-    assert nothing.reason.startswith("nothing was measured with a probe head and such a fall of the loss; ")
-    assert choose(0.1, 1.0, "fresh", THREE).reason.endswith("falling by 60% to 100%)")
-    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
-        choose(0, 0.2, "fresh")
-
-
-def test_what_does_not_fit_is_not_chosen(three):
-    assert choose(0.04, 0.4, "fresh", ("fair", "cheap")).kind == "fair"
+    assert found.reason.startswith(reason)
 
 
 @pytest.fixture(scope="module")
@@ -115,35 +95,16 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("reason", OTHERS)
-def test_nothing_is_promised_of_runs_unlike_those_measured(like, reason):
+def test_it_is_told_in_what_a_run_is_unlike_those_measured(like, reason):
     model, task, recipe = OTHERS[reason](*like)
-    found = auto(0.05, model, task, recipe, lambda: pytest.fail("no prediction is looked at"), "normal")
-    assert found.reason.startswith(f"not measured for {reason}")
-    kinds = [kind for kind in affordable(model, task) if recipe.batch_norm == "frozen" or kind not in FROZEN]
-    assert (found.kind, found.expected, found.holds) == (kinds[0], None, False)
+    assert unmeasured(model, task, recipe, "normal").startswith(reason)
 
 
 @pytest.mark.parametrize(
     ("head", "scale", "measured"), [("probe", 1.0, True), ("normal", 0.1, False), ("zeros", 0.01, False)]
 )
-def test_of_runs_like_those_measured_their_errors_are_told(like, head, scale, measured):
-    model, task = like
-    recipe = RUNS.replace(learning_rate=1e-3, seed=5)
-    assert (unmeasured(model, task, recipe, head, scale) is None) == measured
-    if measured:
-        found = auto(0.9, model, task, recipe, lambda: curve(2.0, 1.9), head, scale)
-        assert found == choose(0.9, fall(curve(2.0, 1.9)), "probe") and found.holds
-    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
-        auto(0, model, task, recipe, lambda: curve(2.0, 1.9), head, scale)
-
-
-def test_the_most_exact_that_fits(like, monkeypatch):
-    """Traces need a hundredth of what ten classes need, and those less than 64 features."""
-    n, m, groups = 96, 32, 5
-    once = 2 * groups * n * (n + m) * 4
-    for room, kinds in ((64**2, EXACT), (500, ("relinearize", *EXACT[2:])), (5, EXACT[-2:]), (0, ("trace",))):
-        monkeypatch.setattr(choice.memory, "budget", lambda limit, room=room: room * once)
-        assert affordable(*like) == kinds
+def test_heads_are_among_what_was_measured(like, head, scale, measured):
+    assert (unmeasured(*like, RUNS.replace(learning_rate=1e-3, seed=5), head, scale) is None) == measured
 
 
 def test_fall():

@@ -198,14 +198,15 @@ def test_anchors_are_the_jacobians_where_they_stand(model, task):
 
 
 def test_what_it_went_through_is_told(model, task):
-    followed = predict.moving(model, task, anchors=3, record_every=10)
-    found = followed.follow(CE)
+    run = predict.moving(model, task, anchors=3, record_every=1)
+    *_, before, found = run.stages(CE)
     assert found.steps[0] == 0 < found.steps[1] < found.steps[2] <= 50
-    far = np.sqrt(sum(d**2 for d in found.before.distance.values()))
+    far = np.sqrt(sum(d**2 for d in before.trajectory.distance.values()))
     assert far[found.steps[2]] >= min(far[-1], 1.5 * far[found.steps[1]])
-    gap = np.abs(found.trajectory.train_loss - found.before.train_loss[::10]).mean()
-    assert found.change == pytest.approx(gap / found.trajectory.train_loss.mean(), rel=1e-6)
-    assert f"steps {', '.join(map(str, found.steps))} of" in found.noted().note and found.trajectory.note == ""
+    np.testing.assert_allclose(found.evidence.curves[1], before.trajectory.train_loss, rtol=1e-6)
+    assert found.trajectory.note == f"with Jacobians at steps {', '.join(map(str, found.steps))} of the predicted path"
+    kernels = [tangent.kernel_train.total() for tangent in found.tangents]
+    assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[2], rtol=0.1)
 
 
 def test_a_rate_at_which_the_linear_prediction_diverges_still_has_a_path(model, task):
@@ -217,7 +218,7 @@ def test_a_rate_at_which_the_linear_prediction_diverges_still_has_a_path(model, 
 
 def test_without_a_step_there_is_no_path(model, task):
     found = predict.moving(model, task).follow(CE.replace(steps=0))
-    assert found.steps == (0,) and found.change is None
+    assert found.steps == (0,) and found.trajectory.certificate.error == 0
 
 
 def test_group_rates_move_as_the_judge_says_with_a_trace(model, task):

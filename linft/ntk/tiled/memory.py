@@ -3,7 +3,7 @@
 import jax
 import psutil
 
-from linft.core.errors import LinftError
+from linft.core.errors import Unavailable
 
 GIB = 2**30
 SHARE = 0.8  # of what is free: the rest is for compilation and the allocator
@@ -41,7 +41,7 @@ def check(needs: dict[str, int], budget: int, advice: str) -> None:
     total = sum(needs.values())
     if total > budget:
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in needs.items())
-        raise LinftError(
+        raise Unavailable(
             f"the kernel needs about {total / GIB:.1f} GiB ({parts}) and "
             f"{max(budget, 0) / GIB:.1f} GiB may be used; {advice}"
         )

@@ -22,6 +22,8 @@ def curves(result: Result, narrow: bool) -> Drawing:
         axes.set_title(title)
         draw_all(axes, runs, key)
         cut(axes, runs, key, result.reference)
+        if key == "train_loss":
+            end_of_trust(axes, runs)
     log_scale(log_train, "y")
     accuracy.set_title("Accuracy: test strong, train faint")
     draw_all(accuracy, runs, "train_accuracy", faint=True)
@@ -36,6 +38,10 @@ def curves(result: Result, narrow: bool) -> Drawing:
     caption = "Losses and accuracies on the whole train and test sets after so many updates."
     if any(run.diverged_at is not None for run in runs.values()):
         caption += " A cross ends a run that diverged."
+    if within := {run.certificate.within for run in runs.values() if run.certificate is not None}:
+        caption += (
+            f" A dotted line ends what a prediction says of itself that it holds to within {percent(max(within))}."
+        )
     return Drawing(figure, _finding(result), caption)
 
 
@@ -60,6 +66,15 @@ def draw_all(axes: Axes, runs: RunTrajectories, key: str, faint: bool = False) -
             label="_" if faint else kind.label,
             zorder=2 + place / 10,
         )
+
+
+def end_of_trust(axes: Axes, runs: RunTrajectories) -> None:
+    """A line where a prediction no longer says of itself that it holds."""
+    for name, run in runs.items():
+        if run.certificate is not None and run.certificate.horizon < run.steps[-1]:
+            axes.axvline(
+                run.certificate.horizon, color=LIGHT[CURVES[name].colour], linestyle=":", linewidth=1, label="_"
+            )
 
 
 def cut(axes: Axes, runs: RunTrajectories, key: str, reference: str) -> None:
