@@ -276,6 +276,11 @@ class Certificate:
     loss: float
     """and the predicted train loss there."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether the whole curve is expected to keep the error `within`."""
+        return self.error is not None and self.error <= self.within
+
     def __str__(self) -> str:
         until = f"within {100 * self.within:g} % up to step {self.horizon}, a train loss of {self.loss:.3g}"
         if self.error is None:

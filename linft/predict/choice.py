@@ -71,7 +71,7 @@ def _moving(
     def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
         own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
         own |= {"at": at, "error": error, "anchors": anchors, "record_every": record_every}
-        return moving(model, task, **own)(recipe)
+        return moving(model, task, **own).follow(recipe).noted()
 
     return run
 
@@ -205,5 +205,6 @@ def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:
         return ChosenKind(
             kind, None, False, "no kernel that moves can be had: too little memory, or the network's layers"
         )
-    holds = told.error is not None and told.error <= error
-    return ChosenKind(kind, told.error, holds, str(told) if holds else f"{100 * error:g} % is not held; {told}")
+    return ChosenKind(
+        kind, told.error, told.holds, str(told) if told.holds else f"{100 * error:g} % is not held; {told}"
+    )

@@ -109,6 +109,11 @@ class Followed(NamedTuple):
     tangents: tuple[Tangent, ...]
     """Of what is linearized, at every anchor."""
 
+    def noted(self) -> Trajectory:
+        """The prediction, with a note of where it has its Jacobians."""
+        places = f"step{'s' if len(self.steps) > 1 else ''} {', '.join(map(str, self.steps))}"
+        return replace(self.trajectory, note=f"with Jacobians at {places} of the predicted path")
+
 
 @dataclass(frozen=True)
 class Moving:
@@ -159,7 +164,6 @@ class Moving:
             trajectory = replace(
                 predicted(self.record_every)[0].trajectory,
                 certificate=told.certificate(WITHIN if self.error is None else self.error),
-                note=f"with Jacobians at {_listed(steps)} of the predicted path",
             )
             yield Followed(trajectory, told, tuple(steps), tangents)
             if len(steps) == self.anchors:
@@ -196,10 +200,6 @@ class Moving:
         if progress is None:
             return None
         return lambda done, total: progress(anchor * total + done, anchors * total)
-
-
-def _listed(steps: list[int]) -> str:
-    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:

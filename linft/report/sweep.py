@@ -94,6 +94,13 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
         )
     else:
         sentences.append(f"None of {len(shown)} points ended.")
+    certificates = [row.certificate for row in content.sweeps[predicted].rows if row.certificate] if predicted else []
+    if certificates:
+        held = sum(certificate.holds for certificate in certificates)
+        within = words.percent(certificates[0].within)
+        sentences.append(
+            f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}."
+        )
     if agreed and agreed.points:
         tau = agreed.tau_accuracy
         ranked = "" if tau is None else f" rank them with τ = {words.fixed(tau, 2)}, and"

@@ -204,7 +204,8 @@ def test_what_it_went_through_is_told(model, task):
     far = np.sqrt(sum(d**2 for d in before.trajectory.distance.values()))
     assert far[found.steps[2]] >= min(far[-1], 1.5 * far[found.steps[1]])
     np.testing.assert_allclose(found.evidence.curves[1], before.trajectory.train_loss, rtol=1e-6)
-    assert found.trajectory.note == f"with Jacobians at steps {', '.join(map(str, found.steps))} of the predicted path"
+    assert found.trajectory.note == ""
+    assert found.noted().note == f"with Jacobians at steps {', '.join(map(str, found.steps))} of the predicted path"
     kernels = [tangent.kernel_train.total() for tangent in found.tangents]
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[2], rtol=0.1)
 

@@ -10,6 +10,7 @@ from pages import Reader
 from swept import Net
 
 import linft
+from linft.core.base import Certificate
 from linft.report import sweep as page
 from linft.runtime import schema
 from linft.workflows.sweep.result import Row, SweepResult
@@ -71,6 +72,18 @@ def test_the_best_points_and_what_was_dropped_are_told(content, written):
     assert f"Of 12 points the best reached {100 * best.test_accuracy:.1f}% of the test images" in text
     assert "dropped: augmentation=flip" in text
     assert "<b>digits</b>" not in written and "<b>digits</b>" in text
+
+
+def test_predictions_that_say_that_they_do_not_hold_are_in_question(content):
+    predicted = content.sweeps["dual"]
+    errors = [0.05, None] + [0.2] * (len(predicted.rows) - 2)
+    rows = [replace(r, certificate=Certificate(e, 0.1, 3, 1.0)) for r, e in zip(predicted.rows, errors, strict=True)]
+    read = page.render(replace(content, sweeps={"moving": replace(predicted, rows=rows)}))
+    text = Reader(read).text
+    assert "1 of 12 predictions say of themselves that they hold to within 10.0%." in text
+    assert "A question mark: the prediction does not say of itself that it holds." in text
+    wide = read[read.index('<figure id="heat_maps"') : read.index('<div class="narrow"')]
+    assert len(re.findall(r">\d+\?</text>", wide)) == 11
 
 
 def test_a_prediction_alone_has_a_page(content):

@@ -48,8 +48,8 @@ def heat_maps(predicted: Sequence[Row] | None, real: Sequence[Row] | None, narro
     for i, (title, chosen) in enumerate(facets.items()):
         cells = [_cells(rows, chosen, x, y, settings) for _, rows in maps]
         here = axes[i * columns : (i + 1) * columns]
-        for (name, _), values, ax in zip(maps, cells, here, strict=False):
-            _paint(ax, values, ACCURACY, scale, lambda v: fixed(100 * v, 0))
+        for (name, rows), values, ax in zip(maps, cells, here, strict=False):
+            _paint(ax, values, ACCURACY, scale, lambda v: fixed(100 * v, 0), _doubtful(rows, chosen, x, y, settings))
             ax.set_title(f"{name}{title}")
         if len(maps) == 2:
             difference = _minus(*cells)
@@ -59,6 +59,8 @@ def heat_maps(predicted: Sequence[Row] | None, real: Sequence[Row] | None, narro
             _label(ax, x, y, settings)
     caption = "Test accuracy in per cent, of every point. A cross: the run diverged; grey: there is no such point, or "
     caption += "its run did not end."
+    if any(_is_doubtful(row) for _, rows in maps for row in rows):
+        caption += " A question mark: the prediction does not say of itself that it holds."
     if set(others) - {name for chosen in facets.values() for name in chosen}:
         caption += " The best of the settings that are not shown."
     return Drawing(figure, _heat_title(predicted, real), caption)
@@ -103,6 +105,19 @@ def _cells(rows: Sequence[Row], chosen: dict[str, Any], x: str, y: str, settings
     return cells
 
 
+def _doubtful(
+    rows: Sequence[Row], chosen: dict[str, Any], x: str, y: str, settings: dict[str, list[Any]]
+) -> np.ndarray:
+    """Whether a cell's value comes from a prediction that does not say of itself that it holds."""
+    return _cells(rows, chosen, x, y, settings) != _cells(
+        [row for row in rows if not _is_doubtful(row)], chosen, x, y, settings
+    )
+
+
+def _is_doubtful(row: Row) -> bool:
+    return row.certificate is not None and not row.certificate.holds
+
+
 def _minus(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
     """The difference where both ended; −2 where either diverged, to be crossed."""
     difference = predicted - real
@@ -115,8 +130,10 @@ def _range(rows: Sequence[Row]) -> tuple[float, float]:
     return (min(found), max(found)) if len(set(found)) > 1 else (0.0, 1.0)
 
 
-def _paint(axes: Axes, cells: np.ndarray, colours: Any, scale: Normalize, text: Any) -> None:
-    """Coloured cells with their numbers."""
+def _paint(
+    axes: Axes, cells: np.ndarray, colours: Any, scale: Normalize, text: Any, doubtful: np.ndarray | None = None
+) -> None:
+    """Coloured cells with their numbers, those in doubt with a question mark."""
     crossed = cells <= -1
     shown = np.ma.masked_where(np.isnan(cells) | crossed, cells)
     axes.set_facecolor(EMPTY)
@@ -130,6 +147,8 @@ def _paint(axes: Axes, cells: np.ndarray, colours: Any, scale: Normalize, text: 
             red, green, blue, _ = colours(scale(value))
             colour = DARK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else BRIGHT
         shown_text = "×" if crossed[i, j] else text(value)
+        if doubtful is not None and doubtful[i, j]:
+            shown_text += "?"
         axes.text(j + 0.5, i + 0.5, shown_text, ha="center", va="center", size=7, color=colour)
 
 

@@ -97,7 +97,7 @@ class Setting:
             batch_norm=self.batch_norm,
             record_every=self.record_every,
         )
-        return run(self.kernel_recipe)
+        return run.follow(self.kernel_recipe).noted()
 
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from linft.core.base import Trajectory
+from linft.core.base import Certificate, Trajectory
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.core.trajectory_json import CURVES, saved
@@ -59,6 +59,8 @@ class Row:
     """‖w − w0‖ at the end of a finished run, by layer group."""
     seconds: float | None = None
     diverged_at: int | None = None
+    certificate: Certificate | None = None
+    """Of a prediction that tells how far it is to be trusted."""
 
     @property
     def accuracy(self) -> float:
@@ -75,6 +77,7 @@ def row(point: Point, run: Trajectory, note: str = "") -> Row:
     """The row of a point that was run."""
     found = saved(run)
     head = {"values": point.values, "effective_rate": _rate(point), "note": note or run.note, "seconds": run.seconds}
+    head["certificate"] = run.certificate
     curve = Curve(**{name: getattr(found, name) for name in CURVES})
     if found.diverged_at is not None:
         return Row(**head, status="diverged", curve=curve, diverged_at=found.diverged_at)
