@@ -66,6 +66,15 @@ class Compare:
         console.print(f"Report: {page}", soft_wrap=True)
 
 
+SUBJECTS = {
+    "dual": "The kernel",
+    "moving": "The kernel along its predicted path",
+    "moving_features": "The features' kernel along its predicted path",
+    "feature_linearized": "Features linearized",
+}
+"""Runs whose ends are told."""
+
+
 def findings(result: "ComparisonResult") -> list[str]:
     """What was found, in a few lines."""
     from linft.report.figures.attribution import finding
@@ -76,11 +85,12 @@ def findings(result: "ComparisonResult") -> list[str]:
         f"Real train loss fell from {real.train_loss[0]:.3f} to {real.train_loss[-1]:.3f}, "
         f"test accuracy ended at {real.test_accuracy[-1]:.1%}."
     ]
-    for name, text in (("dual", "The kernel"), ("feature_linearized", "Features linearized")):
+    for name, text in SUBJECTS.items():
         if name in result.agreement:
             run, off = result.runs[name], result.agreement[name].train_loss_error
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
-            lines.append(f"{text} predicted {run.train_loss[-1]:.3f} and {run.test_accuracy[-1]:.1%}{error}.")
+            told = f"; beforehand {run.certificate}" if run.certificate else ""
+            lines.append(f"{text} predicted {run.train_loss[-1]:.3f} and {run.test_accuracy[-1]:.1%}{error}{told}.")
     if term := finding(result):
         lines.append(f"{term}.")
     edge = result.stability

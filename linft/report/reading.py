@@ -20,9 +20,15 @@ def curves(result: Result) -> dict[str, SavedTrajectory]:
 
 
 def prediction(result: Result) -> str | None:
-    """The run that stands for the tangent kernel: its dual where there is one."""
+    """The run that stands for the tangent kernel: the one that trusts itself most, or its dual where none tells."""
     present = curves(result)
-    return next((name for name in PREDICTIONS if name in present), None)
+    told = {name: run.certificate.error for name, run in present.items() if run.certificate is not None}
+    sure = {name: error for name, error in told.items() if error is not None}
+    return (
+        min(sure, key=lambda name: sure[name])
+        if sure
+        else next((name for name in PREDICTIONS if name in present), None)
+    )
 
 
 def series(run: SavedTrajectory, key: str) -> np.ndarray:

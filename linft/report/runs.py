@@ -67,7 +67,7 @@ CURVES = {
 
 REAL = ("finetuned_train_bn", "finetuned")
 PREDICTIONS = ("dual", "spectral", "gradient_flow", "moving", "moving_features", "linearized", "feature_linearized")
-"""Approximations of the real run; the first one present stands for the tangent kernel."""
+"""Approximations of the real run; where none says how far it holds the first one stands for the tangent kernel."""
 
 LINKS_ONLY = {
     "dual_trace": RunStyle(

@@ -8,13 +8,26 @@ from linft.report.reading import Result
 from linft.report.runs import label
 from linft.report.words import NONE, fixed, known, number, percent, signed
 
+SUBJECTS = {
+    "feature_linearized": "The linearized features",
+    "moving": "The kernel moving along its predicted path",
+    "moving_features": "The features’ kernel moving along its predicted path",
+}
 GRADES = ((0.05, "closely"), (0.15, "fairly well"), (0.35, "roughly"), (math.inf, "poorly"))
 """Train-loss error up to which a prediction is called so."""
 
 
 def verdict(result: Result) -> list[str]:
     """The one sentence that matters, then what supports it; what cannot be computed is left out."""
-    sentences = (_headline(result), _divergence(result), _pace(result), _closest(result), _gap(result), _stable(result))
+    sentences = (
+        _headline(result),
+        _told(result),
+        _divergence(result),
+        _pace(result),
+        _closest(result),
+        _gap(result),
+        _stable(result),
+    )
     return [sentence for sentence in sentences if sentence]
 
 
@@ -32,7 +45,7 @@ def _headline(result: Result) -> str:
     end = {name: percent(reading.last(runs[name], "test_accuracy")) for name in (real, predicted) if name}
     if predicted is None:
         return f"Trained only, not predicted: a final test accuracy of {end[real]}."
-    what = "The linearized features" if predicted == "feature_linearized" else "The tangent kernel"
+    what = SUBJECTS.get(predicted, "The tangent kernel")
     broke = {name: runs[name].diverged_at for name in (real, predicted)}
     if broke[real] is not None and broke[predicted] is not None:
         return f"{what} predicted that this run diverges: at update {broke[predicted]}, really at {broke[real]}."
@@ -49,6 +62,15 @@ def _headline(result: Result) -> str:
         return f"{what} predicted {ends}."
     grade = next(word for bound, word in GRADES if error <= bound)
     return f"{what} predicted this run {grade}: its train loss is {percent(error)} off on average, with {ends}."
+
+
+def _told(result: Result) -> str | None:
+    """What the prediction said of itself."""
+    predicted = reading.prediction(result)
+    certificate = None if predicted is None else reading.curves(result)[predicted].certificate
+    if certificate is None or certificate.error is None:
+        return None
+    return f"Before anything was trained, the prediction told an error of at most {percent(certificate.error)}."
 
 
 def _divergence(result: Result) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pages import Reader
 
+from linft.core.base import Certificate
 from linft.core.trajectory_json import SavedTrajectory
 from linft.report.figures import FIGURES
 from linft.report.page import render
@@ -64,6 +65,19 @@ def test_the_numbers_are_there(page: str, result: ComparisonResult):
     assert "The prediction comes down to the same losses 25% later" in text
     assert "The largest term of the gap is “beyond first order”" in text
     assert "Everything beyond first order in the weights" in text
+
+
+def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(result: ComparisonResult):
+    moving = replace(result.runs["dual"], certificate=Certificate(0.037, 0.1, 2, 1.25), note="")
+    runs, agreements = result.runs | {"moving": moving}, result.agreement | {"moving": result.agreement["dual"]}
+    known = replace(result, runs=runs, agreement=agreements)
+    assert verdict(known)[0].startswith("The kernel moving along its predicted path ")
+    assert verdict(known)[1] == "Before anything was trained, the prediction told an error of at most 3.7%."
+    text = Reader(render(known)).text
+    assert "expected to be off by at most 3.7 %; within 10 % up to step 2, a train loss of 1.25" in text
+    assert "A dotted line ends what a prediction says of itself that it holds to within 10.0%." in text
+    broken = replace(moving, certificate=Certificate(None, 0.1, 2, 1.25))
+    assert verdict(replace(known, runs=runs | {"moving": broken}))[0].startswith("The tangent kernel ")
 
 
 def test_what_was_left_out_is_said_once_a_reason(without_figures: None, result: ComparisonResult):
