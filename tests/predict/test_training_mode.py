@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import drawn
 import jax
 import jax.numpy as jnp
 import judges
@@ -17,14 +18,13 @@ from linft import predict
 from linft.core import losses, trees
 from linft.core.base import Model
 from linft.core.errors import LinftError
-from linft.core.preprocessing import Preprocessing
 from linft.models import training_mode
 from linft.ntk.tiled import memory
 from linft.predict.tangent import load, save
 
 MOMENTUM = 0.9  # of every norm of the network below
 RECIPE = linft.Recipe(
-    learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.01, rate_multipliers=(("stem", 0.5),), batch_norm="train"
+    learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.01, rate_multipliers=(("conv1", 0.5),), batch_norm="train"
 )
 
 
@@ -33,8 +33,8 @@ def case(x64, digits, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, linft.Tas
     """A narrow network, all directions of whose statistics are kept."""
     del x64
     monkeypatch.setattr(training_mode.in_training_mode, "__defaults__", (10_000, None))
-    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), Preprocessing((8, 8, 3)), width=2)
-    model = model.replace(params=jax.tree.map(lambda p: p.astype(jnp.float64), model.params))
+    model = drawn.make(drawn.Normed())
+    model = model.replace(params=jax.tree.map(partial(jnp.asarray, dtype=jnp.float64), model.params))
     return model, digits.subset(8, 4, seed=0)
 
 
@@ -69,6 +69,7 @@ def test_dual_is_the_training_of_the_network_linearized_through_its_statistics(c
         np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_moving_kernel_follows_the_statistics_along_its_path(case):
     model, task = case
     of = explicit(model, task)
@@ -139,15 +140,15 @@ def test_a_real_run_tells_its_curves_with_its_own_statistics(case):
 
 def test_prediction_begins_where_the_run_does(case):
     model, task = case
-    real = linft.finetune(model, task)(RECIPE.replace(steps=1)).reestimated
-    predicted = predict.dual(model, task, batch_norm="train")(RECIPE.replace(steps=1))
+    real = linft.finetune(model, task, record_every=3)(RECIPE).reestimated
+    predicted = predict.dual(model, task, record_every=2, batch_norm="train")(RECIPE)
     for name in CURVES:
         assert getattr(predicted, name)[0] == pytest.approx(getattr(real, name)[0], rel=1e-5)
 
 
 def test_each_kernel_takes_recipes_of_its_own_mode_only(case):
     model, task = case
-    frozen, train = (predict.tangent(model, task, batch_norm=mode) for mode in ("frozen", "train"))
+    frozen, train = (predict.tangent(model, task, batch_norm=mode, outputs="trace") for mode in ("frozen", "train"))
     with pytest.raises(LinftError, match='pass batch_norm="train" to get its kernel'):
         predict.dual(frozen)(RECIPE)
     with pytest.raises(LinftError, match='pass batch_norm="frozen" to get its kernel'):

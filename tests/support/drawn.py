@@ -1,4 +1,4 @@
-"""A model of any module at weights drawn by NumPy."""
+"""A model of any module at weights drawn by NumPy, and the least module that has statistics to follow."""
 
 import jax
 import jax.numpy as jnp
@@ -28,3 +28,14 @@ def make(module: nn.Module, seed: int = 0) -> Model:
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     groups = {name: (name,) for name in variables["params"]}
     return wrap(module, variables, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)
+
+
+class Normed(nn.Module):
+    """Two convolutions, each with its norm, and a head: the statistics of the second norm follow those of the first."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        for i, width in enumerate((3, 4), 1):
+            x = nn.Conv(width, (3, 3), strides=2, use_bias=False, name=f"conv{i}")(x)
+            x = nn.tanh(nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x))
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
