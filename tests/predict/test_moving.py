@@ -124,7 +124,9 @@ def test_with_one_anchor_it_is_feature_dual(model, task):
 ALL_AT_ONCE = CE.replace(**RATES, **DECAY, decay_vectors=False, convention="decoupled")
 
 
-@pytest.mark.parametrize("recipe", [CE, pytest.param(ALL_AT_ONCE, marks=pytest.mark.slow)], ids=["plain", "all at once"])
+@pytest.mark.parametrize(
+    "recipe", [CE, pytest.param(ALL_AT_ONCE, marks=pytest.mark.slow)], ids=["plain", "all at once"]
+)
 @pytest.mark.parametrize("at", ["network", "features"])
 def test_with_three_anchors_it_is_the_training_of_what_is_near_the_path(model, task, explicit, at, recipe):
     whole = partial(judges.along, judges.as_it_is(model, task))
