@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import drawn
 import pytest
 
 import linft
@@ -28,7 +29,10 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a small network in the place of every architecture and shipped model."""
     monkeypatch.chdir(tmp_path)
+    for home, function in ((linft, "load_model"), (linft.models, "create")):
+        monkeypatch.setattr(home, function, lambda *_, **__: drawn.make(drawn.Normed(("stem", "stage3"))))
     known = {"__name__": page.stem}
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), known)

@@ -58,9 +58,9 @@ def test_weights_before_a_norm_move_nothing_along_themselves(case):
     model, task = case
     view = in_training_mode(model, task.x_train, rank=ALL)
     x = model.preprocess(task.x_train)
-    kernel = model.params["conv1"]["kernel"]
+    kernel = model.params["stage1"]["conv"]["kernel"]
     along = jax.tree.map(jnp.zeros_like, model.params)
-    along["conv1"]["kernel"] = kernel
+    along["stage1"]["conv"]["kernel"] = kernel
 
     def pushed(of: Model):
         return jax.jit(lambda p: jax.jvp(lambda p: of.apply(p, x), (p,), (along,))[1])(model.params)

@@ -24,7 +24,12 @@ from linft.predict.tangent import load, save
 
 MOMENTUM = 0.9  # of every norm of the network below
 RECIPE = linft.Recipe(
-    learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.01, rate_multipliers=(("conv1", 0.5),), batch_norm="train"
+    learning_rate=0.02,
+    batch_size=4,
+    steps=6,
+    weight_decay=0.01,
+    rate_multipliers=(("stage1", 0.5),),
+    batch_norm="train",
 )
 
 

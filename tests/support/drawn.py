@@ -23,19 +23,31 @@ def make(module: nn.Module, seed: int = 0) -> Model:
         noise = (
             rng.normal(size=size) / np.sqrt(np.prod(size[:-1])) if name == "kernel" else 0.1 * rng.uniform(size=size)
         )
-        return np.float32(start + noise)
+        return jnp.asarray(start + noise, jnp.float32)
 
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     groups = {name: (name,) for name in variables["params"]}
     return wrap(module, variables, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)
 
 
+class Stage(nn.Module):
+    """A convolution and its norm."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(self.width, (3, 3), strides=2, use_bias=False, name="conv")(x)
+        return nn.tanh(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+
+
 class Normed(nn.Module):
-    """Two convolutions, each with its norm, and a head: the statistics of the second norm follow those of the first."""
+    """Two stages and a head for ten classes: the statistics of the second norm follow those of the first."""
+
+    stages: tuple[str, str] = ("stage1", "stage2")
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        for i, width in enumerate((3, 4), 1):
-            x = nn.Conv(width, (3, 3), strides=2, use_bias=False, name=f"conv{i}")(x)
-            x = nn.tanh(nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x))
+        for name, width in zip(self.stages, (3, 4), strict=True):
+            x = Stage(width, name=name)(x, train)
         return nn.Dense(10, name="head")(x.mean((1, 2)))
