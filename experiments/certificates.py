@@ -28,7 +28,7 @@ from tables import markdown, number, share, spread
 import linft
 from linft import predict
 from linft.core.base import Tangent, Trajectory
-from linft.predict.certificate import OF_CHANGE, OF_LOOKS, Evidence
+from linft.predict.certificate import Evidence
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
 
@@ -220,8 +220,7 @@ GOOD = 0.1
 CERTIFICATES = """\
 Certificates of these predictions, with one anchor and with more. Told and held: of those that told 10 % at most, how
 many kept it. Held and told: of those that were so near, how many had told it. Within: how many errors were at most
-the error told. Ratio: of the error to what the certificate measures, the change by the last anchor or the distance of
-the network's losses, that nine of ten keep; on development it sets the certificate."""
+the error told. Ratio: of the error to that told, that nine of ten keep."""
 
 
 def certificates_table(rows: list[dict[str, Any]], config: Config) -> str:
@@ -233,9 +232,8 @@ def certificates_table(rows: list[dict[str, Any]], config: Config) -> str:
             continue
         told = np.array([evidence_of(row, k).error(len(row["stages"][k]["train_loss"])) for row, k in stages])
         real = np.array([stage_error(row, row["stages"][k]) for row, k in stages])
-        scale = OF_CHANGE if several else OF_LOOKS
-        finite = np.isfinite(told) & np.isfinite(real) & (told > 0)
-        quantile = float(np.quantile(scale * real[finite] / told[finite], 0.9)) if finite.any() else None
+        known = np.isfinite(told) & np.isfinite(real) & (told > 0)
+        quantile = float(np.quantile(real[known] / told[known], 0.9)) if known.any() else None
         lines.append(
             (
                 part,

@@ -30,7 +30,7 @@ FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
 }
 """Predictions with the head exact, by what is computed of the features' kernel; as `linft predict --how` has them."""
 MOVING: dict[str, Literal["network", "features"]] = {"moving": "network", "moving-features": "features"}
-"""Predictions whose kernel moves, each recipe along its own path, by what is linearized."""
+"""Predictions whose kernel moves along the path of a recipe, by what is linearized."""
 PREDICTED = ("dual", "spectral", *FEATURES, *MOVING)
 SHOWN = 5  # of the best points, in the terminal
 
@@ -80,8 +80,8 @@ class SweepRecipes:
         "linearized", "finetune",
     ] = "dual"  # fmt: skip
     """What runs a recipe: the replay in function space, from the network's kernel or that of its features, fixed or
-    moving along the path predicted for each recipe; the linearized or the real network in weights; or the closed
-    form (full batch, squared error)."""
+    moving along a predicted path (shared by recipes that say that they hold on it); the linearized or the real network
+    in weights; or the closed form (full batch, squared error)."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
@@ -218,6 +218,7 @@ def make(
     """The run that starts with so many new layer groups."""
     from linft import predict
     from linft.models.linearize import linearize
+    from linft.predict.moving import shared_paths
     from linft.training.finetune import finetune
 
     every = command.writing.record_every
@@ -227,7 +228,7 @@ def make(
         of_features = predict.feature_tangent(started, task, **computed)
         return predict.feature_dual(of_features, record_every=every)
     if command.by in MOVING:
-        return predict.moving(
+        moving = predict.moving(
             started,
             task,
             at=MOVING[command.by],
@@ -235,6 +236,7 @@ def make(
             batch_size=command.kernel.kernel_batch,
             record_every=every,
         )
+        return shared_paths(moving)
     if command.by in PREDICTED:
         found = tangent(command, started, task, reinit_groups, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)

@@ -275,6 +275,8 @@ class Certificate:
     """the last step up to which it is expected to be kept,"""
     loss: float
     """and the predicted train loss there."""
+    shared: bool = False
+    """Whether the Jacobians are along the path of another recipe."""
 
     @property
     def holds(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
+from linft.core.base import BatchNorm, Certificate, Model, OneByOne, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -32,11 +32,12 @@ from linft.predict.dual import of_logits, predictable
 from linft.predict.feature_dual import head_settings, under_head
 from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
 from linft.predict.path import Path, about
-from linft.predict.replay import Build, Network
+from linft.predict.replay import Build, Network, Replayed
 from linft.predict.span import At, BundleItems, bundle_equal, items
 from linft.predict.tangent import in_mode, outputs_on, with_value
 from linft.runtime.progress import Count
 from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 ANCHORS = 4
 WITHIN = 0.1
@@ -104,15 +105,35 @@ class Followed(NamedTuple):
     trajectory: Trajectory
     evidence: Evidence
     """How far it is to be trusted; the trajectory has its certificate."""
-    steps: tuple[int, ...]
-    """At which the predicted weights reached the anchors."""
-    tangents: tuple[Tangent, ...]
-    """Of what is linearized, at every anchor."""
+    way: "Way"
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """At which the predicted weights reached the anchors."""
+        return self.way.steps
+
+    @property
+    def tangents(self) -> tuple[Tangent, ...]:
+        """Of what is linearized, at every anchor."""
+        built = self.way.built[-1]
+        return tuple(built.alone(k).tangent() for k in range(len(built.anchors)))
 
     def noted(self) -> Trajectory:
         """The prediction, with a note of where it has its Jacobians."""
         places = f"step{'s' if len(self.steps) > 1 else ''} {', '.join(map(str, self.steps))}"
         return replace(self.trajectory, note=f"with Jacobians at {places} of the predicted path")
+
+
+class Way(NamedTuple):
+    """The Jacobians along a path, whatever recipe led there."""
+
+    frame: "Frame"
+    names: BundleItems
+    start: Any
+    """The tangent at w0."""
+    built: tuple[Anchors, ...]
+    """One anchor, two, and so on."""
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -134,8 +155,8 @@ class Moving:
         return self.follow(recipe).trajectory
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
-        """Each along its own path."""
-        return [self(recipe) for recipe in recipes]
+        """One after another, along shared paths."""
+        return shared_paths(self).many(recipes)
 
     def follow(self, recipe: Recipe) -> Followed:
         """The prediction with as few anchors as hold the error, or all."""
@@ -150,49 +171,65 @@ class Moving:
         """The predictions with one anchor, with two, and so on."""
         predictable([recipe], self.batch_norm)
         frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
-        n = len(self.task.y_train)
-        settings = optimizer.settings(recipe, frame.groups, n)
-        bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
-        names, whole = items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
-        built, steps, runs = at_start(frame.subject, self.anchors, self._tell(0)), [0], []
-        start, tangents = frame.start(built), (built.tangent(),)
+        names, settings = _settings(frame, recipe, len(self.task.y_train))
+        built = at_start(frame.subject, self.anchors, self._tell(0))
+        way, runs = Way(frame, names, frame.start(built), (built,), (0,)), []
         while True:
-            arrays = built.path(), start
-            predicted = partial(replay.replay, frame.network, names, arrays, whole, [recipe], n)
+            predicted = self._replay(way, settings, recipe, way.built[-1])
             runs.append(predicted(1)[0].trajectory)
-            told = evidence(runs, self._looks(frame, built, names, predicted, runs[-1], recipe))
-            trajectory = replace(
-                predicted(self.record_every)[0].trajectory,
-                certificate=told.certificate(WITHIN if self.error is None else self.error),
-            )
-            yield Followed(trajectory, told, tuple(steps), tangents)
-            if len(steps) == self.anchors:
+            told = evidence(runs, self._looks(way, recipe, predicted, runs[-1]))
+            yield self._followed(way, predicted, told, told.certificate(self._within))
+            step = _next(runs[-1], way.steps[-1], 0.5 ** (self.anchors - 1 - len(way.steps)))
+            if len(way.steps) == self.anchors or step is None:
                 return
-            step = _next(runs[-1], steps[-1], 0.5 ** (self.anchors - 1 - len(steps)))
-            if step is None:
-                return
-            built = built.and_at(frame.below(predicted(1, stop=step)[0].end), names, self._tell(len(steps)))
-            steps.append(step)
-            tangents += (built.alone(len(steps) - 1).tangent(),)
+            there, tell = frame.below(predicted(1, stop=step)[0].end), self._tell(len(way.steps))
+            further = way.built[-1].and_at(there, names, tell)
+            way = way._replace(built=(*way.built, further), steps=(*way.steps, step))
+
+    def along(self, way: Way, recipe: Recipe) -> Followed | None:
+        """Another recipe along a path; None where it tells layers apart that the path's does not.
+
+        Whether it leaves the path the network at the predicted weights tells.
+        """
+        begin = time.perf_counter()
+        predictable([recipe], self.batch_norm)
+        frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
+        names, settings = _settings(frame, recipe, len(self.task.y_train))
+        if (names, frame.groups) != (way.names, way.frame.groups):
+            return None
+        replays = [self._replay(way, settings, recipe, built) for built in way.built]
+        runs = [predicted(1)[0].trajectory for predicted in replays]
+        looks = self._looks(way, recipe, replays[-1], runs[-1])
+        told = evidence(runs, looks)
+        found = self._followed(way, replays[-1], told, replace(told.certificate(self._within), shared=True))
+        return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
+
+    @property
+    def _within(self) -> float:
+        return WITHIN if self.error is None else self.error
+
+    def _replay(self, way: Way, settings: Settings, recipe: Recipe, built: Anchors) -> Callable[..., list[Replayed]]:
+        """(record_every, stop) -> the replay."""
+        arrays, n = (built.path(), way.start), len(self.task.y_train)
+        return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], n)
+
+    def _followed(
+        self, way: Way, predicted: Callable[..., list[Replayed]], told: Evidence, certificate: Certificate
+    ) -> Followed:
+        return Followed(replace(predicted(self.record_every)[0].trajectory, certificate=certificate), told, way)
 
     def _looks(
-        self,
-        frame: "Frame",
-        built: Anchors,
-        names: BundleItems,
-        predicted: Callable[..., list[replay.Replayed]],
-        found: Trajectory,
-        recipe: Recipe,
+        self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], found: Trajectory
     ) -> dict[int, float]:
         """The network's train loss at the predicted weights of a few steps."""
-        losses_there = {}
+        seen, built = {}, way.built[-1]
         for step in steps_to_look_at(found):
             end = predicted(1, stop=step)[0].end
-            params = frame.params(end, built.weights(names, frame.below(end)))
+            params = way.frame.params(end, built.weights(way.names, way.frame.below(end)))
             model = with_value(self.model.replace(params=params), self.task, self.batch_norm)
             logits = outputs_on(model, built.subject.images[0])
-            losses_there[step] = float(losses.mean_loss(recipe.loss, logits, built.subject.targets[0]))
-        return losses_there
+            seen[step] = float(losses.mean_loss(recipe.loss, logits, built.subject.targets[0]))
+        return seen
 
     def _tell(self, anchor: int) -> Count | None:
         """Progress of one anchor, as that of all."""
@@ -200,6 +237,31 @@ class Moving:
         if progress is None:
             return None
         return lambda done, total: progress(anchor * total + done, anchors * total)
+
+
+def shared_paths(run: Moving) -> OneByOne:
+    """Recipes one after another, each along the path of one before it where its certificate holds there.
+
+    Only the last path is kept, since it has all its Jacobians.
+    """
+    kept: list[Way] = []
+
+    def predict(recipe: Recipe) -> Trajectory:
+        found = run.along(kept[0], recipe) if kept else None
+        if found is None or found.trajectory.certificate is None or not found.trajectory.certificate.holds:
+            kept.clear()  # before the next one takes as much memory
+            found = run.follow(recipe)
+            kept.append(found.way)
+        return found.trajectory
+
+    return OneByOne(predict)
+
+
+def _settings(frame: "Frame", recipe: Recipe, n: int) -> tuple[BundleItems, Settings]:
+    """The bundles in which a recipe moves the groups, and what it does to each."""
+    settings = optimizer.settings(recipe, frame.groups, n)
+    bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
+    return items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
 
 
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:

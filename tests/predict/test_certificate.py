@@ -17,9 +17,9 @@ def run(loss: np.ndarray, diverged_at: int | None = None) -> Trajectory:
 
 
 def test_with_one_anchor_the_network_at_the_predicted_weights_tells():
-    found = evidence([run(LOSS)], {2: 2.5, 4: 1.0})
-    assert found.error(5) == pytest.approx(OF_LOOKS * np.mean([0, 0.25, 0.5, 0.75, 1.0]) / LOSS.mean())
-    assert found.error(3) == pytest.approx(OF_LOOKS * np.mean([0, 0.25, 0.5]) / LOSS[:3].mean())
+    found = evidence([run(LOSS + 1)], {2: 3.5, 4: 9.0})  # off by 0.5, and by more than is predicted, which is 1
+    assert found.error(5) == pytest.approx(OF_LOOKS * np.mean([0, 0.25, 0.5, 0.75, 1.0]) / (LOSS + 1).mean())
+    assert found.error(3) == pytest.approx(OF_LOOKS * np.mean([0, 0.25, 0.5]) / (LOSS + 1)[:3].mean())
 
 
 def test_with_more_the_change_by_the_last_tells():
@@ -27,6 +27,8 @@ def test_with_more_the_change_by_the_last_tells():
     assert found.error(5) == pytest.approx(OF_CHANGE * 0.5 / LOSS.mean())
     assert found.error(3) == 0
     assert found.certificate(0.1 * OF_CHANGE).horizon == 3
+    looked = evidence([run(LOSS), run(LOSS)], {2: 2.5, 4: 0.0})
+    assert looked.error(5) == pytest.approx(OF_LOOKS * np.mean([0, 0.25, 0.5, 0.25, 0]) / LOSS.mean())
 
 
 def test_an_anchor_that_changes_nothing_proves_little():

@@ -214,6 +214,24 @@ def test_what_it_went_through_is_told(model, task):
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[2], rtol=0.1)
 
 
+def test_recipes_share_a_path_where_it_says_that_it_holds(model, task):
+    run = predict.moving(model, task, anchors=3)
+    recipes = [CE, CE.replace(learning_rate=0.5 * CE.learning_rate), CE.replace(**RATES)]
+    found = run.many(recipes)
+    assert [trajectory.certificate.shared for trajectory in found] == [False, True, False]
+    real = linft.finetune(model, task)(recipes[1]).train_loss
+    assert 0 < np.abs(found[1].train_loss - run(recipes[1]).train_loss).mean() < 0.2 * real.mean()
+
+
+def test_a_path_is_not_shared_by_what_leaves_it(model, task):
+    run = predict.moving(model, task, anchors=2, error=1e-6)
+    way = run.follow(CE).way
+    other = run.along(way, CE.replace(seed=9, weight_decay=1.0))
+    assert other is not None and not other.trajectory.certificate.holds
+    same = run.along(way, CE)
+    np.testing.assert_allclose(same.trajectory.train_loss, run(CE).train_loss, rtol=1e-9)
+
+
 def test_a_rate_at_which_the_linear_prediction_diverges_still_has_a_path(model, task):
     recipe = SE.replace(learning_rate=0.5, steps=20)
     assert predict.dual(model, task, record_every=1)(recipe).diverged_at is not None

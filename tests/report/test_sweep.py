@@ -80,7 +80,10 @@ def test_predictions_that_say_that_they_do_not_hold_are_in_question(content):
     rows = [replace(r, certificate=Certificate(e, 0.1, 3, 1.0)) for r, e in zip(predicted.rows, errors, strict=True)]
     read = page.render(replace(content, sweeps={"moving": replace(predicted, rows=rows)}))
     text = Reader(read).text
-    assert "1 of 12 predictions say of themselves that they hold to within 10.0%." in text
+    assert (
+        "1 of 12 predictions say of themselves that they hold to within 10.0%; their kernels moved along 12 paths."
+        in text
+    )
     assert "A question mark: the prediction does not say of itself that it holds." in text
     wide = read[read.index('<figure id="heat_maps"') : read.index('<div class="narrow"')]
     assert len(re.findall(r">\d+\?</text>", wide)) == 11
