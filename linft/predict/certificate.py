@@ -20,8 +20,8 @@ LOOKS = 6
 LEFT = 0.3
 """Share of an error that an anchor leaves, at least: that it changed next to nothing may be chance."""
 OF_CHANGE = 1.5
-"""The error that is told over the change by the last anchor: what nine of ten runs of experiments/certificates.py keep on
-which it was made, and a quarter more."""
+"""The error that is told, over the change by the last anchor: a quarter more than what nine of ten of the runs kept on
+which it was made (experiments/certificates.py)."""
 OF_LOOKS = 1.0
 """The error over the distance of the network's losses from the predicted ones, with one anchor, likewise."""
 
