@@ -27,7 +27,7 @@ from tables import markdown, number, share, spread
 
 import linft
 from linft import predict
-from linft.core.base import Tangent, Trajectory
+from linft.core.base import Trajectory
 from linft.predict.certificate import Evidence
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
@@ -114,7 +114,7 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
             stages.append(
                 {
                     "anchors": followed.steps,
-                    "edges": [_edge(tangent, recipe) for tangent in followed.tangents] if at == "network" else None,
+                    "edges": followed.edges,
                     "seconds": seconds,
                     "train_loss": _rounded(evidence.predicted),
                     "looks": {str(step): _rounded([loss])[0] for step, loss in evidence.looks.items()},
@@ -136,12 +136,6 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
             "test_accuracy": float(real.test_accuracy[-1]),
             "stages": stages,
         }
-
-
-def _edge(tangent: Tangent, recipe: linft.Recipe) -> float:
-    """The recipe's rate over the largest stable one, of the full batch, where an anchor stands."""
-    found = predict.stability(tangent, recipe.replace(batch_size=None, steps=1))
-    return float(found.h / found.limit)
 
 
 def _file(network: str, options: Options) -> str:

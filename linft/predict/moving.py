@@ -34,6 +34,7 @@ from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
 from linft.predict.path import Path, about
 from linft.predict.replay import Build, Network, Replayed
 from linft.predict.span import At, BundleItems, bundle_equal, items
+from linft.predict.stability import stability
 from linft.predict.tangent import in_mode, outputs_on, with_value
 from linft.runtime.progress import Count
 from linft.training import optimizer
@@ -106,6 +107,7 @@ class Followed(NamedTuple):
     evidence: Evidence
     """How far it is to be trusted; the trajectory has its certificate."""
     way: "Way"
+    recipe: Recipe
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -118,10 +120,22 @@ class Followed(NamedTuple):
         built = self.way.built[-1]
         return tuple(built.alone(k).tangent() for k in range(len(built.anchors)))
 
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The learning rate over the largest stable one, of the full batch, at every anchor; none of features."""
+        if self.way.built[-1].subject.directions is not None:
+            return ()
+        steps = self.recipe.num_steps(len(self.tangents[0].labels_train))
+        whole = self.recipe.replace(batch_size=None, steps=steps, epochs=None)
+        return tuple(found.h / found.limit for found in (stability(tangent, whole) for tangent in self.tangents))
+
     def noted(self) -> Trajectory:
-        """The prediction, with a note of where it has its Jacobians."""
+        """The prediction, with a note of where it has its Jacobians, and how near the edge of stability is there."""
         places = f"step{'s' if len(self.steps) > 1 else ''} {', '.join(map(str, self.steps))}"
-        return replace(self.trajectory, note=f"with Jacobians at {places} of the predicted path")
+        note = f"with Jacobians at {places} of the predicted path"
+        if edges := self.edges:
+            note += f", where the rate is {', '.join(f'{edge:.2g}' for edge in edges)} of the largest stable one"
+        return replace(self.trajectory, note=note)
 
 
 class Way(NamedTuple):
@@ -178,7 +192,7 @@ class Moving:
             predicted = self._replay(way, settings, recipe, way.built[-1])
             runs.append(predicted(1)[0].trajectory)
             told = evidence(runs, self._looks(way, recipe, predicted, runs[-1]))
-            yield self._followed(way, predicted, told, told.certificate(self._within))
+            yield self._followed(way, recipe, predicted, told, told.certificate(self._within))
             step = _next(runs[-1], way.steps[-1], 0.5 ** (self.anchors - 1 - len(way.steps)))
             if len(way.steps) == self.anchors or step is None:
                 return
@@ -201,7 +215,7 @@ class Moving:
         runs = [predicted(1)[0].trajectory for predicted in replays]
         looks = self._looks(way, recipe, replays[-1], runs[-1])
         told = evidence(runs, looks)
-        found = self._followed(way, replays[-1], told, replace(told.certificate(self._within), shared=True))
+        found = self._followed(way, recipe, replays[-1], told, replace(told.certificate(self._within), shared=True))
         return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
 
     @property
@@ -214,9 +228,15 @@ class Moving:
         return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], n)
 
     def _followed(
-        self, way: Way, predicted: Callable[..., list[Replayed]], told: Evidence, certificate: Certificate
+        self,
+        way: Way,
+        recipe: Recipe,
+        predicted: Callable[..., list[Replayed]],
+        told: Evidence,
+        certificate: Certificate,
     ) -> Followed:
-        return Followed(replace(predicted(self.record_every)[0].trajectory, certificate=certificate), told, way)
+        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate)
+        return Followed(trajectory, told, way, recipe)
 
     def _looks(
         self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], found: Trajectory

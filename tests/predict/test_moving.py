@@ -209,7 +209,14 @@ def test_what_it_went_through_is_told(model, task):
     assert far[found.steps[2]] >= min(far[-1], 1.5 * far[found.steps[1]])
     np.testing.assert_allclose(found.evidence.curves[1], before.trajectory.train_loss, rtol=1e-6)
     assert found.trajectory.note == ""
-    assert found.noted().note == f"with Jacobians at steps {', '.join(map(str, found.steps))} of the predicted path"
+    there = [model.replace(params=anchor.model.params) for anchor in found.way.built[-1].anchors]
+    whole = CE.replace(batch_size=None)
+    edges = [predict.stability(predict.tangent(at, task), whole) for at in there]
+    np.testing.assert_allclose(found.edges, [edge.h / edge.limit for edge in edges], rtol=1e-6)
+    assert found.edges[2] != pytest.approx(found.edges[0], rel=0.1)
+    assert found.noted().note.startswith(
+        f"with Jacobians at steps {', '.join(map(str, found.steps))} of the predicted path, "
+    )
     kernels = [tangent.kernel_train.total() for tangent in found.tangents]
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[2], rtol=0.1)
 
