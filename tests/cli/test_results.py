@@ -58,7 +58,10 @@ RESULTS = {
     "seeds": Written(SEEDS, "result.json", SeedsResult),
     "run of a seed": Written(SEEDS, "seed-0/result.json", RunResult, "final"),
 }
-READ = [name for name, written in RESULTS.items() if written.field]
+SLOW = (COMPARE, ADVISE)
+"""What they write is read in the tests of their workflows, too."""
+NAMES = [pytest.param(n, marks=pytest.mark.slow if of.command in SLOW else ()) for n, of in RESULTS.items()]
+READ = [name for name in NAMES if RESULTS[name.values[0]].field]
 
 
 def call(command: tuple[str, ...], model: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,14 +85,14 @@ def written(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return directory
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_result_is_read_as_it_was_written(name: str, written: Callable[[tuple[str, ...]], Path]):
     of = RESULTS[name]
     path = written(of.command) / of.file
     assert schema.content(schema.read(path, of.kind)) == json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_another_version_is_refused(name: str, written: Callable[[tuple[str, ...]], Path], tmp_path: Path):
     of = RESULTS[name]
     content = json.loads((written(of.command) / of.file).read_text())

@@ -64,7 +64,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+SLOW = ("dual, decoupled", "features", "relinearized")
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow if way in SLOW else ()) for way in WAYS])
 def test_weights_of_any_type(x64, task, way):
     expected = np.asarray(WAYS[way](of_type("float64"), task))
     assert expected.dtype == np.float64

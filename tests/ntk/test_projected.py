@@ -13,7 +13,7 @@ CLASSES, K = 3, 256
 PROJECTED = ("stage2", "stage3")  # have convolutions of 288 to 2304 numbers
 
 
-@pytest.mark.parametrize("outputs", ["full", "trace", "pseudo"])
+@pytest.mark.parametrize("outputs", ["full", "trace", pytest.param("pseudo", marks=pytest.mark.slow)])
 def test_is_off_by_its_standard_error(model, images, outputs):
     exact = empirical_ntk(model, images[:12], images[12:], outputs=outputs).blocks
     kernel, error = projected_ntk(model, images[:12], images[12:], outputs=outputs, dimensions=K)

@@ -131,7 +131,7 @@ def test_what_is_measured_is_what_the_committed_rows_say(experiment):
     assert all(len(kind.errors["fresh"]) == len(kind.errors["probe"]) == len(FALLS) for kind in KINDS.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if "moving" in k else ()) for k in KINDS])
 def test_every_kind_begins_at_the_model_and_follows_it(kind, model, task):
     recipe = linft.Recipe(learning_rate=0.02, batch_size=5, steps=8)
     found = KINDS[kind].run(model, task, recipe, 2)

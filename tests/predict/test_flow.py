@@ -29,8 +29,11 @@ def finer(recipe: Recipe, by: int) -> Recipe:
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"rate_multipliers": (("conv", 0.3), ("head", 3.0))}, {"frozen_groups": ("conv", "hidden")}],
-    ids=["plain", "group rates", "frozen groups"],
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"rate_multipliers": (("conv", 0.3), ("head", 3.0))}, id="group rates", marks=pytest.mark.slow),
+        pytest.param({"frozen_groups": ("conv", "hidden")}, id="frozen groups", marks=pytest.mark.slow),
+    ],
 )
 def test_the_replay_tends_to_it_in_proportion_to_the_rate(flow, tangent, loss, settings):
     recipe = FULL.replace(loss=loss, **settings)

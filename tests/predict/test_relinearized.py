@@ -9,7 +9,7 @@ from linft import predict
 from linft.core.errors import LinftError
 
 
-@pytest.mark.parametrize("name", ["all at once", "decay to the pretrained"])
+@pytest.mark.parametrize("name", [pytest.param("all at once", marks=pytest.mark.slow), "decay to the pretrained"])
 def test_after_no_step_it_is_dual(model, tangent, split_tangent, task, name):
     recipe = RECIPES[name]
     found = predict.relinearized(model, task, after=0, record_every=10)(recipe)

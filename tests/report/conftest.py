@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from linft.workflows.compare.result import AboutModel, AboutTask, ComparisonResu
 def result() -> ComparisonResult:
     """Two recipes trained on 20 digits, called "finetuned" and "dual"; the parts on the kernel are made up."""
     task = linft.load_task("digits").subset(20, 20)
-    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=4)
+    model = drawn.make(drawn.Normed())
     recipe = linft.Recipe(learning_rate=0.05, batch_size=10, steps=6)
     run = linft.finetune(model, task, record_every=1)
     runs = {"finetuned": saved(run(recipe)), "dual": saved(run(recipe.replace(learning_rate=0.03)))}

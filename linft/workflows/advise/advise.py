@@ -39,6 +39,7 @@ from linft.workflows.advise.result import (
 )
 from linft.workflows.advise.rules import Space, blocks, fired, narrowed, safe
 from linft.workflows.advise.search import Searched, search
+from linft.workflows.advise.search import folds as parts
 from linft.workflows.compare.result import StabilityResult
 from linft.workflows.sweep import result as sweep_result
 from linft.workflows.sweep.grid import Grid, GridBlock, at
@@ -95,6 +96,7 @@ def advise(
     steps = default.num_steps(len(task.y_train)) if budget is None else budget
     if steps < 1:
         raise LinftError(f"a budget of {steps} steps leaves nothing to train; give 1 or more")
+    parts(task.y_train, folds)  # too few images for them are told before anything is computed
     base = default.replace(steps=steps)
     path, tell = None if output is None else Path(output), progress or (lambda what, done, total: None)
     about = AdviceInputs(
