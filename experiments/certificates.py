@@ -6,8 +6,8 @@ Real runs of two networks on six real tasks with fresh and probe heads, frozen b
 48 steps of 16; beside each `predict.moving` with one anchor (which is the linear prediction), two, three and four,
 and what its certificate says of each. Development: resnet14-cifar10 on digits, sign_digits, hymenoptera and mnist, on
 which the certificate was made. Apart: fashion and imagenet_coarse, and ResNet-20 on any task, decided before any of
-them was run. Rows are written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl
-and table.md into results/certificates/SCALE.
+them was run. Rows are written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl,
+table.md and figure.svg into results/certificates/SCALE.
 
 Expected: results/certificates/laptop/table.md.
 """
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import matplotlib
 import numpy as np
 import tyro
 from clock import Clock
+from matplotlib.figure import Figure
 from options import Options, Scale
 from tables import markdown, number, share, spread
 
@@ -79,6 +81,7 @@ def main(options: Options) -> None:
     if "report" in options.do:
         rows = json_lines.read(directory / "rows.jsonl")
         (directory / "table.md").write_text(table(rows, config))
+        figure(rows, config).savefig(directory / "figure.svg", metadata={"Date": None})
         print(f"{len(rows)} rows; wrote {directory}/table.md", flush=True)
 
 
@@ -241,6 +244,35 @@ def certificates_table(rows: list[dict[str, Any]], config: Config) -> str:
         )
     heads = ("runs", "anchors", "predictions", "told and held", "held and told", "within what was told", "ratio")
     return markdown(CERTIFICATES, heads, lines)
+
+
+def figure(rows: list[dict[str, Any]], config: Config) -> Figure:
+    """The train loss of the first network and case on every task, real, linear and moving, with their errors."""
+    matplotlib.rcParams["svg.hashsalt"] = "certificates"
+    head, at, rate = config.cases[0]
+    wanted = (config.networks[0], HEADS[head], at, rate)
+    shown = [row for row in rows if tuple(row[name] for name in ("network", "head", "at", "rate")) == wanted]
+    drawing = Figure(figsize=(9, 4.6), layout="constrained")
+    panels = drawing.subplots(-(-len(shown) // 3), min(3, len(shown)), squeeze=False)
+    for row, axes in zip(sorted(shown, key=lambda row: config.tasks.index(row["task"])), panels.flat, strict=False):
+        *_, last = row["stages"]
+        curves = {
+            "really trained": (row["train_loss"], {"color": "#14171c", "linewidth": 2.2}),
+            "linear, predicted": (row["stages"][0]["train_loss"], {"color": "#c25400", "linestyle": "--"}),
+            "kernel moving, predicted": (last["train_loss"], {"color": "#0b7a8a", "linestyle": (0, (6, 2))}),
+        }
+        for label, (loss, style) in curves.items():
+            axes.plot(loss, label=label, **style)
+        errors = [stage_error(row, stage) for stage in (row["stages"][0], last)]
+        axes.set_title(f"{row['task']}: {share(errors[0])} → {share(errors[1])}", fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0)
+    for axes in panels[-1]:
+        axes.set_xlabel("updates")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("train loss")
+    drawing.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return drawing
 
 
 def apart(row: dict[str, Any], config: Config) -> bool:

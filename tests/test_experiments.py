@@ -24,7 +24,7 @@ FILES = {  # experiment -> what its results are
     "advice": {"table.md", "rows.jsonl"},
     "predicted_vs_actual": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "prediction_kinds": {"table.md", "figure.svg", "rows.jsonl", "config.json", "once.json"},
-    "certificates": {"table.md", "rows.jsonl", "config.json"},
+    "certificates": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "selection": {"tables.md", "truth.jsonl", "scores.jsonl"},
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
