@@ -73,6 +73,10 @@ CONFIGS: dict[Scale, Config] = {
 }
 
 
+DOCUMENTED = (Path(__file__).parents[1] / "docs" / "predicted_along_the_path.svg",)
+"""Where the figure is shown."""
+
+
 def main(options: Options) -> None:
     """Run what is missing, and draw the table."""
     config, directory = CONFIGS[options.scale], options.directory("certificates")
@@ -81,7 +85,8 @@ def main(options: Options) -> None:
     if "report" in options.do:
         rows = json_lines.read(directory / "rows.jsonl")
         (directory / "table.md").write_text(table(rows, config))
-        figure(rows, config).savefig(directory / "figure.svg", metadata={"Date": None})
+        for file in (directory / "figure.svg", *(DOCUMENTED if options.scale == "laptop" else ())):
+            figure(rows, config).savefig(file, metadata={"Date": None})
         print(f"{len(rows)} rows; wrote {directory}/table.md", flush=True)
 
 
@@ -175,7 +180,8 @@ def evidence_of(row: dict[str, Any], place: int) -> Evidence:
 
 def table(rows: list[dict[str, Any]], config: Config) -> str:
     """Errors by the number of anchors; and what the certificates said against what was."""
-    return errors_table(rows, config) + "\n" + certificates_table(rows, config)
+    tables = errors_table(rows, config), certificates_table(rows, config), breaks_table(rows, config)
+    return "\n".join(tables)
 
 
 def parts(rows: list[dict[str, Any]], config: Config) -> dict[str, list[dict[str, Any]]]:
@@ -189,7 +195,7 @@ def parts(rows: list[dict[str, Any]], config: Config) -> dict[str, list[dict[str
 ERRORS = """\
 Error of the train-loss curve, mean |difference| / mean real loss; |difference| of the final test accuracy in points;
 cost, processor seconds without compilation of the prediction with so many anchors over those of the real run: median
-(largest), of real runs that did not break."""
+(largest), of real runs that did not break (below)."""
 
 
 def errors_table(rows: list[dict[str, Any]], config: Config) -> str:
@@ -198,7 +204,9 @@ def errors_table(rows: list[dict[str, Any]], config: Config) -> str:
     for (part, own), (head, at) in itertools.product(
         parts(rows, config).items(), dict.fromkeys(case[:2] for case in config.cases)
     ):
-        those = [row for row in own if (row["head"], row["at"]) == (HEADS[head], at) and not row["real_diverged_at"]]
+        those = [
+            row for row in own if (row["head"], row["at"]) == (HEADS[head], at) and broke_at(row["train_loss"]) is None
+        ]
         for place in range(config.anchors if those else 0):
             reached = [(row, row["stages"][min(place, len(row["stages"]) - 1)]) for row in those]
             points = [100 * abs(stage["test_accuracy"] - row["test_accuracy"]) for row, stage in reached]
@@ -244,6 +252,39 @@ def certificates_table(rows: list[dict[str, Any]], config: Config) -> str:
         )
     heads = ("runs", "anchors", "predictions", "told and held", "held and told", "within what was told", "ratio")
     return markdown(CERTIFICATES, heads, lines)
+
+
+BREAKS = """\
+Runs that broke: the train loss rose to one and a half times the least before. How many did, how many of them were
+predicted to, how far off the step was, median (largest); how many did not and were predicted to; and of those that
+broke, in how many the horizon of 10 % ended before."""
+
+
+def breaks_table(rows: list[dict[str, Any]], config: Config) -> str:
+    """Which runs broke, and whether that was foreseen."""
+    lines = []
+    for (part, own), place in itertools.product(parts(rows, config).items(), (0, config.anchors - 1)):
+        found = [(broke_at(row["train_loss"]), row, min(place, len(row["stages"]) - 1)) for row in own]
+        real = [(step, row, k) for step, row, k in found if step is not None]
+        predicted = [(step, broke_at(row["stages"][k]["train_loss"])) for step, row, k in real]
+        alarms = [
+            row for step, row, k in found if step is None and broke_at(row["stages"][k]["train_loss"]) is not None
+        ]
+        before = [step for step, row, k in real if evidence_of(row, k).certificate(GOOD).horizon < step]
+        off = [abs(step - there) for step, there in predicted if there is not None]
+        calm = len(found) - len(real)
+        lines.append(
+            (part, place + 1, len(real), len(off), spread(off, "{:.0f}"), f"{len(alarms)} of {calm}", len(before))
+        )
+    heads = ("runs", "anchors", "broke", "foreseen", "steps off", "false alarms", "not trusted")
+    return markdown(BREAKS, heads, lines)
+
+
+def broke_at(loss: list[float]) -> int | None:
+    """The first step at which a train loss is one and a half times the least before; None where it never is."""
+    least = np.minimum.accumulate(loss)
+    broken = np.flatnonzero(np.array(loss)[1:] > 1.5 * least[:-1])
+    return int(broken[0]) + 1 if len(broken) else None
 
 
 def figure(rows: list[dict[str, Any]], config: Config) -> Figure:
