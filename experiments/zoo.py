@@ -140,11 +140,11 @@ def singles(config: Config) -> Iterator[tuple[list[str], Pretrain]]:
             to_here = Pretrain(
                 TaskOptions(config.source(source)), zoo=config.work, data=source, citation=about.citation
             )
-            yield [name], replace(to_here, start=fresh, name=name, recipe=recipe)
+            yield [name], replace(to_here, network=fresh, name=name, recipe=recipe)
             if source != "cifar10":
                 name, start = f"{first}-{source}", PretrainingOptions(init=str(config.trained(first)))
                 again = config.recipe(recipe.replace(learning_rate=row.again, steps=steps // 2))
-                yield [name], replace(to_here, start=start, name=name, recipe=again)
+                yield [name], replace(to_here, network=start, name=name, recipe=again)
 
 
 def multi(config: Config) -> Iterator[tuple[list[str], PretrainDomains]]:

@@ -9,6 +9,7 @@ import options
 import paired_rows
 import pytest
 import starts
+import zoo
 from flax import linen as nn
 
 import linft
@@ -158,3 +159,32 @@ def test_a_start_with_new_norms_has_the_statistics_of_the_task(shared):
     np.testing.assert_array_equal(norm(one, "block1"), norm(pretrained, "block1"))
     assert np.ptp(norm(two, "block1")) > 0.01  # not the 1 of a new norm
     assert (norm(two, "block0") != norm(pretrained, "block0")).all()
+
+
+@pytest.mark.slow
+def test_a_zoo_is_trained_published_and_gone_on_with(shared, tmp_path, monkeypatch):
+    """Of one narrow network and two sources, each alone and both with norms of their own."""
+    both = ("cifar10", "sign_digits")
+    narrow = zoo.Network("cifar_resnet8", {"width": 2}, zoo.BASE, again=0.02)
+    monkeypatch.setattr(zoo, "NETWORKS", {"resnet14": narrow})
+    monkeypatch.setattr(zoo, "SOURCES", {source: zoo.SOURCES[source] for source in both})
+    monkeypatch.setattr(zoo, "NO_TARGETS", both)
+    monkeypatch.setattr(zoo, "SHARINGS", {"multibn5": ("multi-bn", both, 2)})
+    chosen, directory = options.Options(data=shared / "data", output=tmp_path), tmp_path / "zoo" / "smoke"
+    zoo.main(chosen)
+
+    def written() -> dict[str, int]:
+        return {path.stem: path.stat().st_mtime_ns for path in (directory / "work").glob("*.safetensors")}
+
+    first, tables = written(), (directory / "tables.md").read_text()
+    assert first.keys() == {
+        "resnet14-cifar10", "resnet14-sign_digits", "resnet14-cifar10-sign_digits",
+        "multibn5-cifar10", "multibn5-sign_digits",
+    }  # fmt: skip
+    published = {path.stem for path in (directory / "weights").glob("*.safetensors")}
+    left_out = {line.split()[0] for line in tables.splitlines() if " is left out: " in line}
+    assert published | left_out == first.keys() and not published & left_out
+    assert all(f"| {row} |" in tables for row in ("resnet14, from random weights", "multibn5"))
+    (directory / "work" / "resnet14-sign_digits.safetensors").unlink()
+    zoo.main(chosen)
+    assert {name for name, at in written().items() if at != first[name]} == {"resnet14-sign_digits"}
