@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from linft.core.errors import LinftError
 from linft.runtime import json_lines
@@ -63,8 +64,14 @@ def read_rows(path: Path, kind: type[T]) -> list[T]:
 
 
 def content(result: Any) -> Any:
-    """A dataclass as it will be read again as JSON."""
-    return plain(finite(msgspec.to_builtins(result)))
+    """A dataclass as it will be read again as JSON; NumPy's numbers are numbers."""
+    return plain(finite(msgspec.to_builtins(result, enc_hook=_number)))
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a result holds {type(value).__name__}, which JSON does not know")
 
 
 def typed(found: Any, kind: type[T], where: Path | str) -> T:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import linft
@@ -44,6 +45,13 @@ def test_rows_are_read_in_their_order(tmp_path):
     with pytest.raises(LinftError, match=r"rows\.jsonl is of an earlier version of linft"):
         schema.read_rows(tmp_path / "rows.jsonl", Found)
     assert schema.read_rows(tmp_path / "none.jsonl", Part) == []
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = Part([np.float32(0.5), np.float64(np.inf), np.int64(3)], reason=np.bool_(True))  # pyright: ignore
+    assert json.dumps(schema.content(found)) == '{"losses": [0.5, null, 3], "reason": true}'
+    with pytest.raises(TypeError, match="a result holds object, which JSON does not know"):
+        schema.content(Part([object()]))  # pyright: ignore
 
 
 def test_numbers_that_are_not_finite_are_none_when_read(tmp_path):
