@@ -98,8 +98,10 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
     if certificates:
         held = sum(certificate.holds for certificate in certificates)
         within = words.percent(certificates[0].within)
+        paths = sum(not certificate.shared for certificate in certificates)
         sentences.append(
-            f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}."
+            f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}; "
+            f"their kernels moved along {paths} path{'s' if paths > 1 else ''}."
         )
     if agreed and agreed.points:
         tau = agreed.tau_accuracy
