@@ -48,8 +48,8 @@ class Config:
     """The first is that of development."""
     cases: tuple[Case, ...] = (
         ("probe", "network", 0.001),
-        ("normal", "features", 0.01),
         ("probe", "network", 0.003),
+        ("normal", "features", 0.01),
         ("normal", "network", 0.01),
     )
     """Head, what moves, learning rate."""
