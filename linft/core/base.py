@@ -310,7 +310,7 @@ class Trajectory:
     note: str = ""
     """What the run left out of the recipe, if anything."""
     model: Model | None = None
-    """The fine-tuned model, where the run trains weights."""
+    """The fine-tuned model, where the run trains weights, or as a kernel that moves predicts it."""
     best: Model | None = None
     """The model at the recorded step of greatest test accuracy, where the run kept checkpoints."""
     certificate: Certificate | None = None

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import BatchNorm, Certificate, Model, OneByOne, Outputs, Tangent, Trajectory
+from linft.core.base import BatchNorm, Model, OneByOne, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -191,8 +191,7 @@ class Moving:
         while True:
             predicted = self._replay(way, settings, recipe, way.built[-1])
             runs.append(predicted(1)[0].trajectory)
-            told = evidence(runs, self._looks(way, recipe, predicted, runs[-1]))
-            yield self._followed(way, recipe, predicted, told, told.certificate(self._within))
+            yield self._followed(way, recipe, predicted, list(runs))
             step = _next(runs[-1], way.steps[-1], 0.5 ** (self.anchors - 1 - len(way.steps)))
             if len(way.steps) == self.anchors or step is None:
                 return
@@ -213,14 +212,11 @@ class Moving:
             return None
         replays = [self._replay(way, settings, recipe, built) for built in way.built]
         runs = [predicted(1)[0].trajectory for predicted in replays]
-        looks = self._looks(way, recipe, replays[-1], runs[-1])
-        told = evidence(runs, looks)
-        found = self._followed(way, recipe, replays[-1], told, replace(told.certificate(self._within), shared=True))
-        return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
-
-    @property
-    def _within(self) -> float:
-        return WITHIN if self.error is None else self.error
+        found = self._followed(way, recipe, replays[-1], runs)
+        assert found.trajectory.certificate is not None
+        shared = replace(found.trajectory.certificate, shared=True)
+        seconds = time.perf_counter() - begin
+        return found._replace(trajectory=replace(found.trajectory, certificate=shared, seconds=seconds))
 
     def _replay(self, way: Way, settings: Settings, recipe: Recipe, built: Anchors) -> Callable[..., list[Replayed]]:
         """(record_every, stop) -> the replay."""
@@ -228,28 +224,24 @@ class Moving:
         return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], n)
 
     def _followed(
-        self,
-        way: Way,
-        recipe: Recipe,
-        predicted: Callable[..., list[Replayed]],
-        told: Evidence,
-        certificate: Certificate,
+        self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], runs: list[Trajectory]
     ) -> Followed:
-        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate)
+        """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
+        looks, model = {}, self._at(way, predicted(1)[0].end)
+        for step in steps_to_look_at(runs[-1]):
+            there = self._at(way, predicted(1, stop=step)[0].end)
+            there = with_value(there, self.task, self.batch_norm)
+            logits = outputs_on(there, way.built[-1].subject.images[0])
+            looks[step] = float(losses.mean_loss(recipe.loss, logits, way.built[-1].subject.targets[0]))
+        told = evidence(runs, looks)
+        certificate = told.certificate(WITHIN if self.error is None else self.error)
+        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate, model=model)
         return Followed(trajectory, told, way, recipe)
 
-    def _looks(
-        self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], found: Trajectory
-    ) -> dict[int, float]:
-        """The network's train loss at the predicted weights of a few steps."""
-        seen, built = {}, way.built[-1]
-        for step in steps_to_look_at(found):
-            end = predicted(1, stop=step)[0].end
-            params = way.frame.params(end, built.weights(way.names, way.frame.below(end)))
-            model = with_value(self.model.replace(params=params), self.task, self.batch_norm)
-            logits = outputs_on(model, built.subject.images[0])
-            seen[step] = float(losses.mean_loss(recipe.loss, logits, built.subject.targets[0]))
-        return seen
+    def _at(self, way: Way, at: Tree) -> Model:
+        """The network at coordinates."""
+        below = way.built[-1].weights(way.names, way.frame.below(at))
+        return self.model.replace(params=way.frame.params(at, below))
 
     def _tell(self, anchor: int) -> Count | None:
         """Progress of one anchor, as that of all."""
@@ -267,12 +259,14 @@ def shared_paths(run: Moving) -> OneByOne:
     kept: list[Way] = []
 
     def predict(recipe: Recipe) -> Trajectory:
-        found = run.along(kept[0], recipe) if kept else None
-        if found is None or found.trajectory.certificate is None or not found.trajectory.certificate.holds:
-            kept.clear()  # before the next one takes as much memory
-            found = run.follow(recipe)
-            kept.append(found.way)
-        return found.trajectory
+        shared = run.along(kept[0], recipe) if kept else None
+        if shared is not None and shared.trajectory.certificate is not None and shared.trajectory.certificate.holds:
+            return shared.trajectory
+        del shared  # and its path, before the next one takes as much memory
+        kept.clear()
+        own = run.follow(recipe)
+        kept.append(own.way)
+        return own.trajectory
 
     return OneByOne(predict)
 

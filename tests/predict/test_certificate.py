@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import linft
 from linft import predict
@@ -57,6 +58,9 @@ def test_looks_are_the_losses_of_the_network_at_the_predicted_weights(model, tas
     (found,) = predict.moving(model, task, at=at, anchors=1, rank=5, record_every=1).stages(recipe)
     trained = linft.finetune(linear, task, record_every=1)(recipe)
     np.testing.assert_allclose(found.evidence.predicted, trained.train_loss, rtol=1e-6)
+    assert found.trajectory.model is not None and trained.model is not None
+    weights, expected = (ravel_pytree(run.model.params)[0] for run in (found.trajectory, trained))
+    np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-9)
     for step, loss in found.evidence.looks.items():
         there = linft.finetune(linear, task, record_every=step)(recipe.replace(steps=step)).model
         real = linft.finetune(model.replace(params=there.params), task)(recipe.replace(steps=0))

@@ -80,6 +80,14 @@ def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(resu
     assert verdict(replace(known, runs=runs | {"moving": broken}))[0].startswith("The tangent kernel ")
 
 
+def test_the_drift_that_was_predicted_stands_beside_the_real_one(result: ComparisonResult):
+    assert result.kernel.drift is not None
+    told = replace(result.kernel.drift, groups=dict.fromkeys(result.kernel.drift.groups, 0.55))
+    text = Reader(render(replace(result, kernel=replace(result.kernel, predicted_drift=told)))).text
+    assert text.count("Predicted, the kernel moving") == 2 and text.count("0.55") == 2 * len(told.groups)
+    assert "Predicted, the kernel moving" not in Reader(render(result)).text
+
+
 def test_what_was_left_out_is_said_once_a_reason(without_figures: None, result: ComparisonResult):
     assert "Left out" not in render(result)
     skipped = {"feature_linearized": "slow", "linearized": "slow", "spectral": "not squared <error>"}

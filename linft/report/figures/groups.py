@@ -57,8 +57,15 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
     groups = _known(result.kernel.drift.groups)
     if not groups:
         return None
-    figure, (axes,) = panels(narrow, [_height(len(groups), 1)])
-    _bars(axes, groups, [("", groups, "blue")], lambda value: fixed(value, 2))
+    told = result.kernel.predicted_drift
+    predicted = {} if told is None else _known(told.groups)
+    series = [("", groups, "blue")]
+    if groups.keys() <= predicted.keys():
+        series = [("Really trained", groups, "ink"), ("Predicted, the kernel moving", predicted, "teal")]
+    figure, (axes,) = panels(narrow, [_height(len(groups), len(series)) + 0.35 * (len(series) - 1)])
+    _bars(axes, groups, series, lambda value: fixed(value, 2))
+    if len(series) > 1:
+        figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
     axes.set_xlim(0, 1)
     axes.set_xlabel("alignment of the kernel before and after")
     lowest = min(groups, key=lambda group: groups[group])
@@ -71,7 +78,7 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
         title = f"“{lowest}” turned most, to an alignment of {fixed(groups[lowest], 2)}"
     caption = (
         "The cosine between the kernels at the pretrained and at the trained weights: 1 where the kernel "
-        "stood still, as the prediction supposes. Dashed: the whole kernel."
+        "stood still, as the linear prediction supposes. Dashed: the whole kernel."
     )
     return Drawing(figure, title, caption)
 

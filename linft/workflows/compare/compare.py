@@ -130,6 +130,9 @@ ON_REQUEST = {
 }
 """Runs that are made only where they are named, and why."""
 
+MOVING = ("moving", "moving_features")
+"""Predictions of the weights, so that the kernel at the end is predicted too."""
+
 PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
 
 
@@ -193,7 +196,7 @@ def compare(
     )
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
-    trajectories, changed = {}, None
+    trajectories, drifts = {}, {}
     for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
         real = name == _reference(recipe, chosen)
 
@@ -201,12 +204,11 @@ def compare(
             progress = partial(tell, name)
             trajectory = RUNS[name](dataclasses.replace(setting, progress=lambda step, of, loss: progress(step, of)))
             note = predict.nearest(recipe, setting.batch_norm)[1] if name in PREDICTED else ""
-            settled = real and trajectory.diverged_at is None
+            settled = (real or name in MOVING) and trajectory.diverged_at is None
             drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
             return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
 
-        trajectories[name], drifted = store.run(name, make)
-        changed = drifted if real else changed
+        trajectories[name], drifts[name] = store.run(name, make)
         if name in PREDICTED:
             tell(name, 1, 1)
     trajectories = {name: trajectories[name] for name in chosen}
@@ -233,7 +235,8 @@ def compare(
             test_images=len(task.y_test),
             seconds=kernel_seconds,
             **vars(spectrum(tangent, recipe.loss)),
-            drift=changed,
+            drift=drifts[reference],
+            predicted_drift=next((drifts[name] for name in MOVING if drifts.get(name)), None),
         ),
         stability=_stability(tangent, setting.kernel_recipe),
         versions=versions(),

@@ -59,6 +59,8 @@ class KernelResult:
     """Of the kernel's trace."""
     drift: Drift | None
     """From before to after fine-tuning; None where that diverged."""
+    predicted_drift: Drift | None = None
+    """As a kernel that moves predicts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
