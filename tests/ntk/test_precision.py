@@ -1,5 +1,7 @@
 """Weights of any floating type: kernels, predictions and training are those of the same numbers in float64."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,10 +37,16 @@ def task() -> linft.Task:
     return linft.Task.from_arrays(*parts).subset(8, 4, seed=0)
 
 
+@cache
+def variables() -> dict:
+    """Drawn once: the program that draws is most of what there is to compile."""
+    drawn = jax.jit(Net().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))
+    return jax.tree.map(np.asarray, drawn)
+
+
 def of_type(dtype: str) -> Model:
     """The network at weights that every type can hold."""
-    variables = jax.jit(Net().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    held = jax.tree.map(lambda v: v.astype("float16").astype("bfloat16").astype(dtype), variables)
+    held = jax.tree.map(lambda v: jnp.asarray(v).astype("float16").astype("bfloat16").astype(dtype), variables())
     return linft.from_flax(Net(), held, "head", (8, 8, 1))
 
 
