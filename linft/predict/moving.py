@@ -173,13 +173,19 @@ class Moving:
         return shared_paths(self).many(recipes)
 
     def follow(self, recipe: Recipe) -> Followed:
-        """The prediction with as few anchors as hold the error, or all."""
-        begin, found = time.perf_counter(), None
+        """The prediction that is surest of itself, of those with as few anchors as hold the error, or of all.
+
+        More anchors are no better where the rate is above the edge of stability along the path: there a path is left.
+        """
+        begin, surest, least = time.perf_counter(), None, np.inf
         for found in self.stages(recipe):
-            if self.error is not None and found.evidence.error(len(found.evidence.steps)) <= self.error:
+            told = found.evidence.error(len(found.evidence.steps))
+            if surest is None or told <= least:
+                surest, least = found, told
+            if self.error is not None and least <= self.error:
                 break
-        assert found is not None
-        return found._replace(trajectory=replace(found.trajectory, seconds=time.perf_counter() - begin))
+        assert surest is not None
+        return surest._replace(trajectory=replace(surest.trajectory, seconds=time.perf_counter() - begin))
 
     def stages(self, recipe: Recipe) -> Iterator[Followed]:
         """The predictions with one anchor, with two, and so on."""

@@ -8,7 +8,7 @@ import judges
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from replayed import CE, DECAY, RATES, SE, assert_same, values
+from replayed import CE, DECAY, RATES, SE, assert_same, values, with_all_anchors
 
 import linft
 from linft import predict
@@ -131,7 +131,7 @@ ALL_AT_ONCE = CE.replace(**RATES, **DECAY, decay_vectors=False, convention="deco
 def test_with_three_anchors_it_is_the_training_of_what_is_near_the_path(model, task, explicit, at, recipe):
     whole = partial(judges.along, judges.as_it_is(model, task))
     near = judges.moving({"network": whole, "features": judges.under_head(model, task)}[at], explicit, recipe, 3)
-    found = predict.moving(model, task, at=at, rank=5, anchors=3, record_every=10)(recipe)
+    found = with_all_anchors(predict.moving(model, task, at=at, rank=5, anchors=3, record_every=10))(recipe)
     assert_same(values(found), judges.sgd(near, explicit, recipe, found.steps))
 
 
@@ -141,7 +141,7 @@ def test_it_tends_to_the_real_run_one_order_faster_than_dual(model, task, explic
     def errors(rate: float) -> list[float]:
         recipe = SE.replace(learning_rate=rate, steps=20)
         real = judges.sgd(network, explicit, recipe, np.array([20]))["train_loss"]
-        runs = predict.dual(model, task), predict.moving(model, task, anchors=2)
+        runs = predict.dual(model, task), with_all_anchors(predict.moving(model, task, anchors=2))
         return [abs(run(recipe).train_loss[-1] - real[-1]) for run in runs]
 
     dual, moving = np.array(errors(1e-4)) / errors(5e-5)
@@ -221,6 +221,16 @@ def test_what_it_went_through_is_told(model, task):
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[2], rtol=0.1)
 
 
+def test_of_all_it_takes_the_one_that_is_surest_of_itself(model, task):
+    run = predict.moving(model, task, anchors=3)
+    for recipe in (CE, SE.replace(learning_rate=0.15, steps=12)):
+        stages = [*run.stages(recipe)]
+        told = [stage.evidence.error(len(stage.evidence.steps)) for stage in stages]
+        assert run.follow(recipe).steps == stages[int(np.argmin(told))].steps
+        first = predict.moving(model, task, anchors=3, error=1.001 * told[0]).follow(recipe)
+        assert first.steps == (0,)
+
+
 def test_recipes_share_a_path_where_it_says_that_it_holds(model, task):
     run = predict.moving(model, task, anchors=3)
     recipes = [CE, CE.replace(learning_rate=0.5 * CE.learning_rate), CE.replace(**RATES)]
@@ -242,7 +252,7 @@ def test_a_path_is_not_shared_by_what_leaves_it(model, task):
 def test_a_rate_at_which_the_linear_prediction_diverges_still_has_a_path(model, task):
     recipe = SE.replace(learning_rate=0.5, steps=20)
     assert predict.dual(model, task, record_every=1)(recipe).diverged_at is not None
-    found = predict.moving(model, task, anchors=2, record_every=1).follow(recipe)
+    *_, found = predict.moving(model, task, anchors=2, record_every=1).stages(recipe)
     assert np.isfinite(found.trajectory.train_loss).all()
 
 
@@ -255,7 +265,7 @@ def test_group_rates_move_as_the_judge_says_with_a_trace(model, task):
     """Of the head alone a trace is exact, and its Jacobian does not move."""
     only_head = SE.replace(frozen_groups=("conv", "norm", "hidden"), **DECAY, **RATES)
     expected = predict.dual(model, task, outputs="trace")(only_head)
-    found = predict.moving(model, task, outputs="trace", anchors=2)(only_head)
+    found = with_all_anchors(predict.moving(model, task, outputs="trace", anchors=2))(only_head)
     np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-9)
 
 

@@ -13,7 +13,21 @@ import jax
 import judges
 import numpy as np
 import pytest
-from replayed import CE, CURVES, DECAY, FULL_BATCH, HEAVY, NESTEROV, PLAIN, RATES, RECIPES, SE, assert_same, values
+from replayed import (
+    CE,
+    CURVES,
+    DECAY,
+    FULL_BATCH,
+    HEAVY,
+    NESTEROV,
+    PLAIN,
+    RATES,
+    RECIPES,
+    SE,
+    assert_same,
+    values,
+    with_all_anchors,
+)
 
 import linft
 from linft import predict
@@ -178,7 +192,7 @@ def relinearized(s: Subject, recipe: Recipe, task: linft.Task | None = None, **h
 
 
 def moving(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
-    return predict.moving(s.model, task or s.task, anchors=2, **how)
+    return with_all_anchors(predict.moving(s.model, task or s.task, anchors=2, **how))
 
 
 def from_file(run: Callable[..., Run]) -> Callable[[Subject, Recipe, Path], Trajectory]:

@@ -9,7 +9,7 @@ import judges
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from replayed import CURVES
+from replayed import CURVES, with_all_anchors
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -78,7 +78,7 @@ def test_dual_is_the_training_of_the_network_linearized_through_its_statistics(c
 def test_a_moving_kernel_follows_the_statistics_along_its_path(case):
     model, task = case
     of = explicit(model, task)
-    found = predict.moving(model, task, anchors=2, record_every=2, batch_norm="train")(RECIPE)
+    found = with_all_anchors(predict.moving(model, task, anchors=2, record_every=2, batch_norm="train"))(RECIPE)
     near = judges.moving(partial(judges.along, network(model, task)), of, RECIPE, 2)
     expected = judges.sgd(near, of, RECIPE, found.steps)
     for name in CURVES:

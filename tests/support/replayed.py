@@ -3,8 +3,9 @@
 import numpy as np
 
 from linft.core import trees
-from linft.core.base import Trajectory
+from linft.core.base import OneByOne, Trajectory
 from linft.core.recipe import Recipe
+from linft.predict.moving import Moving
 
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 CE = Recipe(learning_rate=0.05, batch_size=4, steps=50)  # 4 does not divide the 10 images
@@ -81,3 +82,8 @@ def assert_same(got: dict, expected: dict, tolerance: float = 1e-9) -> None:
     assert set(got) == set(expected)
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def with_all_anchors(run: Moving) -> OneByOne:
+    """A prediction whose kernel moves, with its last anchor, whether it is surer with that or not."""
+    return OneByOne(lambda recipe: [*run.stages(recipe)][-1].trajectory)
