@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import judges
@@ -155,8 +155,8 @@ class Row:
     tolerance: float = 1e-9
     lengths: float | None = 1e-9
     """Tolerance of distances and norms; None where it does not give them."""
-    trains: bool = False
-    """Whether it gives a model."""
+    model: Literal["none", "trained", "predicted"] = "none"
+    """What model it gives."""
     resumed: Callable[[Subject, Recipe, Path], Trajectory] | None = None
     """The trajectory, by way of what was kept in a directory."""
 
@@ -173,7 +173,7 @@ def trained(network: str, refused: Mapping[str, Any]) -> Row:
         with checkpoints.open(path) as kept:
             return make(s, recipe, record_every=10, checkpoints=kept)(recipe)
 
-    return Row(make, sgd(network), TRAINED, refused, tuple(FAMILY[:3]), trains=True, resumed=resumed)
+    return Row(make, sgd(network), TRAINED, refused, tuple(FAMILY[:3]), model="trained", resumed=resumed)
 
 
 def of(tangent: Callable[..., Any], run: Callable[..., Run], **kernel: Any) -> Callable[..., Run]:
@@ -232,7 +232,7 @@ RUNS = {
     ),
     "moving": Row(
         moving, moved, MOVED, NO_KERNEL | NO_GROUP,
-        pair(MOVED["all at once"]),
+        pair(MOVED["all at once"]), model="predicted",
     ),
     "spectral": Row(
         of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM,
@@ -330,8 +330,8 @@ def test_it_fills_a_trajectory(subject, row):
         assert isinstance(curve, np.ndarray) and curve.shape == found.steps.shape and np.isfinite(curve).all()
     assert found.distance.keys() == found.norm.keys()
     assert found.seconds > 0 and found.diverged_at is None and found.best is None
-    assert (found.model is not None) == row.trains
-    if found.model is not None:
+    assert (found.model is None) == (row.model == "none")
+    if row.model == "trained":
         x = subject.model.preprocess(subject.task.x_test)
         right = np.asarray(found.model.apply(found.model.params, x)).argmax(1) == subject.task.y_test
         assert found.test_accuracy[-1] == pytest.approx(right.mean())
