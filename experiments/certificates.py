@@ -9,7 +9,11 @@ which the certificate was made. Apart: fashion and imagenet_coarse, and ResNet-2
 them was run. Rows are written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl,
 table.md and figure.svg into results/certificates/SCALE.
 
-Expected: results/certificates/laptop/table.md.
+Expected (results/certificates/laptop/table.md): with a probe head, of the 16 runs apart that did not break, the linear
+prediction errs 19.5 % in the median, that which is surest of itself 4.5 %, nine of ten 13.8 %; the final test accuracy
+2.1 points (linear 10.4). Of 25 predictions that told 10 % at most 24 kept it; of 40 that were so near 24 had told it.
+Above the edge of stability along the path more anchors make it worse, and it tells. Of the runs with a fresh head only
+two have rows yet, which broke.
 """
 
 import itertools
@@ -33,6 +37,7 @@ from linft.core.base import Trajectory
 from linft.predict.certificate import Evidence
 from linft.runtime import json_lines
 from linft.runtime.claims import claim
+from linft.workflows.compare.agreement import LEVELS, steps_to_loss
 
 Case = tuple[Literal["normal", "probe"], Literal["network", "features"], float]
 HEADS = {"normal": "fresh", "probe": "probe"}
@@ -169,6 +174,14 @@ def _place(row: dict[str, Any], place: int | Literal["surest"]) -> int:
     return min(place, len(row["stages"]) - 1)
 
 
+def steps_off(row: dict[str, Any], stage: dict[str, Any]) -> list[float]:
+    """|error| of the steps to each loss that both reach, relative to the real ones."""
+    curves = [np.array(found["train_loss"]) for found in (row, stage)]
+    levels = [level * curves[0][0] for level in LEVELS]
+    steps = [[steps_to_loss(np.arange(len(curve)), curve, level) for curve in curves] for level in levels]
+    return [abs(predicted - real) / real for real, predicted in steps if real and predicted]
+
+
 def stage_error(row: dict[str, Any], stage: dict[str, Any]) -> float:
     """Mean |difference| / mean real loss over the steps that both have; inf where only one of them diverged."""
     if len(stage["train_loss"]) != len(row["train_loss"]):
@@ -201,8 +214,9 @@ def parts(rows: list[dict[str, Any]], config: Config) -> dict[str, list[dict[str
 
 
 ERRORS = """\
-Error of the train-loss curve, mean |difference| / mean real loss; |difference| of the final test accuracy in points;
-cost, processor seconds without compilation of the prediction with so many anchors over those of the real run: median
+Error of the train-loss curve, mean |difference| / mean real loss, and what nine of ten keep; relative error of the
+steps until the loss is 75, 50 and 25 % of the first, median; |difference| of the final test accuracy in points; cost,
+processor seconds without compilation of the prediction with so many anchors over those of the real run: median
 (largest), of real runs that did not break (below). Surest: with that of the four that told the least error, as
 `predict.moving` takes it."""
 
@@ -222,10 +236,19 @@ def errors_table(rows: list[dict[str, Any]], config: Config) -> str:
             points = [100 * abs(stage["test_accuracy"] - row["test_accuracy"]) for row, stage in reached]
             upto = config.anchors if place == "surest" else place + 1
             costs = [sum(stage["seconds"] for stage in row["stages"][:upto]) / row["real_seconds"] for row in those]
-            cells = [spread([stage_error(*pair) for pair in reached], "{:.1%}"), spread(points, "{:.1f}")]
+            errors = [stage_error(*pair) for pair in reached]
+            cells = [
+                spread(errors, "{:.1%}"),
+                share(float(np.quantile(errors, 0.9))),
+                share(float(np.median([off for pair in reached for off in steps_off(*pair)]))),
+                spread(points, "{:.1f}"),
+            ]
             named = (part, HEADS[head], at, len(those), fall) if place == 0 else ("",) * 5
             lines.append((*named, place if place == "surest" else place + 1, *cells, spread(costs, "{:.0f}")))
-    heads = ("runs", "head", "linearized", "number", "real loss fell by", "anchors", "curve", "accuracy", "cost")
+    heads = (
+        "runs", "head", "linearized", "number", "real loss fell by", "anchors", "curve", "90 % of them", "steps",
+        "accuracy", "cost",
+    )  # fmt: skip
     return markdown(ERRORS, heads, lines)
 
 
