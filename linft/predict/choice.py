@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from linft.core.base import Model, Trajectory
-from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict.dual import dual
@@ -185,12 +184,7 @@ def auto(error: float, head: str) -> Iterator[tuple[str, Callable[..., Trajector
       error: mean |predicted − real| train loss over the mean real one.
       head: how the new head was made, as in `Model.with_head`. A random one sees the layers below only as it grows, so
         that their features are followed, and the head is exact.
-
-    Raises:
-      LinftError: the error asked for is not above 0.
     """
-    if not error > 0:
-        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
     kind, at = ("moving-features", "features") if head in ("normal", "zeros") else ("moving", "network")
     for anchors in range(ANCHORS, 0, -1):
         yield kind, _moving(at, error, anchors)

@@ -70,7 +70,8 @@ def moving(
     Args:
       at: network, or features, with the head exact and the features' path known along few directions; better where
         the head is fresh.
-      anchors: K, Jacobians on the path, that at w0 included. Beyond the last the network is linear.
+      anchors: K, Jacobians on the path at most, that at w0 included; as many are taken as the prediction is surest of
+        itself with. Beyond the last the network is linear.
       outputs: of the kernels, as in `tangent`; full with `at="features"`.
       rank: leading directions of the features, beside the head's, as in `feature_tangent`.
       batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
@@ -79,7 +80,8 @@ def moving(
       batch_size, progress: as in `empirical_ntk`.
 
     Raises:
-      LinftError: no kernel predicts the recipe; too little memory; a network that the layerwise engine does not cover.
+      LinftError: no kernel predicts the recipe; an error that is not above 0.
+      Unavailable: too little memory; a network that the layerwise engine does not cover.
 
     Example:
       >>> import jax, linft
@@ -92,6 +94,8 @@ def moving(
     model.check_classes(task)
     if anchors < 1:
         raise LinftError(f"anchors is {anchors}; it must be 1 or more")
+    if error is not None and not error > 0:
+        raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
     if at not in ("network", "features"):
         raise LinftError(f"at is {at!r}; choose among network, features")
     if at == "features" and outputs != "full":
@@ -125,9 +129,10 @@ class Followed(NamedTuple):
         """The learning rate over the largest stable one, of the full batch, at every anchor; none of features."""
         if self.way.built[-1].subject.directions is not None:
             return ()
-        steps = self.recipe.num_steps(len(self.tangents[0].labels_train))
+        tangents = self.tangents
+        steps = self.recipe.num_steps(len(tangents[0].labels_train))
         whole = self.recipe.replace(batch_size=None, steps=steps, epochs=None)
-        return tuple(found.h / found.limit for found in (stability(tangent, whole) for tangent in self.tangents))
+        return tuple(found.h / found.limit for found in (stability(tangent, whole) for tangent in tangents))
 
     def noted(self) -> Trajectory:
         """The prediction, with a note of where it has its Jacobians, and how near the edge of stability is there."""

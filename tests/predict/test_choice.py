@@ -13,7 +13,6 @@ import pytest
 import linft
 from linft import predict
 from linft.core.base import Certificate, Trajectory
-from linft.core.errors import LinftError
 from linft.predict.choice import FALLS, KINDS, MEASURED, RUNS, auto, chosen, fall, unmeasured
 from linft.predict.moving import ANCHORS
 
@@ -44,11 +43,6 @@ def test_auto_sets_no_anchor_more_than_its_certificate_wants(model, task):
     np.testing.assert_allclose(
         found.train_loss, predict.dual(model, task, record_every=2)(recipe).train_loss, rtol=1e-9
     )
-
-
-def test_an_error_above_zero_is_asked_for():
-    with pytest.raises(LinftError, match="error is 0; give a number above 0"):
-        next(auto(0, "probe"))
 
 
 @pytest.mark.parametrize(

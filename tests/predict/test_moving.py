@@ -273,6 +273,8 @@ def test_group_rates_move_as_the_judge_says_with_a_trace(model, task):
     ("options", "message"),
     [
         ({"anchors": 0}, "anchors is 0; it must be 1 or more"),
+        ({"error": 0.0}, "error is 0.0; give a number above 0"),
+        ({"error": float("nan")}, "error is nan; give a number above 0"),
         ({"at": "features", "outputs": "trace"}, 'outputs must be "full" with at="features"'),
     ],
 )
