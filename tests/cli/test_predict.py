@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from linft.cli.main import main
+from linft.core.errors import Unavailable
 
 
 @pytest.fixture
@@ -36,6 +37,16 @@ def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     text = capsys.readouterr().out
     assert f"Predicted by {result['how']} (" in text and result["choice"]["reason"] in text
     assert "Train loss goes from" in text
+
+
+def test_where_no_kernel_can_move_it_takes_one_that_stays(call, capsys, monkeypatch):
+    def too_large(*_):
+        raise Unavailable("the kernels are too large")
+
+    monkeypatch.setattr("linft.predict.anchors._fits", too_large)
+    result = call("--error", "0.2")
+    assert result["how"] == "dual" and not result["choice"]["holds"] and result["choice"]["expected"] is None
+    assert "no kernel that moves can be had: too little memory" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_finished_prediction_is_not_made_again(call, tmp_path):
