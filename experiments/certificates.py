@@ -237,10 +237,11 @@ def errors_table(rows: list[dict[str, Any]], config: Config) -> str:
             upto = config.anchors if place == "surest" else place + 1
             costs = [sum(stage["seconds"] for stage in row["stages"][:upto]) / row["real_seconds"] for row in those]
             errors = [stage_error(*pair) for pair in reached]
+            steps = [off for pair in reached for off in steps_off(*pair)]
             cells = [
                 spread(errors, "{:.1%}"),
                 share(float(np.quantile(errors, 0.9))),
-                share(float(np.median([off for pair in reached for off in steps_off(*pair)]))),
+                share(float(np.median(steps)) if steps else None),
                 spread(points, "{:.1f}"),
             ]
             named = (part, HEADS[head], at, len(those), fall) if place == 0 else ("",) * 5
