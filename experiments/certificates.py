@@ -7,8 +7,8 @@ Real runs of two networks on six real tasks with fresh and probe heads, frozen b
 and what its certificate says of each. Development: resnet14-cifar10 on digits, sign_digits, hymenoptera and mnist, on
 which the certificate was made. Apart: fashion and imagenet_coarse, and ResNet-20 on any task, decided before any of
 them was run; but all of them at 0.001, and those of ResNet-14 at 0.003, had been seen when the certificate and the rule
-of the surest were settled. Rows are written as they finish, and a call that was interrupted goes on from there. Writes rows.jsonl,
-table.md and figure.svg into results/certificates/SCALE.
+of the surest were settled. Rows are written as they finish, and a call that was interrupted goes on from there. Writes
+rows.jsonl, table.md and figure.svg into results/certificates/SCALE.
 
 Expected (results/certificates/laptop/table.md): with a probe head, of the 16 runs apart that did not break, the linear
 prediction errs 19.5 % in the median, that which is surest of itself 4.5 %, nine of ten 13.8 %; the final test accuracy
