@@ -19,7 +19,8 @@ two have rows yet, which broke.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,15 +30,15 @@ import numpy as np
 import tyro
 from clock import Clock
 from matplotlib.figure import Figure
+from missing_rows import missing_rows
 from options import Options, Scale
 from tables import markdown, number, share, spread
 
 import linft
 from linft import predict
 from linft.core.base import Trajectory
-from linft.predict.certificate import Evidence
+from linft.predict.certificate import Evidence, evidence
 from linft.runtime import json_lines
-from linft.runtime.claims import claim
 from linft.workflows.compare.agreement import LEVELS, steps_to_loss
 
 Case = tuple[Literal["normal", "probe"], Literal["network", "features"], float]
@@ -98,10 +99,7 @@ def main(options: Options) -> None:
 
 def run(config: Config, options: Options, directory: Path) -> None:
     """Write what is missing."""
-    claim(directory / "config.json", asdict(config), "rows")
-    file = directory / "rows.jsonl"
-    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}):
-        json_lines.append(file, [row])
+    for row in missing_rows(directory, config, partial(measure, config, options)):
         errors = [f"{stage_error(row, stage):.1%}" for stage in row["stages"]]
         print(row["key"], f"fell by {row['fall']:.0%}, off by", *errors, flush=True)
 
@@ -124,14 +122,14 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
             followed, seconds = clock(next, ahead, None)
             if followed is None:
                 break
-            evidence = followed.evidence
+            told = followed.evidence
             stages.append(
                 {
                     "anchors": followed.steps,
                     "edges": followed.edges,
                     "seconds": seconds,
-                    "train_loss": _rounded(evidence.predicted),
-                    "looks": {str(step): _rounded([loss])[0] for step, loss in evidence.looks.items()},
+                    "train_loss": _rounded(told.predicted),
+                    "looks": {str(step): _rounded([loss])[0] for step, loss in told.looks.items()},
                     "diverged_at": followed.trajectory.diverged_at,
                     "test_accuracy": float(followed.trajectory.test_accuracy[-1]),
                 }
@@ -193,11 +191,9 @@ def stage_error(row: dict[str, Any], stage: dict[str, Any]) -> float:
 
 def evidence_of(row: dict[str, Any], place: int) -> Evidence:
     """What the prediction with so many anchors said of itself."""
-    stage, count = row["stages"][place], len(row["stages"][place]["train_loss"])
-    curves = [np.array(earlier["train_loss"])[:count] for earlier in row["stages"][: place + 1]]
-    curves = [np.pad(curve, (0, count - len(curve)), constant_values=np.inf) for curve in curves]
+    stages, stage = row["stages"][: place + 1], row["stages"][place]
     looks = {int(step): loss for step, loss in stage["looks"].items()}
-    return Evidence(np.arange(count), np.stack(curves), looks, stage["diverged_at"] is not None)
+    return evidence([np.array(of["train_loss"]) for of in stages], looks, stage["diverged_at"] is not None)
 
 
 def table(rows: list[dict[str, Any]], config: Config) -> str:

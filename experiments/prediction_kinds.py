@@ -27,7 +27,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ import numpy as np
 import tyro
 from clock import Clock
 from matplotlib.figure import Figure
+from missing_rows import missing_rows
 from options import Options, Scale
 from tables import spread
 
@@ -47,7 +48,6 @@ from linft.core.base import Model, Task, Trajectory
 from linft.predict.choice import FALLS, FIRST, KINDS, MEASURED, Head, fall, first_steps
 from linft.predict.tangent import to_trace
 from linft.runtime import json_lines
-from linft.runtime.claims import claim
 from linft.workflows.compare.agreement import agreement
 
 HEADS: dict[Literal["normal", "probe"], Head] = {"normal": "fresh", "probe": "probe"}
@@ -98,12 +98,8 @@ def main(options: Options) -> None:
 
 def run(config: Config, options: Options, directory: Path) -> None:
     """Write what is missing."""
-    claim(directory / "config.json", asdict(config), "rows")
-    file, once = directory / "rows.jsonl", directory / "once.json"
-    begin, clock = time.perf_counter(), Clock()
-    done = {row["key"] for row in json_lines.read(file)}
-    for row in measure(config, options, done, clock):
-        json_lines.append(file, [row])
+    once, begin, clock = directory / "once.json", time.perf_counter(), Clock()
+    for row in missing_rows(directory, config, partial(measure, config, options, clock=clock)):
         errors = {name: found["train_loss_error"] for name, found in row["kinds"].items()}
         print(f"{time.perf_counter() - begin:.0f} s, {row['key']}: {errors}", flush=True)
     if not once.exists():
@@ -231,7 +227,7 @@ def compared(
 
 
 def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By kind, its cost and, by head and predicted fall, the upper quartile of its curve's error; and how many runs.
+    """By kind, its cost and, by head and predicted fall, the upper quartile of its curve's error.
 
     Errors are rounded up to a tenth of a percent. The cost is that of one prediction, its kernel included, in
     real runs: the median.
@@ -239,7 +235,6 @@ def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind in of_which(rows):
         errors: dict[Head, list[float | None]] = {head: [] for head in HEADS.values()}
-        runs: dict[Head, list[int]] = {head: [] for head in HEADS.values()}
         for head, (lower, upper) in itertools.product(HEADS.values(), itertools.pairwise((-1.0, *FALLS))):
             own = [
                 np.inf if row["kinds"][kind]["train_loss_error"] is None else row["kinds"][kind]["train_loss_error"]
@@ -248,9 +243,8 @@ def measured(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             ]
             quartile = float(np.quantile(own, 0.75)) if own else np.inf
             errors[head].append(math.ceil(1000 * quartile) / 1000 if math.isfinite(quartile) else None)
-            runs[head].append(len(own))
         cost = round(float(np.median([_cost(row, kind) for row in rows])), 2)
-        found[kind] = {"cost": cost, "errors": errors, "runs": runs}
+        found[kind] = {"cost": cost, "errors": errors}
     return found
 
 

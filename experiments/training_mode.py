@@ -18,7 +18,7 @@ mode and 26 % frozen; the final test accuracy is off by 3 points in training mod
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
+from missing_rows import missing_rows
 from options import Options, Scale
 from tables import markdown, share, spread
 
@@ -33,7 +34,6 @@ import linft
 from linft import predict
 from linft.core.base import Curves, Model, Trajectory
 from linft.runtime import json_lines
-from linft.runtime.claims import claim
 from linft.workflows.compare.agreement import loss_curve_error
 
 KINDS = {
@@ -89,10 +89,7 @@ def main(options: Options) -> None:
 
 def run(config: Config, options: Options, directory: Path) -> None:
     """Write what is missing."""
-    claim(directory / "config.json", asdict(config), "rows")
-    file = directory / "rows.jsonl"
-    for row in measure(config, options, {row["key"] for row in json_lines.read(file)}):
-        json_lines.append(file, [row])
+    for row in missing_rows(directory, config, partial(measure, config, options)):
         print(row["key"], json.dumps({kind: found["error"] for kind, found in row["kinds"].items()}), flush=True)
 
 

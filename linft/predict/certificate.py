@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from linft.core.base import Certificate, Trajectory
 
@@ -30,7 +30,6 @@ OF_LOOKS = 1.0
 class Evidence:
     """What tells how far a predicted train-loss curve is to be trusted."""
 
-    steps: Int[np.ndarray, "t"]
     curves: Float[np.ndarray, "k t"]
     """The train loss predicted with one anchor, with two and so on, the last of them the prediction; inf where one
     diverged."""
@@ -45,7 +44,7 @@ class Evidence:
 
     def certificate(self, within: float) -> Certificate:
         """What follows, and up to where an error is expected to be kept."""
-        errors = [self.error(count) for count in range(2, len(self.steps) + 1)]
+        errors = [self.error(count) for count in range(2, len(self.predicted) + 1)]
         held = [i for i, error in enumerate(errors, 1) if error <= within]
         horizon = held[-1] if held else 0
         whole = errors[-1] if errors else 0.0
@@ -53,7 +52,7 @@ class Evidence:
 
     def error(self, count: int) -> float:
         """Of the first so many points, mean |difference| / mean loss that nine of ten predictions keep."""
-        if self.diverged and count == len(self.steps):
+        if self.diverged and count == len(self.predicted):
             return float("inf")
         curves = self.curves[:, :count]
         last, mean = curves[-1], curves[-1].mean()
@@ -70,15 +69,15 @@ def steps_to_look_at(predicted: Trajectory) -> list[int]:
     return sorted({round(last * share / LOOKS) for share in range(1, LOOKS + 1)} - {0})
 
 
-def evidence(runs: Sequence[Trajectory], looks: Mapping[int, float]) -> Evidence:
+def evidence(curves: Sequence[Float[np.ndarray, "_"]], looks: Mapping[int, float], diverged: bool) -> Evidence:
     """Of a prediction.
 
     Args:
-      runs: with one anchor, with two and so on, measured at every step, the last of them the prediction.
+      curves: the train loss at every step predicted with one anchor, with two and so on, the last of them the
+        prediction; cut where one diverged.
       looks: the network's train loss at the predicted weights, by step.
+      diverged: whether the prediction did.
     """
-    predicted, count = runs[-1], len(runs[-1].steps)
-    curves = [
-        np.pad(run.train_loss[:count], (0, max(0, count - len(run.steps))), constant_values=np.inf) for run in runs
-    ]
-    return Evidence(predicted.steps, np.stack(curves), dict(looks), predicted.diverged_at is not None)
+    count = len(curves[-1])
+    whole = [np.pad(c[:count], (0, max(0, count - len(c))), constant_values=np.inf) for c in curves]
+    return Evidence(np.stack(whole), dict(looks), diverged)

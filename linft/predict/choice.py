@@ -37,8 +37,6 @@ class PredictionKind:
     """Measured seconds of one prediction, its kernel included, over the real run's, median; None: not measured."""
     errors: Mapping[Head, Sequence[float | None]]
     """Measured error of the train-loss curve, upper quartile, for each of FALLS; None where nothing was measured."""
-    runs: Mapping[Head, Sequence[int]]
-    """Of how many runs."""
 
 
 def _dual(outputs: str) -> Callable[..., Trajectory]:
@@ -95,7 +93,6 @@ def _kinds() -> dict[str, PredictionKind]:
     nothing = {
         "cost": None,
         "errors": dict.fromkeys(get_args(Head), (None,) * 3),
-        "runs": dict.fromkeys(get_args(Head), (0,) * 3),
     }
     kinds = {name: PredictionKind(label, run, **measured.get(name, nothing)) for name, (label, run) in ways.items()}
     return dict(sorted(kinds.items(), key=lambda item: math.inf if item[1].cost is None else item[1].cost))

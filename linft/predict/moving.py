@@ -147,6 +147,8 @@ class Way(NamedTuple):
     """The Jacobians along a path, whatever recipe led there."""
 
     frame: "Frame"
+    groups: Groups
+    """Of the kernels, as the recipe tells layers apart."""
     names: BundleItems
     start: Any
     """The tangent at w0."""
@@ -184,7 +186,7 @@ class Moving:
         """
         begin, surest, least = time.perf_counter(), None, np.inf
         for found in self.stages(recipe):
-            told = found.evidence.error(len(found.evidence.steps))
+            told = found.evidence.error(len(found.evidence.predicted))
             if surest is None or told <= least:
                 surest, least = found, told
             if self.error is not None and least <= self.error:
@@ -195,10 +197,11 @@ class Moving:
     def stages(self, recipe: Recipe) -> Iterator[Followed]:
         """The predictions with one anchor, with two, and so on."""
         predictable([recipe], self.batch_norm)
-        frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
+        groups = optimizer.kernel_groups(self.model.layer_groups, recipe)
+        frame = FRAMES[self.at](self, groups)
         names, settings = _settings(frame, recipe, len(self.task.y_train))
         built = at_start(frame.subject, self.anchors, self._tell(0))
-        way, runs = Way(frame, names, frame.start(built), (built,), (0,)), []
+        way, runs = Way(frame, groups, names, frame.start(built), (built,), (0,)), []
         while True:
             predicted = self._replay(way, settings, recipe, way.built[-1])
             runs.append(predicted(1)[0].trajectory)
@@ -217,9 +220,10 @@ class Moving:
         """
         begin = time.perf_counter()
         predictable([recipe], self.batch_norm)
-        frame = FRAMES[self.at](self, optimizer.kernel_groups(self.model.layer_groups, recipe))
-        names, settings = _settings(frame, recipe, len(self.task.y_train))
-        if (names, frame.groups) != (way.names, way.frame.groups):
+        if optimizer.kernel_groups(self.model.layer_groups, recipe) != way.groups:
+            return None
+        names, settings = _settings(way.frame, recipe, len(self.task.y_train))
+        if names != way.names:
             return None
         replays = [self._replay(way, settings, recipe, built) for built in way.built]
         runs = [predicted(1)[0].trajectory for predicted in replays]
@@ -238,13 +242,12 @@ class Moving:
         self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], runs: list[Trajectory]
     ) -> Followed:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
-        looks, model = {}, self._at(way, predicted(1)[0].end)
-        for step in steps_to_look_at(runs[-1]):
-            there = self._at(way, predicted(1, stop=step)[0].end)
-            there = with_value(there, self.task, self.batch_norm)
-            logits = outputs_on(there, way.built[-1].subject.images[0])
-            looks[step] = float(losses.mean_loss(recipe.loss, logits, way.built[-1].subject.targets[0]))
-        told = evidence(runs, looks)
+        looks, model, subject = {}, self.model, way.frame.subject
+        for step in steps_to_look_at(runs[-1]):  # the last of them its end
+            model = self._at(way, predicted(1, stop=step)[0].end)
+            logits = outputs_on(with_value(model, self.task, self.batch_norm), subject.images[0])
+            looks[step] = float(losses.mean_loss(recipe.loss, logits, subject.targets[0]))
+        told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
         certificate = told.certificate(WITHIN if self.error is None else self.error)
         trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate, model=model)
         return Followed(trajectory, told, way, recipe)

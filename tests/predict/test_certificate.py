@@ -8,13 +8,18 @@ import linft
 from linft import predict
 from linft.core.base import Trajectory
 from linft.core.trajectory_json import restored, saved
-from linft.predict.certificate import LEFT, OF_CHANGE, OF_LOOKS, evidence, steps_to_look_at
+from linft.predict import certificate
+from linft.predict.certificate import LEFT, OF_CHANGE, OF_LOOKS, Evidence, steps_to_look_at
 
 LOSS = np.array([4.0, 3.0, 2.0, 1.0, 0.0])
 
 
 def run(loss: np.ndarray, diverged_at: int | None = None) -> Trajectory:
     return Trajectory(np.arange(len(loss)), *[loss] * 4, distance={}, norm={}, seconds=0.0, diverged_at=diverged_at)
+
+
+def evidence(runs: list[Trajectory], looks: dict[int, float]) -> Evidence:
+    return certificate.evidence([r.train_loss for r in runs], looks, runs[-1].diverged_at is not None)
 
 
 def test_with_one_anchor_the_network_at_the_predicted_weights_tells():

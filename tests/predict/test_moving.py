@@ -225,7 +225,7 @@ def test_of_all_it_takes_the_one_that_is_surest_of_itself(model, task):
     run = predict.moving(model, task, anchors=3)
     for recipe in (CE, SE.replace(learning_rate=0.15, steps=12)):
         stages = [*run.stages(recipe)]
-        told = [stage.evidence.error(len(stage.evidence.steps)) for stage in stages]
+        told = [stage.evidence.error(len(stage.evidence.predicted)) for stage in stages]
         assert run.follow(recipe).steps == stages[int(np.argmin(told))].steps
         first = predict.moving(model, task, anchors=3, error=1.001 * told[0]).follow(recipe)
         assert first.steps == (0,)
