@@ -100,6 +100,8 @@ class Recipe:
     """Number of passes over the training images. Give this or steps."""
     loss: Loss = "cross_entropy"
     """Cross-entropy in nats, or half the squared distance from the one-hot labels."""
+    label_smoothing: float = 0.0
+    """ε of the targets (1 − ε) e_y + ε/C that are trained towards; recorded losses are of the labels themselves."""
     batch_norm: Literal["frozen", "train", "reestimated"] = "frozen"
     """Frozen statistics, those of the batch with running averages, or the task's, then frozen."""
     bn_batch_size: int | None = None
@@ -121,6 +123,7 @@ class Recipe:
             f"learning_rate is {self.learning_rate}; it must be above 0",
         )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1)")
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
         for name in ("weight_decay", "l2sp", "mixup", "delta"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")

@@ -93,6 +93,7 @@ FIELDS: Mapping[str, Field] = {
     "steps": _row("order"),
     "epochs": _row("order"),
     "loss": _row("structure", {"closed form": Limit("squared_error", "the loss is not squared error")}),
+    "label_smoothing": _row("structure"),
     "batch_norm": _row(
         "structure",
         {

@@ -87,15 +87,14 @@ def _kernels(tangent: Tangent, weights: dict[str, float]) -> tuple[Array, Array]
     )
 
 
-def _targets(tangent: Tangent) -> Array:
-    f0 = tangent.logits_train
-    return jax.nn.one_hot(tangent.labels_train, f0.shape[1], dtype=f0.dtype)
+def _targets(tangent: Tangent, recipe: Recipe) -> Array:
+    return losses.targets(tangent.labels_train, tangent.logits_train, recipe.label_smoothing)
 
 
 def _closed_form(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Array) -> tuple[Array, Array]:
     train, test = _kernels(tangent, weights)
     nt = neural_tangents_compat.load()
-    predict = nt.predict.gradient_descent_mse(train, _targets(tangent), trace_axes=())
+    predict = nt.predict.gradient_descent_mse(train, _targets(tangent, recipe), trace_axes=())
     # The package's loss is a mean over examples and classes, ours over examples: its time runs c times slower.
     return predict(times * tangent.logits_train.shape[1], tangent.logits_train, tangent.logits_test, test)
 
@@ -107,9 +106,9 @@ def _ode(tangent: Tangent, weights: dict[str, float], recipe: Recipe, times: Arr
 
     def loss(logits: Array, targets: Array) -> Array:
         del targets  # labels are enough
-        return losses.mean_loss(recipe.loss, logits, labels)
+        return losses.mean_loss(recipe.loss, logits, labels, recipe.label_smoothing)
 
-    predict: Callable = nt.predict.gradient_descent(loss, train, _targets(tangent), trace_axes=())
+    predict: Callable = nt.predict.gradient_descent(loss, train, _targets(tangent, recipe), trace_axes=())
     return predict(times, tangent.logits_train, tangent.logits_test, test)
 
 
@@ -120,7 +119,7 @@ def _ode_of_operator(tangent: Tangent, weights: dict[str, float], recipe: Recipe
     @jax.jit
     def velocity(logits: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
         del t
-        downhill = -losses.gradient(recipe.loss, logits[0], tangent.labels_train)
+        downhill = -losses.gradient(recipe.loss, logits[0], tangent.labels_train, recipe.label_smoothing)
         return apply(train, downhill), apply(test, downhill)  # pyright: ignore
 
     tolerance = float(jnp.finfo(times.dtype).eps) ** 0.6

@@ -150,7 +150,7 @@ def _replay(
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
         on_batch, pull = network.of_batch(at, batch)
         y = network.labels_train[batch]
-        gradient = pull(losses.gradient(loss_name, on_batch, y))
+        gradient = pull(losses.gradient(loss_name, on_batch, y, settings.structure.label_smoothing))
         updates, new_state = chain.update(gradient, opt_state, at)
         alive &= ~losses.has_diverged(losses.mean_loss(loss_name, on_batch, y), first)
         moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows

@@ -102,7 +102,8 @@ def _evaluate(
     n, c = tangent.logits_train.shape
     trained = [g for g, weight in weights.items() if weight > 0]
     common = weights[trained[0]] if decay_and_pull[0] > 0 else 1.0  # with decay, the one multiplier belongs to the rate
-    residual = _host(tangent.logits_train) - np.eye(c)[np.asarray(tangent.labels_train)]
+    targets = losses.targets(tangent.labels_train, tangent.logits_train, recipe.label_smoothing)
+    residual = _host(tangent.logits_train) - _host(targets)
     w_train, w_test = (
         np.sum([(weight > 0) * _host(by[g]) for g, weight in weights.items()], axis=0)
         for by in (tangent.weights_train, tangent.weights_test)

@@ -45,8 +45,8 @@ def train_domains(
     model's; the heads are new.
 
     Raises:
-      LinftError: fewer than two tasks; a recipe without a number of steps, with frozen batch norm or
-        with other decay for vectors; a training that diverged.
+      LinftError: fewer than two tasks; a recipe without a number of steps, with frozen batch norm, with
+        other decay for vectors or with smoothed labels; a training that diverged.
 
     Example:
       >>> import jax, linft
@@ -64,6 +64,8 @@ def train_domains(
             "training on many domains needs steps, a batch size (of each domain), "
             'batch_norm="train" and the same decay for all parameters'
         )
+    if recipe.label_smoothing > 0:  # over the classes of other domains too, whose logits are masked
+        raise LinftError("training on many domains takes no label_smoothing, which would reach the other domains")
     offsets = np.cumsum([0, *(task.num_classes for task in tasks)])
     joint = _joint(model.with_head(int(offsets[-1]), jax.random.key(recipe.seed)), offsets, sharing)
     images = np.concatenate([model.preprocessing.resize(task.x_train) for task in tasks])

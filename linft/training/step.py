@@ -127,9 +127,13 @@ def _advance(
         else:
             logits = forward(compute, batch_stats, inputs)[0]
         logits = logits.astype(x.dtype)
-        loss = losses.mean_loss(structure.loss, logits, batch.labels)
+
+        def towards(labels: Array) -> Array:
+            return losses.mean_loss(structure.loss, logits, labels, structure.label_smoothing)
+
+        loss = towards(batch.labels)
         if weight is not None:
-            loss = weight * loss + (1 - weight) * losses.mean_loss(structure.loss, logits, batch.labels[::-1])
+            loss = weight * loss + (1 - weight) * towards(batch.labels[::-1])
         if penalty is not None:
             loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
         return loss, batch_stats

@@ -22,8 +22,8 @@ OTHER = {
     "schedule": "cosine", "drop_at": (0.2,), "drop_factor": 0.5, "warmup_steps": 3, "convention": "decoupled",
     "weight_decay": 0.3, "decay_groups": ("stem",), "l2sp": 0.4, "l2sp_groups": ("head",), "decay_vectors": False,
     "rate_multipliers": (("head", 3.0),), "frozen_groups": ("stem",), "batch_size": 3, "steps": 7, "epochs": 3.0,
-    "loss": "cross_entropy", "batch_norm": "train", "bn_batch_size": 2, "augmentation": "flip", "mixup": 0.2,
-    "delta": 0.1, "shuffle": False, "seed": 3,
+    "loss": "cross_entropy", "label_smoothing": 0.1, "batch_norm": "train", "bn_batch_size": 2, "augmentation": "flip",
+    "mixup": 0.2, "delta": 0.1, "shuffle": False, "seed": 3,
 }  # fmt: skip
 
 

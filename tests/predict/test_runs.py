@@ -103,8 +103,9 @@ MOVED = some("all at once", "group rates and decay")
 HEAD = {"the head alone": CE.replace(**ONLY_HEAD, **DECAY), "the head alone, Nesterov": SE.replace(**ONLY_HEAD)}
 FLOWS = {
     "squared error": PLAIN,
-    "momentum, group rates": HEAVY.replace(learning_rate=0.002, **RATES),
+    "momentum, group rates": HEAVY.replace(learning_rate=0.002, label_smoothing=0.3, **RATES),
     "cross-entropy, a step": PLAIN.replace(loss="cross_entropy", schedule="step", batch_size=4),
+    "smoothed labels": PLAIN.replace(loss="cross_entropy", label_smoothing=0.3),
 }
 
 

@@ -186,7 +186,7 @@ def sgd(network: Network, of: Explicit, recipe: Recipe, record: np.ndarray) -> d
 def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarray]:
     """Before every step, and after the last."""
     _, _, w0, groups, is_vector, labels, n = of
-    one_hot = np.eye(of.f0.shape[1])[labels]
+    targets = _smoothed(recipe, of.f0.shape[1], labels)
     squared = recipe.loss == "squared_error"
     multiplier = np.array([recipe.multiplier(g) for g in groups])
     decay, pull = np.array([recipe.decay(g) for g in groups]).T
@@ -195,7 +195,7 @@ def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarr
     w, velocity = w0.copy(), 0 * w0
     yield w
     for batch, rate in zip(recipe.batches(n), recipe.rates(n), strict=True):
-        residual = ((lambda f: f if squared else _softmax(f))(network.logits(w)) - one_hot)[batch] / len(batch)
+        residual = ((lambda f: f if squared else _softmax(f))(network.logits(w)) - targets)[batch] / len(batch)
         gradient = np.einsum("bc,bcp->p", residual, network.jacobian(w)[batch])
         if apart:  # w is where the gradient is taken, ahead of the paper's weights
             behind = w + ahead * velocity
@@ -214,11 +214,11 @@ def flow(of: Explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarr
     n, (_, c) = of.n, of.f0.shape
     scaled = of.jacobian * np.array([recipe.multiplier(g) for g in of.groups])
     theta = np.einsum("icp,jdp->icjd", scaled, of.jacobian[:n]).reshape(len(of.f0) * c, n * c)
-    one_hot = np.eye(c)[of.labels[:n]]
+    targets = _smoothed(recipe, c, of.labels[:n])
 
     def velocity(t: float, f: np.ndarray) -> np.ndarray:
         on_train = f.reshape(-1, c)[:n]
-        residual = (on_train if recipe.loss == "squared_error" else _softmax(on_train)) - one_hot
+        residual = (on_train if recipe.loss == "squared_error" else _softmax(on_train)) - targets
         return -theta @ residual.ravel() / n
 
     times = np.concatenate([[0.0], np.cumsum(recipe.rates(n))])[record] / (1 - recipe.momentum)
@@ -234,6 +234,10 @@ def _measured(recipe: Recipe, f: np.ndarray, of: Explicit) -> list[float]:
     )
     right = f.argmax(1) == of.labels
     return [each[: of.n].mean(), each[of.n :].mean(), right[: of.n].mean(), right[of.n :].mean()]
+
+
+def _smoothed(recipe: Recipe, classes: int, labels: np.ndarray) -> np.ndarray:
+    return (1 - recipe.label_smoothing) * np.eye(classes)[labels] + recipe.label_smoothing / classes
 
 
 def _softmax(f: np.ndarray) -> np.ndarray:

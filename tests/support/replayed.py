@@ -34,8 +34,10 @@ RECIPES = {
     "group rates": CE.replace(**RATES),
     "group rates and decay": SE.replace(**RATES, **DECAY, nesterov=False),
     "frozen groups": CE.replace(frozen_groups=("conv", "norm")),
+    "smoothed labels": SE.replace(label_smoothing=0.3),
     "all at once": CE.replace(
-        **RATES, **DECAY, decay_vectors=False, frozen_groups=("norm",), schedule="cosine", warmup_steps=5
+        **RATES, **DECAY, decay_vectors=False, frozen_groups=("norm",), schedule="cosine", warmup_steps=5,
+        label_smoothing=0.2,
     ),
 }  # fmt: skip
 
@@ -55,6 +57,7 @@ FULL_BATCH = {
     "decoupled": NESTEROV.replace(convention="decoupled"),
     "group rates, constant": NESTEROV.replace(rate_multipliers=(("conv", 0.3), ("head", 2.0))),
     "one rate for all, and decay": HEAVY.replace(rate_multipliers=(("*", 0.5),), **SLIGHT),
+    "smoothed labels": NESTEROV.replace(label_smoothing=0.3),
     "frozen groups, full batch": NESTEROV.replace(frozen_groups=("conv", "norm")),
     "frozen groups, and decay": NESTEROV.replace(frozen_groups=("conv", "norm"), **SLIGHT),
     "everything frozen": NESTEROV.replace(frozen_groups=("*",)),

@@ -110,6 +110,7 @@ def test_both_domains_are_learnt(domains):
         ({"epochs": 2}, "needs steps"),
         ({"batch_size": None}, "needs steps"),
         ({"decay_vectors": False}, "the same decay for all parameters"),
+        ({"label_smoothing": 0.1}, "takes no label_smoothing, which would reach the other domains"),
     ],
 )
 def test_refuses_a_recipe(model, domains, changes, message):
