@@ -67,7 +67,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Update rule. Adam is for real runs only: no kernel predicts it."""
     clip_norm: float | None = None
-    """Clip the gradient of what trains to this global norm (real runs only)."""
+    """Clip the gradient of what trains to this global norm, before decay is added."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """Shape of the learning rate over the run."""
     drop_at: tuple[float, ...] = (0.5, 0.8)

@@ -67,6 +67,7 @@ def _whole(recipe: Recipe, n: int) -> bool:
 
 
 NO_FLOW = Limit(0.0, "weight decay has no closed flow here")
+NO_CLIPPING = Limit(None, "clipping is not linear in the gradient")
 CONSTANT = "the learning rate is not constant"
 REESTIMATED = "re-estimated batch norm is not the kernel's"
 DELTA = "DELTA's penalty is not linear in the features"
@@ -76,7 +77,7 @@ FIELDS: Mapping[str, Field] = {
     "momentum": _row("number"),
     "nesterov": _row("structure"),
     "optimizer": _row("structure", {"kernel": Limit("sgd", "Adam is not linear in the gradient")}),
-    "clip_norm": _row("structure", {"kernel": Limit(None, "clipping is not linear in the gradient")}),
+    "clip_norm": _row("structure", {"flow": NO_CLIPPING, "closed form": NO_CLIPPING}),
     "schedule": _row("number", {"closed form": Limit("constant", CONSTANT)}),
     "drop_at": _row("number"),
     "drop_factor": _row("number"),

@@ -5,7 +5,7 @@ runs on the coordinates (α_g, γ_g) instead: the gradient of the loss with resp
 logits is scattered into α, and decay pulls (α, γ) towards (0, 0) or (0, 1).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from linft.core.recipe_fields import By
 from linft.core.task import Task
 from linft.predict import replay
 from linft.predict.replay import Network
-from linft.predict.span import At, BundleItems, Span, bundle, from_pretrained, items, span
+from linft.predict.span import At, BundleItems, OnBatch, Span, bundle, from_pretrained, items, span
 from linft.predict.tangent import tangent as tangent_of
 from linft.training import optimizer
 
@@ -141,9 +141,9 @@ def _network(names: BundleItems, tangent: Tangent) -> Network:
 def of_logits(reach: Span, tangent: Tangent) -> Network:
     """The network whose logits move as a span says, from those of a tangent."""
 
-    def of_batch(at: At, batch: Array) -> tuple[Array, Callable[[Array], At]]:
-        moved, gradient = reach.of_batch(at, batch)
-        return tangent.logits_train[batch] + moved, gradient
+    def of_batch(at: At, batch: Array) -> OnBatch:
+        found = reach.of_batch(at, batch)
+        return found._replace(outputs=tangent.logits_train[batch] + found.outputs)
 
     def logits(at: At) -> tuple[Array, Array]:
         return tangent.logits_train + reach.on_train(at), tangent.logits_test + reach.on_test(at)

@@ -4,7 +4,7 @@ The weights below the head stay w_g = γ_g w0_g + Jφ_gᵀ a_g. With r the gradi
 of a_i is W r_i, and those of W and b are Σ_i φ_i r_iᵀ and Σ_i r_i: the same optax chain moves (a, γ, W, b).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from linft.predict import replay
 from linft.predict.dual import predictable
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
 from linft.predict.replay import Network
-from linft.predict.span import BundleItems, Span, bundle, from_pretrained, items, lifted, span, stacked
+from linft.predict.span import BundleItems, OnBatch, Span, bundle, from_pretrained, items, lifted, span, stacked
 from linft.training import optimizer
 from linft.training.optimizer import Settings
 
@@ -105,16 +105,25 @@ def under_head(below: Span, t: FeatureTangent) -> Network:
     """The network whose features move as a span says, from those of a tangent, under its head."""
     origin = {"below": below.origin, "head": t.head}
 
-    def of_batch(at: Tree, batch: Array) -> tuple[Array, Callable[[Array], Tree]]:
-        moved, of_features = below.of_batch(at["below"], batch)
-        features = t.features_train[batch] + moved
+    def of_batch(at: Tree, batch: Array) -> OnBatch:
+        of_features = below.of_batch(at["below"], batch)
+        features = t.features_train[batch] + of_features.outputs
+
+        def towards(residual: Array) -> Array:
+            return residual @ at["head"]["kernel"].T  # W r_i
+
+        def of_head(residual: Array) -> dict[str, Array]:
+            found = {"kernel": features.T @ residual, "bias": residual.sum(0)}
+            return {name: found[name] for name in at["head"]}
 
         def gradient(residual: Array) -> Tree:
-            of_head = {"kernel": features.T @ residual, "bias": residual.sum(0)}
-            towards = residual @ at["head"]["kernel"].T  # W r_i
-            return {"below": of_features(towards), "head": {name: of_head[name] for name in at["head"]}}
+            return {"below": of_features.gradient(towards(residual)), "head": of_head(residual)}
 
-        return dense(at["head"], features), gradient
+        def squares(residual: Array) -> dict[str, Array]:
+            own = {_member(name): jnp.vdot(g, g) for name, g in of_head(residual).items()}
+            return of_features.squares(towards(residual)) | own
+
+        return OnBatch(dense(at["head"], features), gradient, squares)
 
     def logits(at: Tree) -> tuple[Array, Array]:
         on_train = t.features_train + below.on_train(at["below"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -30,6 +31,18 @@ def apply(op: Operator, alpha: Float[Numbers, "n c"]) -> Float[Numbers, "m c"]:
 def apply_rows(op: Operator, rows: Array, alpha: Float[Array, "n c"]) -> Float[Array, "b c"]:
     """The rows of Θ α that belong to some examples."""
     return sum(_part(block[rows], mixing, alpha) for block, mixing in op)  # pyright: ignore
+
+
+def quadratic(op: Operator, rows: Array, alpha: Float[Array, "b c"]) -> Float[Array, ""]:
+    """αᵀ Θ α, where α is zero but for some examples."""
+    i, j = rows[:, None], rows[None, :]
+
+    def of(block: Array, mixing: Array | None) -> Array:
+        if mixing is None:
+            return jnp.einsum("ik,ijkl,jl->", alpha, block[i, :, j, :], alpha)
+        return jnp.vdot(alpha, block[i, j] @ alpha @ mixing)
+
+    return sum(of(block, mixing) for block, mixing in op)  # pyright: ignore
 
 
 def _part(block: Numbers, mixing: Numbers | None, alpha: Numbers) -> Numbers:

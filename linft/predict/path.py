@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from linft.core.base import Tangent
-from linft.predict.span import At, BundleItems, Coordinates, Span, from_pretrained, lifted, span, weighted
+from linft.predict.span import At, BundleItems, Coordinates, OnBatch, Span, from_pretrained, lifted, span, weighted
 
 
 class PathOutputs(NamedTuple):
@@ -59,12 +59,13 @@ def about(names: BundleItems, path: Path) -> Span:
     along_train: Array = sum(by_bundle.values())  # pyright: ignore
     along_test = jax.vmap(inner.on_test)(_as_coordinates(path.segments))
     products, between = _products(names, path.tangent, path.segments, by_bundle)
-    squares = jnp.diagonal(between)
-    before = jnp.tril(between, -1).sum(1)  # ⟨a_k − w0, D_k⟩
+    lengths = {b: jnp.diagonal(of_b) for b, of_b in between.items()}  # ‖D_k‖²
+    squares: Array = sum(lengths.values())  # pyright: ignore
+    before = jnp.tril(sum(between.values()), -1).sum(1)  # ⟨a_k − w0, D_k⟩
 
     def where(at: At) -> tuple[Int[Array, ""], Float[Array, ""], Array]:
         """The segment, s on it, and whether s moves with the weights."""
-        s = (products(at) - before) / jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)
+        s = (sum(products(at).values()) - before) / jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)
         passed = jnp.cumprod(s >= 1).sum()
         segment = jnp.minimum(passed, count - 2)
         return segment, jnp.clip(s[segment], 0, 1), (s[segment] >= 0) & (s[segment] < 1)
@@ -91,30 +92,43 @@ def about(names: BundleItems, path: Path) -> Span:
 
         return moved
 
-    def of_batch(at: At, batch: Array) -> tuple[Array, Callable[[Array], At]]:
+    def of_batch(at: At, batch: Array) -> OnBatch:
         rows = (jnp.arange(count)[:, None] * path.train.at.shape[1] + batch[None, :]).reshape(-1)
-        moved, of_rows = inner.of_batch(at, rows)
+        on_rows = inner.of_batch(at, rows)
         segment, s, moves = where(at)
         known = PathOutputs(*(values[:, batch] for values in path.train))
         value, slope = jax.jvp(
             lambda s: outputs(
-                segment, s, _by_anchor(moved, count), _by_anchor(along_train[:, rows], count), known
+                segment, s, _by_anchor(on_rows.outputs, count), _by_anchor(along_train[:, rows], count), known
             ),
             (s,),
             (jnp.ones_like(s),),
         )  # fmt: skip
 
-        def gradient(residual: Array) -> At:
+        def split(residual: Array) -> tuple[Array, Array]:
+            """That of the rows of all anchors, and the multiple of D."""
             below = residual if path.directions is None else residual @ path.directions
             share = jnp.zeros(count, s.dtype).at[segment].set(1 - s).at[segment + 1].set(s)
-            found = of_rows((share[:, None, None] * below[None]).reshape(-1, below.shape[1]))
-            forward = moves * jnp.vdot(slope, residual) / squares[segment]
+            of_rows = (share[:, None, None] * below[None]).reshape(-1, below.shape[1])
+            return of_rows, moves * jnp.vdot(slope, residual) / squares[segment]
+
+        def gradient(residual: Array) -> At:
+            of_rows, forward = split(residual)
             return {
                 b: Coordinates(*(x + forward * d[segment] for x, d in zip(of_b, path.segments[b], strict=True)))
-                for b, of_b in found.items()
+                for b, of_b in on_rows.gradient(of_rows).items()
             }
 
-        return value, gradient
+        def squared(residual: Array) -> dict[str, Array]:
+            of_rows, forward = split(residual)
+            return {
+                b: square
+                + 2 * forward * jnp.vdot(of_rows, by_bundle[b][segment, rows])
+                + forward**2 * lengths[b][segment]
+                for b, square in on_rows.squares(of_rows).items()
+            }
+
+        return OnBatch(value, gradient, squared)
 
     return inner._replace(
         on_train=everywhere(inner.on_train, along_train, path.train),
@@ -134,15 +148,14 @@ def _as_coordinates(moves: At) -> At:
 
 def _products(
     names: BundleItems, t: Tangent, segments: At, along: Mapping[str, Float[Array, "p kn c"]]
-) -> tuple[Callable[[At], Float[Array, "p"]], Float[Array, "p p"]]:
-    """⟨w − w0, D⟩ of every segment as a function of coordinates, and ⟨D, D'⟩; from J D of every bundle."""
+) -> tuple[Callable[[At], dict[str, Float[Array, "p"]]], dict[str, Float[Array, "p p"]]]:
+    """By bundle ⟨w − w0, D⟩ of every segment as a function of coordinates, and ⟨D, D'⟩; from J D of every bundle."""
     with_w0 = {}
     for b, weights in names:
         pushed, square = (weighted(of, dict(weights)) for of in (t.weights_train, t.squared_norms))
         with_w0[b] = jnp.tensordot(segments[b].alpha, pushed, 2) + segments[b].gamma[:, 0] * square
 
-    def products(at: At) -> Float[Array, "p"]:
-        parts = [jnp.tensordot(along[b], x.alpha, 2) + with_w0[b] * (x.gamma[0] - 1) for b, x in at.items()]
-        return sum(parts)  # pyright: ignore
+    def products(at: At) -> dict[str, Float[Array, "p"]]:
+        return {b: jnp.tensordot(along[b], x.alpha, 2) + with_w0[b] * (x.gamma[0] - 1) for b, x in at.items()}
 
     return products, jax.vmap(lambda moves: products(_as_coordinates(moves)))(segments)

@@ -21,6 +21,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.recipe_fields import structure
 from linft.core.trees import Tree
+from linft.predict.span import OnBatch
 from linft.training import optimizer
 from linft.training.optimizer import Settings
 
@@ -34,8 +35,8 @@ class Network(NamedTuple):
     """Coordinates of the weights at which the replay begins."""
     groups: Tree
     """What every subtree of the coordinates is called in the settings."""
-    of_batch: Callable[[Tree, Int[Array, "b"]], tuple[Float[Array, "b c"], Callable[[Float[Array, "b c"]], Tree]]]
-    """(coordinates, training images) -> their logits, and from ∂L/∂logits to the gradient's coordinates."""
+    of_batch: Callable[[Tree, Int[Array, "b"]], OnBatch]
+    """(coordinates, training images) -> their logits, and what a gradient there is to the weights."""
     logits: Callable[[Tree], tuple[Float[Array, "n c"], Float[Array, "m c"]]]
     """Of all training and all test images."""
     lengths: Callable[[Tree], dict[str, dict[str, Float[Array, ""]]]]
@@ -129,7 +130,7 @@ def _replay(
     """Values at every step, 0 where it is not recorded, the last after all steps; and where the run ends."""
     network = build(names, arrays)
     chain = optimizer.transform(settings, network.groups, network.origin)
-    loss_name = settings.structure.loss
+    recipe, loss_name = settings.structure, settings.structure.loss
     first = losses.mean_loss(loss_name, network.logits(network.here)[0], network.labels_train)
 
     def measure(at: Tree, alive: Array) -> dict[str, Any]:
@@ -148,11 +149,12 @@ def _replay(
         i, batch, is_recorded = inputs
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, at, alive))
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
-        on_batch, pull = network.of_batch(at, batch)
+        logits, gradient, squares = network.of_batch(at, batch)
         y = network.labels_train[batch]
-        gradient = pull(losses.gradient(loss_name, on_batch, y, settings.structure.label_smoothing))
-        updates, new_state = chain.update(gradient, opt_state, at)
-        alive &= ~losses.has_diverged(losses.mean_loss(loss_name, on_batch, y), first)
+        residual = losses.gradient(loss_name, logits, y, recipe.label_smoothing)
+        to_clip = {} if recipe.clip_norm is None else {"squares": squares(residual)}
+        updates, new_state = chain.update(gradient(residual), opt_state, at, **to_clip)
+        alive &= ~losses.has_diverged(losses.mean_loss(loss_name, logits, y), first)
         moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
         moves = alive & (i < stop)
         at, opt_state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, opt_state))

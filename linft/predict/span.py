@@ -6,14 +6,14 @@ some directions, the pretrained weights w0 one of them. Its outputs move by Θ �
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from linft.core.base import Tangent
-from linft.predict.operator import apply, apply_rows, operator
+from linft.predict.operator import apply, apply_rows, operator, quadratic
 from linft.training.optimizer import GroupSettings, Settings
 
 
@@ -54,6 +54,17 @@ def from_pretrained(tangent: Tangent) -> Directions:
     )
 
 
+class OnBatch(NamedTuple):
+    """Outputs of some images, and what a gradient ∂L/∂outputs is to the weights:"""
+
+    outputs: Float[Array, "b c"]
+    gradient: Callable[[Float[Array, "b c"]], Any]
+    """its coordinates,"""
+    squares: Callable[[Float[Array, "b c"]], dict[str, Array]]
+    """and its squared norm in the weights, by bundle (or what else has settings of its own): without the factors of
+    groups on the learning rate, and without groups where they are 0."""
+
+
 class Span(NamedTuple):
     """Outputs as functions of coordinates, apart from what they are where the weights begin."""
 
@@ -63,8 +74,8 @@ class Span(NamedTuple):
     """Of the weights at which the coordinates begin."""
     on_train: Callable[[At], Float[Array, "n c"]]
     on_test: Callable[[At], Float[Array, "m c"]]
-    of_batch: Callable[[At, Int[Array, "b"]], tuple[Float[Array, "b c"], Callable[[Float[Array, "b c"]], At]]]
-    """How far the outputs of some images moved, and from ∂L/∂outputs to the gradient's coordinates."""
+    of_batch: Callable[[At, Int[Array, "b"]], OnBatch]
+    """The outputs here are how far they moved."""
     lengths: Callable[[At], Lengths]
 
 
@@ -133,7 +144,9 @@ def span(
 
         return moved
 
-    def of_batch(at: At, batch: Array) -> tuple[Array, Callable[[Array], At]]:
+    trained = {b: [g for g, weight in weights.items() if weight > 0] for b, weights in bundles.items()}
+
+    def of_batch(at: At, batch: Array) -> OnBatch:
         moved = sum(
             apply_rows(train[b][0], batch, x.alpha) + along(train[b][1][:, batch], x.gamma - start)
             for b, x in at.items()
@@ -143,7 +156,13 @@ def span(
             alpha = jnp.zeros(shape, dtype).at[batch].add(residual)
             return {b: Coordinates(alpha, jnp.zeros_like(start)) for b in bundles}
 
-        return moved, gradient  # pyright: ignore
+        def squares(residual: Array) -> dict[str, Array]:
+            def of(group: str) -> Array:
+                return quadratic(operator(t.kernel_train, t, {group: 1.0}), batch, residual)
+
+            return {b: sum(map(of, groups), jnp.zeros((), dtype)) for b, groups in trained.items()}
+
+        return OnBatch(moved, gradient, squares)  # pyright: ignore
 
     return Span(
         everywhere(origin),
@@ -174,9 +193,9 @@ def lengths(names: BundleItems, reach: Directions, origin: tuple[int, ...], here
 def lifted(below: Span, directions: Float[Array, "d r"]) -> Span:
     """The same of outputs that move along some directions of more."""
 
-    def of_batch(at: At, batch: Array) -> tuple[Array, Callable[[Array], At]]:
-        moved, gradient = below.of_batch(at, batch)
-        return moved @ directions.T, lambda residual: gradient(residual @ directions)
+    def of_batch(at: At, batch: Array) -> OnBatch:
+        moved, gradient, squares = below.of_batch(at, batch)
+        return OnBatch(moved @ directions.T, lambda r: gradient(r @ directions), lambda r: squares(r @ directions))
 
     return below._replace(
         on_train=lambda at: below.on_train(at) @ directions.T,

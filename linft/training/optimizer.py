@@ -8,6 +8,7 @@ is metadata.
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -222,8 +223,11 @@ def scale_by_group(multipliers: dict[str, Any], labels: Tree) -> optax.GradientT
 
 def clip_by_trained_norm(
     max_norm: float, multipliers: dict[str, Any], labels: Tree
-) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Clip by the norm of what trains, as where only that is handed to the optimizer: μ_g = 0 counts for nothing.
+
+    Updates that are coordinates of weights have another norm than in weights: `update` takes as `squares` the
+    squared norms there, by label.
 
     Example:
       >>> import jax.numpy as jnp
@@ -233,13 +237,20 @@ def clip_by_trained_norm(
       0.5
     """
 
-    def leave_out(updates, params):
-        del params
-        return trees.map_by_label(
-            lambda label, u: jnp.where(multipliers[label] > 0, u, jnp.zeros_like(u)), labels, updates
-        )
+    def of_trained(label, value):
+        return jnp.where(multipliers[label] > 0, value, jnp.zeros_like(value))
 
-    return optax.chain(optax.stateless(leave_out), optax.clip_by_global_norm(max_norm))
+    def clip(updates, state, params=None, *, squares: Mapping[str, jax.Array] | None = None, **others):
+        del params, others
+        if squares is None:
+            trained = [jnp.sum(jnp.square(u)) for u in jax.tree.leaves(trees.map_by_label(of_trained, labels, updates))]
+        else:
+            trained = [of_trained(label, square) for label, square in squares.items()]
+        norm = jnp.sqrt(jnp.maximum(sum(trained), 0))  # rounding may take the square of a small one below zero
+        scale = jnp.where(norm < max_norm, 1, max_norm / norm)
+        return jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), clip)
 
 
 def transform(settings: Settings, labels: Tree, origin: Tree) -> optax.GradientTransformation:

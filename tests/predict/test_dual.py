@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from narrow import small_resnet
-from replayed import CE, DECAY, SE, assert_same, values
+from replayed import CE, DECAY, RECIPES, SE, assert_same, values
 
 import linft
 from linft import predict
@@ -27,7 +27,6 @@ def test_a_model_and_its_task_are_as_their_tangent(model, task, tangent):
 UNPREDICTABLE = {
     "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
     "augmented images are not the images of the kernel": {"augmentation": "flip"},
-    "clipping is not linear in the gradient": {"clip_norm": 1.0},
     "Adam is not linear in the gradient": {"optimizer": "adam"},
 }
 
@@ -47,6 +46,15 @@ def test_says_why_not_and_what_is_nearest(tangent):
         predict.why_not(both) == "Adam is not linear in the gradient; augmented images are not the images of the kernel"
     )
     assert predict.nearest(both) == (CE, "dropped: optimizer=adam, augmentation=flip")
+
+
+def test_the_clipped_recipe_clips(tangent):
+    recipe = RECIPES["clipped"]
+    clipped, free, never = (
+        predict.dual(tangent)(recipe.replace(clip_norm=norm)).train_loss for norm in (recipe.clip_norm, None, 10.0)
+    )
+    assert np.abs(clipped - free).max() > 0.1
+    np.testing.assert_allclose(never, free, rtol=1e-12)
 
 
 def test_refuses(model, task, tangent):

@@ -126,11 +126,11 @@ MORE = [
 NO_KERNEL = {
     "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
     "augmented images are not the images of the kernel": {"augmentation": "flip"},
-    "clipping is not linear in the gradient": {"clip_norm": 1.0},
     "Adam is not linear in the gradient": {"optimizer": "adam"},
 }
 NO_GROUP = {"no layer group matches 'stage1'; this model has ": {"frozen_groups": ("stage1",)}}
 NO_TRAINING_MODE = {"no training mode": {"batch_norm": "train"}}
+NO_CLIPPING = {"clipping is not linear in the gradient; use predict.dual": {"clip_norm": 1.0}}
 NO_CLOSED_FORM = {
     "no closed form for this recipe: the loss is not squared error": {"loss": "cross_entropy"},
     "the batch is not all 10 images; use predict.dual": {"batch_size": 9},
@@ -236,16 +236,24 @@ RUNS = {
         pair(MOVED["all at once"]), model="predicted",
     ),
     "spectral": Row(
-        of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM,
+        of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM | NO_CLIPPING,
         (NESTEROV, HEAVY, PLAIN.replace(learning_rate=0.5)), lengths=1e-6, resumed=from_file(predict.spectral),
     ),
     "gradient_flow": Row(
-        of(TANGENT, predict.gradient_flow), flow, FLOWS, NO_KERNEL | NO_GROUP | NO_FLOW, tuple(FLOWS.values()),
-        tolerance=1e-5, lengths=None, resumed=from_file(predict.gradient_flow),
+        of(TANGENT, predict.gradient_flow), flow, FLOWS, NO_KERNEL | NO_GROUP | NO_FLOW | NO_CLIPPING,
+        tuple(FLOWS.values()), tolerance=1e-5, lengths=None, resumed=from_file(predict.gradient_flow),
     ),
 }  # fmt: skip
 
-BY_ALL = {"all at once", "decoupled, group rates and decay", "L2-SP below a new head", *HEAD, *FLOWS, *FULL_BATCH}
+BY_ALL = {
+    "all at once",
+    "clipped",
+    "decoupled, group rates and decay",
+    "L2-SP below a new head",
+    *HEAD,
+    *FLOWS,
+    *FULL_BATCH,
+}
 BY_SOME = {*TRAINED, "Nesterov, warm-up", "step after warm-up", "decoupled, L2-SP, heavy ball"}
 """The recipes that have together what the others have one by one; the steps of all runs are those of these two."""
 

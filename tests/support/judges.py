@@ -197,6 +197,8 @@ def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarr
     for batch, rate in zip(recipe.batches(n), recipe.rates(n), strict=True):
         residual = ((lambda f: f if squared else _softmax(f))(network.logits(w)) - targets)[batch] / len(batch)
         gradient = np.einsum("bc,bcp->p", residual, network.jacobian(w)[batch])
+        if recipe.clip_norm is not None:
+            gradient *= min(1, recipe.clip_norm / np.linalg.norm(gradient[multiplier > 0]))
         if apart:  # w is where the gradient is taken, ahead of the paper's weights
             behind = w + ahead * velocity
             velocity = recipe.momentum * velocity + rate * multiplier * gradient
