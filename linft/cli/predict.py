@@ -49,7 +49,7 @@ class Predict:
         from linft import predict
         from linft.cli.terminal import bars, terminal
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import FROZEN, KINDS, auto, chosen
+        from linft.predict.choice import KINDS, auto, chosen
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.predict.tangent import mode
         from linft.report import trajectories
@@ -63,7 +63,7 @@ class Predict:
         asked = with_length(self.recipe, steps=DEFAULT_STEPS)
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
-        batch_norm = "frozen" if self.how in FROZEN else mode(model, asked)
+        batch_norm = mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})

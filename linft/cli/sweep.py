@@ -114,13 +114,11 @@ class SweepRecipes:
     def __call__(self) -> None:
         """Run what is missing, and say what was found."""
         self.check()
-        from functools import partial
-
         import jax
 
-        from linft import predict
         from linft.cli.terminal import counts, terminal
         from linft.core import recipe_fields
+        from linft.predict.tangent import mode
         from linft.workflows.sweep.shared import Watch
         from linft.workflows.sweep.sweep import as_it_is, sweep
 
@@ -138,20 +136,19 @@ class SweepRecipes:
             soft_wrap=True,
         )
         watch = Watch() if self.workers.prune else None
-        nearest = {
-            **dict.fromkeys(("dual", *FEATURES, *MOVING), predict.nearest),
-            "spectral": partial(recipe_fields.nearest, by="closed form", n=n),
-            "linearized": partial(recipe_fields.nearest, by="linearized"),
-            "finetune": as_it_is,
-        }[self.by]
+        by: dict[str, recipe_fields.By] = {"spectral": "closed form", "linearized": "linearized"}
+
+        def nearest(recipe: Recipe) -> tuple[Recipe, str]:
+            return recipe_fields.nearest(recipe, by.get(self.by, "kernel"), n, mode(model, recipe))
+
         with counts(console) as progress:
             swept = sweep(
-                lambda reinit_groups: make(self, model, task, reinit_groups, watch, progress),
+                lambda point: make(self, model, task, point, watch, progress),
                 chosen,
                 self.training,
                 layer_groups=groups,
                 depth=self.depth,
-                nearest=nearest,
+                nearest=as_it_is if self.by == "finetune" else nearest,
                 sharing=sharing(self, watch),
                 output=self.writing.output,
                 by=name(self),
@@ -213,19 +210,21 @@ def sharing(command: SweepRecipes, watch: "Watch | None") -> "Sharing | None":
 
 
 def make(
-    command: SweepRecipes, model: "Model", task: "Task", reinit_groups: int, watch: "Watch | None", progress: "Progress"
+    command: SweepRecipes, model: "Model", task: "Task", point: grids.Point, watch: "Watch | None", progress: "Progress"
 ) -> "Run":
-    """The run that starts with so many new layer groups."""
+    """The run of a point's start."""
     from linft import predict
     from linft.models.linearize import linearize
     from linft.predict.moving import shared_paths
+    from linft.predict.tangent import mode
     from linft.training.finetune import finetune
 
     every = command.writing.record_every
-    started = command.model.with_new_layers(model, task, command.images.sample_seed, reinit_groups)
+    started = command.model.with_new_layers(model, task, command.images.sample_seed, point.reinit_groups)
+    batch_norm = mode(started, point.recipe)
     if command.by in FEATURES:
-        computed: dict[str, Any] = options(command, model, reinit_groups, progress) | {"outputs": FEATURES[command.by]}
-        of_features = predict.feature_tangent(started, task, **computed)
+        computed: dict[str, Any] = options(command, model, point, progress) | {"outputs": FEATURES[command.by]}
+        of_features = predict.feature_tangent(started, task, batch_norm=batch_norm, **computed)
         return predict.feature_dual(of_features, record_every=every)
     if command.by in MOVING:
         moving = predict.moving(
@@ -233,39 +232,42 @@ def make(
             task,
             at=MOVING[command.by],
             outputs=command.kernel.kernel,
+            batch_norm=batch_norm,
             batch_size=command.kernel.kernel_batch,
             record_every=every,
         )
         return shared_paths(moving)
     if command.by in PREDICTED:
-        found = tangent(command, started, task, reinit_groups, progress)
+        found = tangent(command, started, task, point, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
-    network = linearize(started) if command.by == "linearized" else started
-    return finetune(network, task, record_every=every, tracking=watch)
+    if command.by == "linearized":
+        started = linearize(started, batch_norm="frozen" if started.forward_train is None else "train")
+    return finetune(started, task, record_every=every, tracking=watch)
 
 
-def tangent(command: SweepRecipes, model: "Model", task: "Task", reinit_groups: int, progress: "Progress") -> "Tangent":
-    """The kernel of a start, on disk once it has been computed."""
+def tangent(command: SweepRecipes, model: "Model", task: "Task", point: grids.Point, progress: "Progress") -> "Tangent":
+    """The kernel of a point's start, on disk once it has been computed."""
     from linft import predict
     from linft.core.trees import digest
-    from linft.predict.tangent import kept
+    from linft.predict.tangent import kept, mode
 
-    given = options(command, model, reinit_groups, progress)
+    given: dict[str, Any] = options(command, model, point, progress) | {"batch_norm": mode(model, point.recipe)}
     finer = "" if given["groups"] == model.stages else f"-{digest(tuple(given['groups']))[:8]}"
-    kind = f"{given['outputs']}{finer}-{reinit_groups}"
+    training = "-training-mode" if given["batch_norm"] == "train" else ""
+    kind = f"{given['outputs']}{finer}{training}-{point.reinit_groups}"
     return kept(
         command.writing.output / f"tangent-{kind}.safetensors",
         lambda: predict.tangent(model, task, **given),
     )
 
 
-def options(command: SweepRecipes, model: "Model", reinit_groups: int, progress: "Progress") -> dict[str, Any]:
+def options(command: SweepRecipes, model: "Model", point: grids.Point, progress: "Progress") -> dict[str, Any]:
     """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
     from linft.training.optimizer import kernel_groups
 
     names = tuple(model.layer_groups)
     recipes = [grids.at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
-    what = "kernel" if reinit_groups == 1 else f"kernel {reinit_groups}"
+    what = "kernel" if point.reinit_groups == 1 else f"kernel {point.reinit_groups}"
     return command.kernel.arguments() | {
         "groups": kernel_groups(model.layer_groups, *recipes),
         "progress": lambda done, total: progress(what, done, total),

@@ -16,13 +16,11 @@ from linft.core import trees
 from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward, forward_pass
 from linft.core.preprocessing import Images, Preprocessing
-from linft.core.recipe import Recipe
+from linft.core.recipe import BatchNorm, Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 
 Outputs = Literal["full", "trace", "pseudo"]
-BatchNorm = Literal["frozen", "train"]
-"""Whose statistics a linearized network's batch norm has: fixed ones, or those of a batch, which its weights move."""
 NEW_HEAD = {"head": "new"}  # in `Model.source`
 
 

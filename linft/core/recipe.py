@@ -15,6 +15,8 @@ from linft.core.errors import LinftError
 from linft.core.order import Order
 
 Loss = Literal["cross_entropy", "squared_error"]
+BatchNorm = Literal["frozen", "train"]
+"""Whose statistics a linearized network's batch norm has: fixed ones, or those of a batch, which its weights move."""
 AugmentationName = Literal[
     "none",
     "flip",

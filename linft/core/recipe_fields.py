@@ -4,27 +4,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from linft.core.recipe import Recipe
+from linft.core.recipe import BatchNorm, Recipe
 
 Place = Literal["number", "structure", "order"]
 """Where a field goes: into the numbers that recipes of one program may differ in; into what a program is compiled
 for; or into how many steps there are, of which images."""
 
-By = Literal["frozen kernel", "training kernel", "flow", "closed form", "linearized"]
-"""What predicts: the kernel's replay, with batch norm frozen or in training mode; gradient flow; powers of one step;
-or training the linearized network."""
+By = Literal["kernel", "flow", "closed form", "linearized"]
+"""What predicts: the kernel's replay; gradient flow; powers of one step; or training the linearized network."""
 
-Whose = Literal["kernel", By]
-"""Limits of one of these, or of all that replay an optimizer in a kernel."""
+Whose = Literal[By, BatchNorm]
+"""Limits of one of these, or of all kernels whose batch norm is in this mode."""
 
 UNDER: Mapping[By, tuple[Whose, ...]] = {
-    "frozen kernel": ("kernel", "frozen kernel"),
-    "training kernel": ("kernel", "training kernel"),
-    "flow": ("kernel", "frozen kernel", "flow"),
-    "closed form": ("kernel", "frozen kernel", "closed form"),
+    "kernel": ("kernel",),
+    "flow": ("kernel", "flow"),
+    "closed form": ("kernel", "closed form"),
     "linearized": ("linearized",),
 }
-"""Of whose limits those of each consist."""
+"""Of whose limits those of each consist, beside those of its kernel's batch norm."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +96,14 @@ FIELDS: Mapping[str, Field] = {
     "batch_norm": _row(
         "structure",
         {
-            "frozen kernel": Limit(
+            "frozen": Limit(
                 "frozen",
                 {"train": "batch norm is in training mode, and the kernel's is frozen", "reestimated": REESTIMATED},
             ),
-            "training kernel": Limit(
+            "train": Limit(
                 "train",
                 {"frozen": "batch norm is frozen, and the kernel's is in training mode", "reestimated": REESTIMATED},
             ),
-            "linearized": Limit("frozen", "this linearized network's batch norm is frozen"),
         },
     ),
     "bn_batch_size": _row("structure"),
@@ -132,25 +129,31 @@ def structure(recipe: Recipe) -> Recipe:
     return recipe.replace(**{name: _DEFAULTS[name] for name, field in FIELDS.items() if field.place != "structure"})
 
 
-def why_not(recipe: Recipe, by: By, n: int = 0) -> str | None:
+def why_not(recipe: Recipe, by: By, n: int = 0, batch_norm: BatchNorm = "frozen") -> str | None:
     """Why something does not predict this recipe, on n training images; None where it does.
+
+    Args:
+      batch_norm: of the kernel, where there is one.
 
     Example:
       >>> why_not(Recipe(steps=1, weight_decay=0.1), "flow")
       'weight decay has no closed flow here'
     """
-    reasons = [limit.why(getattr(recipe, name), n) for name, limit in _broken(recipe, by, n)]
+    reasons = [limit.why(getattr(recipe, name), n) for name, limit in _broken(recipe, by, n, batch_norm)]
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
-def nearest(recipe: Recipe, by: By, n: int = 0) -> tuple[Recipe, str]:
+def nearest(recipe: Recipe, by: By, n: int = 0, batch_norm: BatchNorm = "frozen") -> tuple[Recipe, str]:
     """The nearest recipe that something predicts, of as many steps on n images, and what was dropped ("" if nothing).
 
+    Args:
+      batch_norm: of the kernel, where there is one.
+
     Example:
-      >>> nearest(Recipe(steps=1, batch_norm="train", augmentation="flip"), "linearized")[1]
-      'dropped: batch_norm=train'
+      >>> nearest(Recipe(steps=1, batch_norm="train", augmentation="flip"), "kernel", batch_norm="train")[1]
+      'dropped: augmentation=flip'
     """
-    broken = _broken(recipe, by, n)
+    broken = _broken(recipe, by, n, batch_norm)
     changes = {name: limit.value for name, limit in broken}
     if "batch_size" in changes:
         changes["steps"] = recipe.num_steps(n)
@@ -158,6 +161,7 @@ def nearest(recipe: Recipe, by: By, n: int = 0) -> tuple[Recipe, str]:
     return recipe.replace(**changes), f"dropped: {dropped}" if dropped else ""
 
 
-def _broken(recipe: Recipe, by: By, n: int) -> list[tuple[str, Limit]]:
-    limits = [(name, field.limits[of]) for name, field in FIELDS.items() for of in UNDER[by] if of in field.limits]
+def _broken(recipe: Recipe, by: By, n: int, batch_norm: BatchNorm) -> list[tuple[str, Limit]]:
+    whose = UNDER[by] if by == "linearized" else (*UNDER[by], batch_norm)
+    limits = [(name, field.limits[of]) for name, field in FIELDS.items() for of in whose if of in field.limits]
     return [(name, limit) for name, limit in limits if limit.broken(recipe, name, n)]

@@ -57,8 +57,7 @@ def _relinearized(
     model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any
 ) -> Trajectory:
     after = first_steps(recipe, len(task.y_train))
-    for name in ("groups", "batch_norm"):  # those of the recipe, always; frozen, always
-        kernel.pop(name, None)
+    kernel.pop("groups", None)  # those of the recipe, always
     return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
 
 
@@ -104,9 +103,6 @@ KINDS = _kinds()
 FIRST = "trace"
 """The kind whose predicted fall of the loss is looked up."""
 
-
-FROZEN = ("relinearize",)
-"""Kinds that predict frozen batch norm only."""
 
 RUNS = Recipe(learning_rate=0.002, batch_size=32, steps=48)
 """Of the measured runs, but for rate and order: frozen batch norm, no decay, cross-entropy."""

@@ -15,15 +15,12 @@ from linft.core import recipe_fields
 from linft.core.base import BatchNorm, Model, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.core.recipe_fields import By
 from linft.core.task import Task
 from linft.predict import replay
 from linft.predict.replay import Network
 from linft.predict.span import At, BundleItems, OnBatch, Span, bundle, from_pretrained, items, span
 from linft.predict.tangent import tangent as tangent_of
 from linft.training import optimizer
-
-BY: dict[BatchNorm, By] = {"frozen": "frozen kernel", "train": "training kernel"}
 
 
 def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
@@ -35,7 +32,7 @@ def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
       >>> why_not(Recipe(steps=1, batch_norm="train"), "train") is None
       True
     """
-    return recipe_fields.why_not(recipe, BY[batch_norm])
+    return recipe_fields.why_not(recipe, "kernel", batch_norm=batch_norm)
 
 
 def nearest(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> tuple[Recipe, str]:
@@ -48,7 +45,7 @@ def nearest(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> tuple[Recipe, s
       >>> nearest(Recipe(steps=1, batch_norm="train", optimizer="adam"), "train")[1]
       'dropped: optimizer=adam'
     """
-    return recipe_fields.nearest(recipe, BY[batch_norm])
+    return recipe_fields.nearest(recipe, "kernel", batch_norm=batch_norm)
 
 
 def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
@@ -79,14 +76,6 @@ def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int 
     return Dual(as_tangent(model, task, **kernel), record_every)
 
 
-def as_frozen_tangent(model: Model | Tangent, task: Task | None, **kernel: Any) -> Tangent:
-    """As `as_tangent`, of frozen batch norm only."""
-    found = as_tangent(model, task, **kernel)
-    if found.batch_norm != "frozen":
-        raise LinftError("this Tangent has batch norm in training mode, which only predict.dual takes")
-    return found
-
-
 def as_tangent(model: Model | Tangent, task: Task | None, **kernel: Any) -> Tangent:
     """The Tangent given, or that of a model and a task."""
     if isinstance(model, Tangent):
@@ -105,12 +94,17 @@ class Dual:
     tangent: Tangent
     record_every: int | None = None
 
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """Of the recipes that it takes."""
+        return self.tangent.batch_norm
+
     def __call__(self, recipe: Recipe) -> Trajectory:
         return self.many([recipe])[0]
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(predictable(recipes, self.tangent.batch_norm), len(self.tangent.labels_train), self._family)
+        return replay.many(predictable(recipes, self.batch_norm), len(self.tangent.labels_train), self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)

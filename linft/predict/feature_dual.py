@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from linft.core.base import Model, Trajectory, dense
+from linft.core.base import BatchNorm, Model, Trajectory, dense
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -69,14 +69,17 @@ class FeatureDual:
     tangent: FeatureTangent
     record_every: int | None = None
 
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """Of the recipes that it takes."""
+        return self.tangent.projected.batch_norm
+
     def __call__(self, recipe: Recipe) -> Trajectory:
         return self.many([recipe])[0]
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(
-            predictable(recipes, self.tangent.projected.batch_norm), len(self.tangent.labels_train), self._family
-        )
+        return replay.many(predictable(recipes, self.batch_norm), len(self.tangent.labels_train), self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         t, n = self.tangent, len(self.tangent.labels_train)

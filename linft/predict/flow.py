@@ -11,20 +11,21 @@ from jax.experimental.ode import odeint
 from jaxtyping import Array
 
 from linft.core import losses, recipe_fields
-from linft.core.base import Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
+from linft.core.base import BatchNorm, Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.ntk import neural_tangents_compat
-from linft.predict.dual import as_frozen_tangent
+from linft.predict.dual import as_tangent
 from linft.predict.operator import apply, operator
 from linft.predict.replay import trajectory
 from linft.training import optimizer
 
 
-def why_not(recipe: Recipe, outputs: Outputs = "full") -> str | None:
-    """Why gradient flow does not predict this recipe from a kernel of such outputs here; None where it does."""
-    return recipe_fields.why_not(recipe, "flow") or (neural_tangents_compat.why_not() if outputs == "full" else None)
+def why_not(recipe: Recipe, outputs: Outputs = "full", batch_norm: BatchNorm = "frozen") -> str | None:
+    """Why gradient flow does not predict this recipe here from a kernel of such outputs and batch norm, or None."""
+    reason = recipe_fields.why_not(recipe, "flow", batch_norm=batch_norm)
+    return reason or (neural_tangents_compat.why_not() if outputs == "full" else None)
 
 
 def gradient_flow(
@@ -57,12 +58,12 @@ def gradient_flow(
     outputs = model.kernel_train.outputs if isinstance(model, Tangent) else kernel.get("outputs", "full")
     if outputs == "full":
         neural_tangents_compat.load()  # says how to get it before a kernel is computed
-    tangent = as_frozen_tangent(model, task, **kernel)
+    tangent = as_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
-        if reason := why_not(recipe, outputs):
+        if reason := why_not(recipe, outputs, tangent.batch_norm):
             raise LinftError(f"gradient flow does not predict this recipe: {reason}; use predict.dual")
         weights = {g: float(m) for g, m in optimizer.settings(recipe, tangent.groups, n).multipliers.items()}
         at = recorded_steps(recipe.num_steps(n), record_every)

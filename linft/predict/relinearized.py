@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import Model, OneByOne, Run, Trajectory, recorded_steps
+from linft.core.base import BatchNorm, Model, OneByOne, Run, Trajectory, recorded_steps
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -28,7 +28,7 @@ from linft.predict import replay
 from linft.predict.dual import of_logits, predictable
 from linft.predict.replay import Network
 from linft.predict.span import At, Coordinates, Directions, items, span, stacked
-from linft.predict.tangent import pushed, tangent
+from linft.predict.tangent import in_mode, pushed, tangent
 from linft.training import optimizer
 from linft.training.batches import feed
 from linft.training.evaluate import Measurement, evaluation, parts
@@ -38,7 +38,15 @@ HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
 """γ of w_t, of v_t and of w0."""
 
 
-def relinearized(model: Model, task: Task, *, after: int, record_every: int | None = None, **kernel: Any) -> Run:
+def relinearized(
+    model: Model,
+    task: Task,
+    *,
+    after: int,
+    record_every: int | None = None,
+    batch_norm: BatchNorm = "frozen",
+    **kernel: Any,
+) -> Run:
     """Predict fine-tuning from the tangent kernel at the weights after some real steps: a Run.
 
     The first steps train the network by the recipe; what follows is the training of the network linearized
@@ -48,6 +56,7 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
     Args:
       after: real steps, t.
       record_every: measure every so many steps; about a dozen times by default.
+      batch_norm: as in `predict.tangent`; in training mode the real steps are told as `Trajectory.reestimated` is.
       **kernel: outputs, engine, batch_size, draws, progress of `predict.tangent`.
 
     Raises:
@@ -66,7 +75,7 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
-        predictable([recipe], "frozen")
+        predictable([recipe], batch_norm)
         steps = recipe.num_steps(n)
         if not 0 <= after < steps:
             raise LinftError(f"after is {after}; it must be 0 or more and below the recipe's {steps} steps")
@@ -78,7 +87,8 @@ def relinearized(model: Model, task: Task, *, after: int, record_every: int | No
         rows, state = _train(model, task, recipe, after, set(at[at < after].tolist()))
         if rows and losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
             return replay.trajectory(at[: len(rows)], _curves(rows), time.perf_counter() - begin)
-        arrays = _departed(model, task, state, groups, recipe, kernel)
+        there = in_mode(model.replace(params=state.params), task, batch_norm, kernel.get("progress"))
+        arrays = _departed(model, there, task, state, groups, recipe, kernel)
         names = (tuple(arrays.tangent.groups), recipe.convention, after)
         rest = replay.replay(_network, names, arrays, stacked([settings]), [recipe], n, record_every, first=after)[0]
         return _joined(at, rows, rest.trajectory, time.perf_counter() - begin, f"linearized at step {after}")
@@ -90,24 +100,29 @@ def _train(model: Model, task: Task, recipe: Recipe, steps: int, recorded: set[i
     """Rows at the recorded steps, the last one where the loss is beyond recovery; and the state after all steps."""
     execution = Execution()
     source = feed(model, task, False, execution, 0)
-    measure = evaluation(model, *parts(model, task, execution, source.held and source.held.images), execution)
+    of_both = evaluation(model, *parts(model, task, execution, source.held and source.held.images), execution)
+
+    def measure(state: State) -> Measurement:
+        row = of_both(recipe, state)
+        return row | row.pop("reestimated", {})
+
     state, advance = begin_training(model, recipe, len(task.y_train))
     step = 0
-    rows = [measure(recipe, state)] if recorded else []
+    rows = [measure(state)] if recorded else []
     for batch in source.batches(recipe.order(len(task.y_train)), 0, sorted((recorded | {steps}) - {0})):
         state, _ = advance(state, batch, source.held)
         step += len(batch.index)
         if step in recorded:
-            rows.append(measure(recipe, state))
+            rows.append(measure(state))
             if losses.has_diverged(rows[-1]["train_loss"], rows[0]["train_loss"]):
                 break
     return rows, state
 
 
 def _departed(
-    model: Model, task: Task, state: State, groups: Groups, recipe: Recipe, kernel: dict[str, Any]
+    model: Model, there: Model, task: Task, state: State, groups: Groups, recipe: Recipe, kernel: dict[str, Any]
 ) -> Directions:
-    there = model.replace(params=state.params)
+    """The network as it is linearized where the real steps end, and the directions that lead there."""
     found = tangent(there, task, groups=groups, **kernel)
     labels = trees.labels(model.params, groups)
     momentum = optax.tree_utils.tree_get(state.opt_state, "trace" if recipe.convention == "coupled" else "velocity")

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float
 
 from linft.core import losses, recipe_fields
-from linft.core.base import Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.core.base import BatchNorm, Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict import eigen
-from linft.predict.dual import as_frozen_tangent
+from linft.predict.dual import as_tangent
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
@@ -27,9 +27,9 @@ from linft.predict.span import Coordinates, from_pretrained, items, lengths
 from linft.training import optimizer
 
 
-def why_not(recipe: Recipe, n: int) -> str | None:
-    """Why there is no closed form for this recipe on n training images; None where there is."""
-    return recipe_fields.why_not(recipe, "closed form", n)
+def why_not(recipe: Recipe, n: int, batch_norm: BatchNorm = "frozen") -> str | None:
+    """Why there is no closed form for this recipe on n training images, by a kernel of such batch norm, or None."""
+    return recipe_fields.why_not(recipe, "closed form", n, batch_norm)
 
 
 def spectral(
@@ -58,13 +58,13 @@ def spectral(
       >>> spectral(model, task)(recipe).steps[-1]
       np.int64(1000)
     """
-    tangent = as_frozen_tangent(model, task, **kernel)
+    tangent = as_tangent(model, task, **kernel)
     n = len(tangent.labels_train)
     decompositions: dict[tuple, Eigenbasis] = {}  # by group weights: paid once, then every recipe is free
 
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
-        if reason := why_not(recipe, n):
+        if reason := why_not(recipe, n, tangent.batch_norm):
             raise LinftError(f"no closed form for this recipe: {reason}; use predict.dual")
         weights, decay = _weights(tangent, recipe, n)
         key = tuple(weights.items())

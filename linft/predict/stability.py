@@ -54,7 +54,8 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     h < 2(1+m)/(1+2m). For cross-entropy the Hessian shrinks as training goes, so a recipe beyond the
     edge may settle after a first rise. The real network's edge moves: under a fresh head near zero the
     curvature of the layers below is hidden and grows as the head does, so that real runs break at a few
-    per cent of this edge (experiments/sweep_truth.py, `linft.workflows.advise.rules.safe`).
+    per cent of this edge (experiments/sweep_truth.py, `linft.workflows.advise.rules.safe`). Batch norm is in the
+    tangent's mode, whatever the recipe says.
 
     Example:
       >>> import jax, linft

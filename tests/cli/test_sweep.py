@@ -17,6 +17,7 @@ from linft.cli.sweep import SweepRecipes
 from linft.workflows.sweep.trial_queue import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
+TRAINING_MODE = ("--batch-norm", "train", "--augmentation", "flip")
 VARY = ("--vary", "learning_rate=0.02,0.01,0.001", "momentum=0,0.9")
 
 
@@ -35,7 +36,7 @@ def output(call, tmp_path_factory):
     """Predicted, then trained."""
     directory = tmp_path_factory.mktemp("swept") / "out"
     for by in ("dual", "finetune"):
-        call(*SMALL, *VARY, "--by", by, "--output", directory, "--batch-norm", "train", "--heartbeat", "0.1")
+        call(*SMALL, *VARY, "--by", by, "--output", directory, *TRAINING_MODE, "--heartbeat", "0.1")
     return directory
 
 
@@ -43,14 +44,14 @@ def test_both_are_written_side_by_side(output):
     names = {path.name for path in output.iterdir()}
     assert names == {
         "calls.jsonl", "config.json", "dual.jsonl", "finetune.jsonl", "study.journal", "sweep.json", "sweep.html",
-        "tangent-full-1.safetensors",
+        "tangent-full-training-mode-1.safetensors",
     }  # fmt: skip
     written = json.loads((output / "sweep.json").read_text())
     assert written["task"]["train_images"] == 12 and written["recipe"]["batch_size"] == 6
     for by in ("dual", "finetune"):
         lines = [json.loads(line) for line in (output / f"{by}.jsonl").read_text().splitlines()]
         assert lines == written["sweeps"][by]["rows"] and len(lines) == 6
-    assert written["sweeps"]["dual"]["dropped"] == ["dropped: batch_norm=train"]
+    assert written["sweeps"]["dual"]["dropped"] == ["dropped: augmentation=flip"]
     assert written["sweeps"]["finetune"]["dropped"] == []
     assert "Predicted and real" in (output / "sweep.html").read_text()
 
@@ -59,11 +60,11 @@ def test_the_points_are_those_of_the_library(output, model_file):
     task = linft.load_task("digits").subset(12, 10, 0)
     _, head = jax.random.split(jax.random.key(0))
     model = linft.load_model(model_file).with_head(10, head, "normal", 0.01)
-    recipe = linft.Recipe(learning_rate=0.01, momentum=0.9, steps=2, batch_size=6)
+    recipe = linft.Recipe(learning_rate=0.01, momentum=0.9, steps=2, batch_size=6, batch_norm="train")
     found = json.loads((output / "sweep.json").read_text())["sweeps"]
     for by, run, of in (
-        ("dual", predict.dual(model, task), recipe),
-        ("finetune", linft.finetune(model, task), recipe.replace(batch_norm="train")),
+        ("dual", predict.dual(model, task, batch_norm="train"), recipe),
+        ("finetune", linft.finetune(model, task), recipe.replace(augmentation="flip")),
     ):
         (row,) = [r for r in found[by]["rows"] if r["values"] == {"learning_rate": 0.01, "momentum": 0.9}]
         assert row["curve"]["test_loss"] == pytest.approx(run(of).test_loss.tolist(), rel=1e-4)
@@ -82,12 +83,35 @@ def test_the_kernel_of_the_features_predicts_a_sweep(call, tmp_path, model_file)
     assert "features’ kernel, its trace" in (tmp_path / "sweep.html").read_text()
 
 
+IN_BOTH_MODES = {
+    "features-low-rank": lambda m, t, mode: predict.feature_dual(m, t, outputs="low-rank", batch_norm=mode),
+    "spectral": lambda m, t, mode: predict.spectral(m, t, batch_norm=mode),
+    "linearized": lambda m, t, mode: linft.finetune(linft.linearize(m, batch_norm=mode), t),
+    "moving": lambda m, t, mode: predict.moving(m, t, batch_norm=mode),
+}
+
+
+@pytest.mark.parametrize("by", [pytest.param(by, marks=[pytest.mark.slow] * (by == "moving")) for by in IN_BOTH_MODES])
+def test_each_prediction_has_the_batch_norm_of_its_point(call, tmp_path, model_file, by):
+    settings = dict(learning_rate=0.01, steps=2, batch_size=None, loss="squared_error")
+    vary = ("--vary", "batch_norm=frozen,train", "--batch-size", "None", "--loss", "squared_error")
+    call(*SMALL, *vary, "--learning-rate", "0.01", "--by", by, "--output", tmp_path, "--heartbeat", "0.1")
+    found = json.loads((tmp_path / "sweep.json").read_text())["sweeps"][by]
+    task = linft.load_task("digits").subset(12, 10, 0)
+    model = linft.load_model(model_file).with_head(10, jax.random.split(jax.random.key(0))[1], "normal", 0.01)
+    assert len(found["rows"]) == 2 and found["dropped"] == []
+    for row in found["rows"]:
+        mode = row["values"]["batch_norm"]
+        alone = IN_BOTH_MODES[by](model, task, mode)(linft.Recipe(**settings, batch_norm=mode))
+        assert row["curve"]["train_loss"] == pytest.approx(alone.train_loss.tolist(), rel=1e-4)
+
+
 def test_a_finished_sweep_is_told_again_without_running_anything(call, output, capsys, monkeypatch):
     monkeypatch.setattr("linft.cli.sweep.make", None)
-    call(*SMALL, *VARY, "--by", "dual", "--output", output, "--batch-norm", "train")
+    call(*SMALL, *VARY, "--by", "dual", "--output", output, *TRAINING_MODE)
     told = capsys.readouterr().out
     assert "6 points: 6 finished." in told
-    assert "Not as the recipe says: dropped: batch_norm=train." in told
+    assert "Not as the recipe says: dropped: augmentation=flip." in told
     assert told.rstrip().endswith("sweep.html")
 
 

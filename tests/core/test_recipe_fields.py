@@ -3,12 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+from typing import get_args
 
 import jax
 import numpy as np
 import pytest
 
-from linft.core.recipe import Recipe
+from linft.core.recipe import BatchNorm, Recipe
 from linft.core.recipe_fields import FIELDS, UNDER, nearest, structure, why_not
 from linft.training import optimizer
 
@@ -53,40 +54,53 @@ def test_a_field_goes_where_the_table_says(name):
         np.testing.assert_array_equal(changed.batches(N), BASE.batches(N))
 
 
+@pytest.mark.parametrize("batch_norm", get_args(BatchNorm))
 @pytest.mark.parametrize("by", UNDER)
 @pytest.mark.parametrize("name", OTHER)
-def test_the_nearest_recipe_is_one_that_is_predicted(by, name):
+def test_the_nearest_recipe_is_one_that_is_predicted(by, name, batch_norm):
     recipe = BASE.replace(**{name: OTHER[name]})
-    near, note = nearest(recipe, by, N)
-    assert why_not(near, by, N) is None and nearest(near, by, N) == (near, "")
-    assert (why_not(recipe, by, N) is None) == (near == recipe) == (note == "")
+    near, note = nearest(recipe, by, N, batch_norm)
+    assert by == "linearized" or near.batch_norm == batch_norm
+    assert why_not(near, by, N, batch_norm) is None and nearest(near, by, N, batch_norm) == (near, "")
+    assert (why_not(recipe, by, N, batch_norm) is None) == (near == recipe) == (note == "")
     assert near.num_steps(N) == recipe.num_steps(N)
     left = {f.name for f in dataclasses.fields(Recipe) if getattr(near, f.name) != getattr(recipe, f.name)}
     assert left - {"steps", "epochs"} == {part.partition("=")[0] for part in note[9:].split(", ") if part}
 
 
 REASONS = {
-    "frozen kernel": (
+    ("kernel", "frozen"): (
         Recipe(batch_norm="reestimated", mixup=0.1),
         "re-estimated batch norm is not the kernel's; mixed images are not the images of the kernel",
     ),
-    "training kernel": (
+    ("kernel", "train"): (
         Recipe(batch_norm="frozen", optimizer="adam"),
         "Adam is not linear in the gradient; batch norm is frozen, and the kernel's is in training mode",
     ),
-    "flow": (Recipe(weight_decay=0.1, l2sp=0.1), "weight decay has no closed flow here"),
-    "closed form": (
+    ("flow", "frozen"): (Recipe(weight_decay=0.1, l2sp=0.1), "weight decay has no closed flow here"),
+    ("flow", "train"): (
+        Recipe(weight_decay=0.1),
+        "weight decay has no closed flow here; batch norm is frozen, and the kernel's is in training mode",
+    ),
+    ("closed form", "frozen"): (
         Recipe(schedule="step", warmup_steps=2, convention="decoupled", weight_decay=0.1, loss="squared_error"),
         "the learning rate is not constant; decay is decoupled",
     ),
-    "linearized": (Recipe(batch_norm="train", clip_norm=1.0), "this linearized network's batch norm is frozen"),
+    ("closed form", "train"): (
+        Recipe(batch_norm="train", batch_size=6),
+        "the batch is not all 12 images; the loss is not squared error",
+    ),
+    ("linearized", "frozen"): (
+        Recipe(batch_norm="train", clip_norm=1.0, delta=0.1),
+        "DELTA's penalty is not linear in the features",
+    ),
 }
 
 
-@pytest.mark.parametrize("by", UNDER)
-def test_reasons_are_said_once(by):
-    recipe, reasons = REASONS[by]
-    assert why_not(recipe, by, N) == reasons
+@pytest.mark.parametrize(("by", "batch_norm"), REASONS)
+def test_reasons_are_said_once(by, batch_norm):
+    recipe, reasons = REASONS[by, batch_norm]
+    assert why_not(recipe, by, N, batch_norm) == reasons
 
 
 def test_what_makes_no_difference_is_let_be():

@@ -158,8 +158,55 @@ def test_each_kernel_takes_recipes_of_its_own_mode_only(case):
         predict.dual(frozen)(RECIPE)
     with pytest.raises(LinftError, match='pass batch_norm="frozen" to get its kernel'):
         predict.dual(train)(RECIPE.replace(batch_norm="frozen"))
-    with pytest.raises(LinftError, match=r"which only predict\.dual takes"):
-        predict.spectral(train)
+    other = RECIPE.replace(batch_norm="frozen", batch_size=None, loss="squared_error", weight_decay=0.0)
+    for kind in (predict.spectral, predict.gradient_flow):
+        with pytest.raises(
+            LinftError, match="this recipe: batch norm is frozen, and the kernel's is in training mode;"
+        ):
+            kind(train)(other)
+        with pytest.raises(
+            LinftError, match="this recipe: batch norm is in training mode, and the kernel's is frozen;"
+        ):
+            kind(frozen)(other.replace(batch_norm="train"))
+    with pytest.raises(LinftError, match='pass batch_norm="train" to get its kernel'):
+        predict.relinearized(model, task, after=1)(RECIPE)
+
+
+def test_the_closed_form_is_the_replay(case):
+    model, task = case
+    recipe = RECIPE.replace(batch_size=None, loss="squared_error", rate_multipliers=())
+    found = predict.tangent(model, task, batch_norm="train")
+    spectral, dual = (run(found, record_every=3)(recipe) for run in (predict.spectral, predict.dual))
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(spectral, name), getattr(dual, name), rtol=1e-9, err_msg=name)
+    for group, distance in dual.distance.items():
+        np.testing.assert_allclose(spectral.distance[group], distance, rtol=1e-6, err_msg=group)
+    frozen = predict.spectral(model, task, record_every=3)(recipe.replace(batch_norm="frozen"))
+    assert abs(frozen.train_loss[-1] / spectral.train_loss[-1] - 1) > 1e-2
+
+
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_the_flow_is_that_of_its_kernel(case, outputs):
+    model, task = case
+    recipe = RECIPE.replace(batch_size=None, weight_decay=0.0)
+    if outputs == "trace":  # which is exact of the head alone
+        recipe = recipe.replace(frozen_groups=("stage*",))
+    found = predict.gradient_flow(model, task, record_every=3, outputs=outputs, batch_norm="train")(recipe)
+    expected = judges.flow(explicit(model, task), recipe, found.steps)
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_relinearized_goes_on_from_the_real_weights(case):
+    """Without velocity and order what follows is the training of the network linearized there."""
+    model, task = case
+    recipe = RECIPE.replace(momentum=0.0, nesterov=False, batch_size=None, weight_decay=0.0)
+    real = linft.finetune(model, task, record_every=2, until=4)(recipe)
+    found = predict.relinearized(model, task, after=4, record_every=2, batch_norm="train")(recipe)
+    rest = predict.dual(real.model, task, record_every=2, batch_norm="train")(recipe.replace(steps=2))
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(found, name)[:2], getattr(real.reestimated, name)[:2], err_msg=name)
+        np.testing.assert_allclose(getattr(found, name)[2:], getattr(rest, name), rtol=1e-9, err_msg=name)
 
 
 def test_it_is_kept_with_the_tangent(case, tmp_path):

@@ -18,6 +18,7 @@ from linft.core.task import Task
 from linft.core.trees import Groups, digest
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import stability
+from linft.predict.tangent import mode
 from linft.runtime import schema
 from linft.runtime.claims import claim
 from linft.runtime.progress import Progress
@@ -68,7 +69,8 @@ def advise(
     Scores of the model on the task decide which of the papers' findings hold (`rules`); these narrow
     a space of recipes, whose rates lie between what can be learnt within the budget and a share of the edge
     of stability; every recipe of it is replayed in function space on all but one fold of the training images,
-    in turn, and judged on that fold.
+    in turn, and judged on that fold. With batch norm in training mode the statistics are those of all training
+    images, without their labels.
 
     Args:
       model: with its source's head, which the small scores need.
@@ -118,13 +120,14 @@ def advise(
     rules = fired(measures)
     space = _possible(narrowed(rules), model)
     groups = _groups(space, model, base, steps)
-    tangents = Tangents(initialization, model, task, {**kernel, "groups": groups}, path, tell)
-    near, _ = predict.nearest(base)
+    batch_norm = mode(model, base)
+    tangents = Tangents(initialization, model, task, {**kernel, "groups": groups, "batch_norm": batch_norm}, path, tell)
+    near, _ = predict.nearest(base, batch_norm)
     curvatures = {
         k: kept(f"curvature-{k}", KeptCurvature, lambda k=k: curvature(tangents(k), near)).found
         for k in dict.fromkeys((1, *space.reinit_groups))
     }
-    own = _own(base, curvatures[1], safe(initialization, steps))
+    own = _own(base, near, curvatures[1], safe(initialization, steps))
     used = {k: of for k, of in curvatures.items() if k in space.reinit_groups}
     grid = own + blocks(space, used, len(model.layer_groups), base, steps, safe(initialization, steps))
     layers = tuple(model.layer_groups)
@@ -144,7 +147,7 @@ def advise(
     values = searched.points[searched.chosen]
     point = at(values, base, LayerSettings(), layers)
     begin = time.perf_counter()
-    recipe, _ = predict.nearest(point.recipe)
+    recipe, _ = predict.nearest(point.recipe, batch_norm)
     curve = predict.dual(tangents(point.reinit_groups))(recipe)
     edge = stability(tangents(point.reinit_groups), recipe)
     taken["curve"] = time.perf_counter() - begin
@@ -256,9 +259,8 @@ def _groups(space: Space, model: Model, base: Recipe, steps: int) -> Groups:
     )
 
 
-def _own(base: Recipe, of: Curvature, share: float) -> list[GridBlock]:
-    """The default recipe as a point, where its rate is not too large to be searched."""
-    near, _ = predict.nearest(base)
+def _own(base: Recipe, near: Recipe, of: Curvature, share: float) -> list[GridBlock]:
+    """The default recipe as a point, where the rate of what is predicted of it is not too large to be searched."""
     if near.learning_rate / (1 - near.momentum) > share * of.edge(near):
         return []
     return [{name: (1,) if name == "reinit_groups" else (getattr(base, name),) for name in SEARCHED}]

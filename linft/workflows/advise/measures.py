@@ -120,7 +120,7 @@ class Curvature:
 
 
 def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
-    """The curvature of a start, for the minibatches of a recipe.
+    """The curvature of a start, for the minibatches of a recipe, with batch norm in the tangent's mode.
 
     Example:
       >>> import jax, linft

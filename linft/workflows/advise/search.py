@@ -15,7 +15,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.runtime.progress import Progress
 from linft.scores.predicted_accuracy import part
-from linft.workflows.sweep.grid import GridBlock, Values
+from linft.workflows.sweep.grid import GridBlock, Point, Values
 from linft.workflows.sweep.result import Row, key
 from linft.workflows.sweep.sweep import sweep
 
@@ -111,8 +111,8 @@ def search(
     swept = []
     for number, (train, held) in enumerate(cuts, 1):
 
-        def start(reinit_groups: int, train: np.ndarray = train, held: np.ndarray = held) -> Run:
-            return predict.dual(part(tangent(reinit_groups), train, held))
+        def start(point: Point, train: np.ndarray = train, held: np.ndarray = held) -> Run:
+            return predict.dual(part(tangent(point.reinit_groups), train, held))
 
         swept.append(
             sweep(

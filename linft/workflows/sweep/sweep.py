@@ -24,8 +24,11 @@ from linft.workflows.sweep.shared import SharedSweep, Sharing
 
 TOGETHER = 256  # points replayed at a time: their coordinates need less memory than a kernel worth a sweep does
 
-MakeRun = Callable[[int], Run]
-"""From how many last layer groups have new random weights to the Run that starts there."""
+MakeRun = Callable[[Point], Run]
+"""From a point to the Run of its start: of as many new layer groups, and of its recipe's batch norm."""
+
+Start = tuple[int, str]
+"""What points share that share a Run: new layer groups, and batch norm."""
 
 Nearest = Callable[[Recipe], tuple[Recipe, str]]
 """From a recipe to the nearest one that a run can take, and what was dropped ("" if nothing)."""
@@ -48,13 +51,13 @@ def sweep(
     """Run every point of a grid.
 
     Args:
-      run: a Run, or where `reinit_groups` varies a function from it to the Run of that start.
+      run: a Run, or where `reinit_groups` or `batch_norm` varies a function from a point to the Run of its start.
       of: the name of a paper's grid, a YAML file, a mapping from settings to values, or a list of them;
         or what `linft.workflows.sweep.grid.grid` makes of these, with the number of points to draw.
       base: all other settings.
       layer_groups: of the model, for settings by depth (`low_rate`, `l2sp_lowest` and others).
       depth: other settings by depth.
-      nearest: what the run takes of a recipe; by default the nearest one that a kernel predicts where
+      nearest: what the run takes of a recipe; by default the nearest one that its kernel predicts where
         the run replays many recipes together, and the recipe itself elsewhere.
       sharing: a storage of Optuna, through which any number of workers share the points; each is run once.
       output: directory for config.json, one line a point in BY.jsonl, one a call in calls.jsonl, and sweep.json,
@@ -82,7 +85,7 @@ def sweep(
     resolve = partial(at, base=base, depth=depth, layer_groups=layer_groups)
     points = [] if sharing is not None and sharing.search == "tpe" else [resolve(v) for v in chosen.points()]
     if isinstance(run, Run) and len({point.reinit_groups for point in points}) > 1:
-        raise LinftError("reinit_groups varies; in place of a Run give a function from the number of new groups to one")
+        raise LinftError("reinit_groups varies; in place of a Run give a function from a point to one")
     config = {"grid": chosen.as_json(), "recipe": asdict(base), "depth": asdict(depth), **(described or {})}
     lines = None
     if output is not None:
@@ -118,32 +121,35 @@ class Runs:
 
     def __init__(self, run: Run | MakeRun):
         self.run = run
-        self.kept: tuple[int, Run] | None = None
+        self.kept: tuple[Start, Run] | None = None
         self.seconds = 0.0
 
-    def __call__(self, reinit_groups: int) -> Run:
+    def __call__(self, point: Point) -> Run:
         if isinstance(self.run, Run):
             return self.run
-        if self.kept is None or self.kept[0] != reinit_groups:
+        if self.kept is None or self.kept[0] != start(point):
             self.kept = None
             begin = time.perf_counter()
-            self.kept = reinit_groups, self.run(reinit_groups)
+            self.kept = start(point), self.run(point)
             self.seconds += time.perf_counter() - begin
         return self.kept[1]
 
 
+def start(point: Point) -> Start:
+    """Of a point."""
+    return point.reinit_groups, point.recipe.batch_norm
+
+
 def _here(runs: Runs, points: Sequence[Point], nearest: Nearest | None) -> Iterator[list[Row]]:
-    for reinit_groups in dict.fromkeys(point.reinit_groups for point in points):
-        of_start = [point for point in points if point.reinit_groups == reinit_groups]
-        yield from run_points(runs(reinit_groups), of_start, nearest)
+    for each in dict.fromkeys(map(start, points)):
+        of_start = [point for point in points if start(point) == each]
+        yield from run_points(runs(of_start[0]), of_start, nearest)
 
 
 def _together(shared: SharedSweep, runs: Runs, resolve: Callable[..., Point], nearest: Nearest | None) -> Iterator[Row]:
     for held in shared.leases():
         point = resolve(held.values)
-        row = shared.run(
-            held, point, lambda point=point: run_point(runs(point.reinit_groups), point, nearest or as_it_is)
-        )
+        row = shared.run(held, point, lambda point=point: run_point(runs(point), point, nearest or as_it_is))
         if row is not None:  # else others had taken the point meanwhile
             yield row
 
@@ -158,15 +164,16 @@ def run_points(run: Run, points: Sequence[Point], nearest: Nearest | None = None
 
     Args:
       run: one that replays many recipes together is given many points at a time.
-      nearest: what a run takes of a recipe; by default that of `predict.nearest` where the run replays
-        many recipes together, and the recipe itself elsewhere.
+      nearest: what a run takes of a recipe; by default that of `predict.nearest`, for the run's batch norm, where
+        it replays many recipes together, and the recipe itself elsewhere.
     """
     if isinstance(run, OneByOne):
         for point in points:
             yield [run_point(run, point, nearest or as_it_is)]
         return
+    nearest = nearest or partial(predict.nearest, batch_norm=getattr(run, "batch_norm", "frozen"))
     for part in parts(points):
-        near = [(nearest or predict.nearest)(point.recipe) for point in part]
+        near = [nearest(point.recipe) for point in part]
         runs = run.many([recipe for recipe, _ in near])
         found = [result.row(point, of, note) for point, of, (_, note) in zip(part, runs, near, strict=True)]
         yield list({key(row.values): row for row in found}.values())

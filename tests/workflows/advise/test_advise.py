@@ -11,9 +11,11 @@ import linft
 from linft.cli.advise import runs_table
 from linft.core.base import Kernel
 from linft.core.errors import LinftError
+from linft.predict.dual import dual
 from linft.predict.stability import stability
 from linft.predict.tangent import tangent
 from linft.runtime import schema
+from linft.workflows.advise import DEFAULT
 from linft.workflows.advise.advise import advise, verify
 from linft.workflows.advise.measures import Measures, curvature
 from linft.workflows.advise.result import AdviceResult, KeptCurvature
@@ -91,6 +93,17 @@ def test_the_advice_is_within_budget_and_edge(advice, model, task):
     start = advice.initialization(model, task, advice.reinit_groups)
     edge = stability(tangent(start, task), linft.predict.nearest(advice.recipe)[0])
     assert edge.worst_batch_h <= 1.05 * safe(advice.initialization, 4) * edge.limit  # rates have two digits
+
+
+def test_a_recipe_in_training_mode_is_advised_by_the_kernel_of_training_mode(model, task):
+    found = advise(model, task, budget=4, folds=2, default=DEFAULT.replace(batch_norm="train"))
+    assert found.recipe.batch_norm == "train" and found.searched.dropped == []
+    start = found.initialization(model, task, found.reinit_groups)
+    there = tangent(start, task, batch_norm="train")
+    assert found.curvatures[found.reinit_groups].largest == pytest.approx(
+        curvature(there, found.recipe).largest, rel=1e-4
+    )
+    np.testing.assert_allclose(found.curve.train_loss, dual(there)(found.recipe).train_loss, rtol=1e-4)
 
 
 def test_the_best_point_is_the_most_accurate_or_tied_with_it(advice):

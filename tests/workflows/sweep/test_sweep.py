@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from drawn import Normed, make
 from swept import BASE
 
 import linft
@@ -89,12 +90,26 @@ def test_what_a_kernel_cannot_follow_is_dropped_and_told(dual):
     np.testing.assert_allclose(found.rows[0].curve.test_loss, expected.test_loss, rtol=1e-5)
 
 
-def test_new_layer_groups_need_a_start_of_their_own(model, digits):
+def test_each_batch_norm_has_a_kernel_of_its_own(digits):
+    model, made = make(Normed()), []
+
+    def start(point):
+        made.append(predict.dual(model, digits, batch_norm=point.recipe.batch_norm, outputs="trace"))
+        return made[-1]
+
+    found = sweep(start, {"learning_rate": [0.02, 0.01], "batch_norm": ["train", "frozen"]}, STEPS)
+    assert [run.batch_norm for run in made] == ["train", "frozen"] and found.dropped == []
+    for row, run in zip(found.rows, made * 2, strict=True):
+        np.testing.assert_allclose(row.curve.test_loss, run(STEPS.replace(**row.values)).test_loss, rtol=1e-4)
+    assert found.rows[0].curve.test_loss[0] != found.rows[1].curve.test_loss[0]
+
+
+def test_new_layer_groups_need_a_start_of_their_own(model, digits, tangent):
     made = []
 
-    def start(reinit_groups):
-        made.append(reinit_groups)
-        return predict.dual(reinitialize(model, reinit_groups, jax.random.key(1)), digits, outputs="trace")
+    def start(point):
+        made.append(point.reinit_groups)
+        return predict.dual(reinitialize(model, point.reinit_groups, jax.random.key(1)), digits, outputs="trace")
 
     names = tuple(model.layer_groups)
     points = {"reinit_groups": [2, 1], "learning_rate": [0.01, 0.001]}
@@ -103,7 +118,7 @@ def test_new_layer_groups_need_a_start_of_their_own(model, digits):
     first = [row.curve.train_loss[0] for row in found.rows]
     assert first[0] == first[1] != first[2] == first[3]
     with pytest.raises(LinftError, match="reinit_groups varies; in place of a Run give a function"):
-        sweep(start(1), points, STEPS, layer_groups=names)
+        sweep(predict.dual(tangent), points, STEPS, layer_groups=names)
 
 
 def test_settings_by_depth_are_those_of_the_recipe(dual, model):
