@@ -70,6 +70,9 @@ class Recipe:
     """Update rule. Adam is for real runs only: no kernel predicts it."""
     clip_norm: float | None = None
     """Clip the gradient of what trains to this global norm, before decay is added."""
+    ema: float = 0.0
+    """Decay d of the weights' average w̄_{t+1} = d w̄_t + (1 − d) w_{t+1} from w̄_0 = w_0, at which a run is measured
+    and ends, with the running averages of batch norm in training mode likewise (timm's ModelEma); 0 is none."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """Shape of the learning rate over the run."""
     drop_at: tuple[float, ...] = (0.5, 0.8)
@@ -125,7 +128,8 @@ class Recipe:
             f"learning_rate is {self.learning_rate}; it must be above 0",
         )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1)")
-        _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
+        for name in ("ema", "label_smoothing"):
+            _require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
         for name in ("weight_decay", "l2sp", "mixup", "delta"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} is {value}; it must be 0 or more")

@@ -66,6 +66,7 @@ def _whole(recipe: Recipe, n: int) -> bool:
 
 NO_FLOW = Limit(0.0, "weight decay has no closed flow here")
 NO_CLIPPING = Limit(None, "clipping is not linear in the gradient")
+NO_AVERAGE = Limit(0.0, "the average of the weights has no closed form here")
 CONSTANT = "the learning rate is not constant"
 REESTIMATED = "re-estimated batch norm is not the kernel's"
 DELTA = "DELTA's penalty is not linear in the features"
@@ -76,6 +77,7 @@ FIELDS: Mapping[str, Field] = {
     "nesterov": _row("structure"),
     "optimizer": _row("structure", {"kernel": Limit("sgd", "Adam is not linear in the gradient")}),
     "clip_norm": _row("structure", {"flow": NO_CLIPPING, "closed form": NO_CLIPPING}),
+    "ema": _row("structure", {"flow": NO_AVERAGE, "closed form": NO_AVERAGE}),
     "schedule": _row("number", {"closed form": Limit("constant", CONSTANT)}),
     "drop_at": _row("number"),
     "drop_factor": _row("number"),

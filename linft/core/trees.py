@@ -131,6 +131,11 @@ def subtract(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
+def interpolated(a: Tree, b: Tree, share: float) -> Tree:
+    """a + share (b − a), leaf by leaf: exactly a where b is the same."""
+    return jax.tree.map(lambda x, y: x + share * (y - x), a, b)
+
+
 def precision(tree: Tree) -> Any:
     """The widest floating type among a tree's numbers, float32 at least; float64 only where JAX has it switched on."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree) if _is_floating(leaf)))

@@ -244,7 +244,7 @@ class Moving:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
         looks, model, subject = {}, self.model, way.frame.subject
         for step in steps_to_look_at(runs[-1]):  # the last of them its end
-            model = self._at(way, predicted(1, stop=step)[0].end)
+            model = self._at(way, predicted(1, stop=step)[0].measured)
             logits = outputs_on(with_value(model, self.task, self.batch_norm), subject.images[0])
             looks[step] = float(losses.mean_loss(recipe.loss, logits, subject.targets[0]))
         told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
@@ -295,7 +295,8 @@ def _settings(frame: "Frame", recipe: Recipe, n: int) -> tuple[BundleItems, Sett
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:
     """The first step after the last anchor's at which the weights are as far as the next one; None without one.
 
-    The way ends where the loss is last below its first value: a prediction that diverges says nothing of what follows.
+    Of the weights' average, where the recipe has one. The way ends where the loss is last below its first value: a
+    prediction that diverges says nothing of what follows.
     """
     below = predicted.train_loss <= predicted.train_loss[0]
     end = int(np.flatnonzero(below)[-1])

@@ -1,9 +1,10 @@
 """Linearized again after some real steps: train t of them, expand at w_t, and predict the rest of the same run.
 
 The optimizer arrives with a velocity v_t, and decay may pull to the pretrained weights w0; neither lies in the
-span of the new Jacobians. So the weights of every group are, with w_t the first and last of these directions,
+span of the new Jacobians; nor does the average w̄_t of the weights. So the weights of every group are, with w_t
+the first and last of these directions,
 
-    w_g = γ_g1 (w_t − w0)_g + γ_g2 v_t,g + γ_g3 w0_g + J_gᵀ α_g
+    w_g = γ_g1 (w_t − w0)_g + γ_g2 v_t,g + γ_g3 (w̄_t − w0)_g + γ_g4 w0_g + J_gᵀ α_g
 
 and the same optax chain, its velocity and its count taken over, goes on in (α, γ).
 """
@@ -34,8 +35,8 @@ from linft.training.batches import feed
 from linft.training.evaluate import Measurement, evaluation, parts
 from linft.training.step import Execution, State, begin_training
 
-HERE, VELOCITY, ORIGIN = (1, 0, 1), (0, 1, 0), (0, 0, 1)
-"""γ of w_t, of v_t and of w0."""
+HERE, VELOCITY, AVERAGE, ORIGIN = (1, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 1), (0, 0, 0, 1)
+"""γ of w_t, of v_t, of w̄_t and of w0."""
 
 
 def relinearized(
@@ -126,23 +127,26 @@ def _departed(
     found = tangent(there, task, groups=groups, **kernel)
     labels = trees.labels(model.params, groups)
     momentum = optax.tree_utils.tree_get(state.opt_state, "trace" if recipe.convention == "coupled" else "velocity")
-    moved = jax.jit(trees.subtract)(state.params, model.params)  # one program, where one for each shape would take long
+    since = jax.jit(trees.subtract)  # one program, where one for each shape would take long
+    directions = since(state.params, model.params), momentum, since(state.measured[0], model.params)
 
     def along(images: Any, from_weights: dict[str, Array]) -> dict[str, Array]:
         x = there.preprocess(images)
-        one, two = (pushed(there, x, u, labels, found.groups) for u in (moved, momentum))
-        return {g: jnp.stack([one[g], two[g], from_weights[g] - one[g]]) for g in found.groups}
+        moved, *others = (pushed(there, x, u, labels, found.groups) for u in directions)
+        return {
+            g: jnp.stack([moved[g], *(other[g] for other in others), from_weights[g] - moved[g]]) for g in found.groups
+        }
 
     return Directions(
         tangent=found,
         pushed_train=along(task.x_train, found.weights_train),
         pushed_test=along(task.x_test, found.weights_test),
-        gram=_gram((moved, momentum, model.params), tuple(jax.tree.leaves(labels))),
+        gram=_gram((*directions, model.params), tuple(jax.tree.leaves(labels))),
     )
 
 
 @partial(jax.jit, static_argnums=1)
-def _gram(directions: tuple[Tree, Tree, Tree], labels: tuple[str, ...]) -> dict[str, Array]:
+def _gram(directions: tuple[Tree, ...], labels: tuple[str, ...]) -> dict[str, Array]:
     """Inner products of directions, by the group of each of their leaves."""
     found: dict[str, Array] = {}
     for label, *vectors in zip(labels, *map(jax.tree.leaves, directions), strict=True):
@@ -156,13 +160,15 @@ def _network(names: tuple[tuple[str, ...], str, int], arrays: Directions) -> Net
     groups, convention, first = names
     reach = span(items({g: {g: 1.0} for g in groups}), arrays, ORIGIN, HERE)
 
+    def along(gamma: tuple[int, ...]) -> At:
+        return {g: Coordinates(x.alpha, jnp.array(gamma, x.gamma.dtype)) for g, x in reach.here.items()}
+
     def resume(state: Any) -> Any:
         momentum, count = ("trace", "count") if convention == "coupled" else ("velocity", "step")
-        began: At = {g: Coordinates(x.alpha, jnp.array(VELOCITY, x.gamma.dtype)) for g, x in reach.here.items()}
-        started = {momentum: began, count: jnp.asarray(first, jnp.int32)}
+        started = {momentum: along(VELOCITY), count: jnp.asarray(first, jnp.int32)}
         return optax.tree_utils.tree_set(state, **started)
 
-    return of_logits(reach, arrays.tangent)._replace(resume=resume)
+    return of_logits(reach, arrays.tangent)._replace(resume=resume, average=along(AVERAGE))
 
 
 def _curves(rows: list[Measurement]) -> dict[str, Any]:

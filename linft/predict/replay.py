@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from linft.core import losses
+from linft.core import losses, trees
 from linft.core.base import Trajectory, recorded_steps
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
@@ -45,6 +45,8 @@ class Network(NamedTuple):
     labels_test: Int[Array, "m"]
     resume: Callable[[Any], Any] = lambda state: state
     """From the optimizer's first state to the one that the replay begins with."""
+    average: Tree | None = None
+    """Coordinates of the weights' average where the replay begins; None: the same."""
 
 
 class Replayed(NamedTuple):
@@ -53,6 +55,8 @@ class Replayed(NamedTuple):
     trajectory: Trajectory
     end: Tree
     """Coordinates after the last step, or where the run stood before it diverged."""
+    measured: Tree
+    """Those of the weights' average, at which it is measured, where the recipe has one; else the same."""
 
 
 Build = Callable[[Any, Any], Network]
@@ -106,7 +110,7 @@ def replay(
     return [
         Replayed(
             trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds),
-            jax.tree.map(lambda v, lane=lane: v[lane], ends),
+            *jax.tree.map(lambda v, lane=lane: v[lane], ends),
         )
         for lane in range(len(recipes))
     ]
@@ -126,8 +130,8 @@ def _replay(
     batches: Int[Array, "steps batch"],
     recorded: Bool[Array, "steps"],
     stop: Int[Array, ""],
-) -> tuple[dict[str, Any], Tree]:
-    """Values at every step, 0 where it is not recorded, the last after all steps; and where the run ends."""
+) -> tuple[dict[str, Any], tuple[Tree, Tree]]:
+    """Values at every step, 0 where it is not recorded, the last after all; where the run ends, and is measured."""
     network = build(names, arrays)
     chain = optimizer.transform(settings, network.groups, network.origin)
     recipe, loss_name = settings.structure, settings.structure.loss
@@ -144,28 +148,33 @@ def _replay(
             **network.lengths(at),
         )
 
+    def averaged(average: Tree, new: Tree) -> Tree:
+        return trees.interpolated(average, new, 1 - recipe.ema) if recipe.ema > 0 else new
+
     def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, dict[str, Any]]:
-        at, opt_state, alive = carry
+        at, average, opt_state, alive = carry
         i, batch, is_recorded = inputs
-        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, at, alive))
-        values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, at, alive)
+        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, average, alive))
+        values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, average, alive)
         logits, gradient, squares = network.of_batch(at, batch)
         y = network.labels_train[batch]
         residual = losses.gradient(loss_name, logits, y, recipe.label_smoothing)
         to_clip = {} if recipe.clip_norm is None else {"squares": squares(residual)}
         updates, new_state = chain.update(gradient(residual), opt_state, at, **to_clip)
         alive &= ~losses.has_diverged(losses.mean_loss(loss_name, logits, y), first)
-        moved = (optax.apply_updates(at, updates), new_state)  # a diverged lane stands still, so that nothing overflows
-        moves = alive & (i < stop)
-        at, opt_state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, opt_state))
-        return (at, opt_state, alive), values
+        new = optax.apply_updates(at, updates)
+        moved = new, averaged(average, new), new_state
+        moves = alive & (i < stop)  # a diverged lane stands still, so that nothing overflows
+        stood = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, average, opt_state))
+        return (*stood, alive), values
 
+    average = network.here if network.average is None else network.average
     if len(batches) == 0:  # a step cannot be traced without a rate
-        return jax.tree.map(lambda v: v[None], measure(network.here, jnp.asarray(True))), network.here
-    begin = (network.here, network.resume(chain.init(network.here)), jnp.asarray(True))
-    (at, _, alive), values = jax.lax.scan(step, begin, (jnp.arange(len(batches)), batches, recorded))
-    last = measure(at, alive)
-    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last), at
+        return jax.tree.map(lambda v: v[None], measure(average, jnp.asarray(True))), (network.here, average)
+    begin = (network.here, average, network.resume(chain.init(network.here)), jnp.asarray(True))
+    (at, average, _, alive), values = jax.lax.scan(step, begin, (jnp.arange(len(batches)), batches, recorded))
+    last = measure(average, alive)
+    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last), (at, average)
 
 
 def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:

@@ -69,21 +69,23 @@ def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> C
     def images() -> Any:
         return train.images if isinstance(train.images, LazyImages) else np.asarray(train.images)
 
-    def curves(recipe: Recipe, state: State) -> Measurement:
+    def curves(recipe: Recipe, params: Tree, batch_stats: Tree) -> Measurement:
         found = {}
         for name, part in (("train", train), ("test", test)):
-            logits, labels = jnp.asarray(_logits(model, state, part, execution)), jnp.asarray(part.labels)
+            outputs, labels = _logits(model, params, batch_stats, part, execution), jnp.asarray(part.labels)
+            logits = jnp.asarray(outputs)
             found[f"{name}_loss"] = float(losses.mean_loss(recipe.loss, logits, labels))
             found[f"{name}_accuracy"] = float(losses.accuracy(logits, labels))
         return found
 
     def measure(recipe: Recipe, state: State) -> Measurement:
-        row: Measurement = curves(recipe, state)
+        params, batch_stats = state.measured
+        row: Measurement = curves(recipe, params, batch_stats)
         if recipe.batch_norm == "train" and model.batch_stats and execution.mesh is None:
-            there = model.replace(params=state.params, batch_stats=state.batch_stats)
+            there = model.replace(params=params, batch_stats=batch_stats)
             own = batch_norm.reestimated(there, images()).batch_stats
-            row["reestimated"] = curves(recipe, state._replace(batch_stats=own))
-        by_group = jax.device_get(lengths(state.params, model.params))  # JAX sorts names; groups have an order
+            row["reestimated"] = curves(recipe, params, own)
+        by_group = jax.device_get(lengths(params, model.params))  # JAX sorts names; groups have an order
         return row | {kind: {g: float(by_group[kind][g]) for g, _ in groups} for kind in ("distance", "norm")}
 
     return measure
@@ -91,9 +93,9 @@ def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> C
 
 def refuse_start(model: Model, state: State, train: Part, execution: Execution) -> NoReturn:
     """Say why the loss is not finite before the first step: the weights, or an image."""
-    wrong = ~np.isfinite(_logits(model, state, train, execution)).all(1)
+    wrong = ~np.isfinite(_logits(model, *state.measured, train, execution)).all(1)
     begin = "the loss is not finite before the first step; "
-    if not wrong.any() or not bool(trees.finite((state.params, state.batch_stats))):
+    if not wrong.any() or not bool(trees.finite(state.measured)):
         raise LinftError(begin + "check the model's weights")
     raise LinftError(
         f"{begin}the weights are finite, and the logits of training image {int(wrong.argmax())} are not: "
@@ -102,7 +104,9 @@ def refuse_start(model: Model, state: State, train: Part, execution: Execution) 
     )
 
 
-def _logits(model: Model, state: State, part: Part, execution: Execution) -> Float[np.ndarray, "n c"]:
+def _logits(
+    model: Model, params: Tree, batch_stats: Tree, part: Part, execution: Execution
+) -> Float[np.ndarray, "n c"]:
     logits_of = forward_pass(model.forward, "logits", model.preprocessing, execution.mesh)
 
     def batches() -> Iterator[Array]:
@@ -111,7 +115,7 @@ def _logits(model: Model, state: State, part: Part, execution: Execution) -> Flo
             lazy = isinstance(rows, LazyImages)
             yield parallel.replicate(execution.mesh, model.preprocessing.resize(rows)) if lazy else rows
 
-    computed = [logits_of(state.params, state.batch_stats, images) for images in batches()]
+    computed = [logits_of(params, batch_stats, images) for images in batches()]
     return np.concatenate([np.asarray(logits) for logits in computed])
 
 

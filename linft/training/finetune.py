@@ -86,7 +86,7 @@ def finetune(
         return delta.penalty(begun(batch_norm_mode), delta.attention(begun(batch_norm_mode), task))
 
     def trained(state: State) -> Model:
-        params, batch_stats = state[:2] if execution.mesh is None else jax.device_get(state[:2])
+        params, batch_stats = state.measured if execution.mesh is None else jax.device_get(state.measured)
         return model.trained(params, batch_stats)
 
     def run(recipe: Recipe) -> Trajectory:

@@ -172,7 +172,7 @@ def _folded(params: Tree) -> Tree:
 
 def _domain(model: Model, state: State, d: int, offsets: Int[np.ndarray, "d1"], sharing: DomainSharing) -> Model:
     """The plain model of one domain: its own parameters, adapters folded, its columns of the head."""
-    params, batch_stats = state.params, state.batch_stats
+    params, batch_stats = state.measured
     if sharing != "shared":
         params = jax.tree_util.tree_map_with_path(lambda p, leaf: leaf[d] if _is_own(p) else leaf, params)
         params, batch_stats = _folded(params), jax.tree.map(lambda leaf: leaf[d], batch_stats)

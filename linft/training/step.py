@@ -64,6 +64,13 @@ class State(NamedTuple):
     batch_stats: Tree
     opt_state: Any
     step: Array
+    average: tuple[Tree, Tree] | None = None
+    """Of params and batch_stats, where the recipe has one."""
+
+    @property
+    def measured(self) -> tuple[Tree, Tree]:
+        """The params and batch_stats at which a run is measured, and ends: the averages, where there are any."""
+        return (self.params, self.batch_stats) if self.average is None else self.average
 
 
 Advance = Callable[[State, Batch, Batch | None], tuple[State, Float[Array, "k"]]]
@@ -84,8 +91,10 @@ def begin_training(
     labels = trees.labels(model.params, groups)
     settings = optimizer.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
     params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
+    average = jax.tree.map(jnp.copy, (params, batch_stats)) if recipe.ema > 0 else None
     opt_state = optimizer.transform(settings, labels, model.params).init(params)
-    state = parallel.replicate(execution.mesh, State(params, batch_stats, opt_state, jnp.zeros((), jnp.int32)))
+    start = State(params, batch_stats, opt_state, jnp.zeros((), jnp.int32), average)
+    state = parallel.replicate(execution.mesh, start)
     settings, origin = parallel.replicate(execution.mesh, (settings, model.params))
     train_mode = recipe.batch_norm == "train"
     forward_train = batch_norm.over_parts(model, recipe.bn_batch_size).forward_train if train_mode else None
@@ -162,7 +171,10 @@ def _advance(
             loss, gradients = jax.tree.map(lambda x: x / k, (loss, gradients))
         chain = optimizer.transform(settings, trees.labels(origin, dict(groups)), origin)
         updates, opt_state = chain.update(gradients, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), batch_stats, opt_state, state.step + 1), loss
+        params, average = optax.apply_updates(state.params, updates), state.average
+        if average is not None:
+            average = trees.interpolated(average, (params, batch_stats), 1 - settings.structure.ema)
+        return State(params, batch_stats, opt_state, state.step + 1, average), loss
 
     def advance(state: State, batches: Batch, held: Batch | None, settings: Settings, origin: Tree) -> tuple:
         if len(batches.index) == 1:

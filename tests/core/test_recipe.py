@@ -37,6 +37,7 @@ BAD = [
     ({"warmup_steps": -1}, "warmup_steps is -1"),
     ({"weight_decay": -1e-4}, "weight_decay is -0.0001; it must be 0 or more"),
     ({"l2sp": math.inf}, "l2sp is inf; it must be 0 or more"),
+    ({"ema": 1.0}, r"ema is 1.0; it must lie in \[0, 1\)"),
     ({"label_smoothing": 1.0}, r"label_smoothing is 1.0; it must lie in \[0, 1\)"),
     ({"mixup": -1.0}, "mixup is -1.0; it must be 0 or more"),
     ({"delta": -1.0}, "delta is -1.0; it must be 0 or more"),

@@ -19,7 +19,7 @@ BASE = Recipe(
     steps=6, batch_size=4, weight_decay=0.1, l2sp=0.2, l2sp_groups=("stem",), schedule="step", loss="squared_error"
 )
 OTHER = {
-    "learning_rate": 0.5, "momentum": 0.5, "nesterov": False, "optimizer": "adam", "clip_norm": 1.0,
+    "learning_rate": 0.5, "momentum": 0.5, "nesterov": False, "optimizer": "adam", "clip_norm": 1.0, "ema": 0.9,
     "schedule": "cosine", "drop_at": (0.2,), "drop_factor": 0.5, "warmup_steps": 3, "convention": "decoupled",
     "weight_decay": 0.3, "decay_groups": ("stem",), "l2sp": 0.4, "l2sp_groups": ("head",), "decay_vectors": False,
     "rate_multipliers": (("head", 3.0),), "frozen_groups": ("stem",), "batch_size": 3, "steps": 7, "epochs": 3.0,

@@ -130,7 +130,10 @@ NO_KERNEL = {
 }
 NO_GROUP = {"no layer group matches 'stage1'; this model has ": {"frozen_groups": ("stage1",)}}
 NO_TRAINING_MODE = {"no training mode": {"batch_norm": "train"}}
-NO_CLIPPING = {"clipping is not linear in the gradient; use predict.dual": {"clip_norm": 1.0}}
+NO_OTHER_STEPS = {
+    "clipping is not linear in the gradient; use predict.dual": {"clip_norm": 1.0},
+    "the average of the weights has no closed form here; use predict.dual": {"ema": 0.9},
+}
 NO_CLOSED_FORM = {
     "no closed form for this recipe: the loss is not squared error": {"loss": "cross_entropy"},
     "the batch is not all 10 images; use predict.dual": {"batch_size": 9},
@@ -236,24 +239,20 @@ RUNS = {
         pair(MOVED["all at once"]), model="predicted",
     ),
     "spectral": Row(
-        of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH, NO_KERNEL | NO_GROUP | NO_CLOSED_FORM | NO_CLIPPING,
+        of(TANGENT, predict.spectral), sgd("linear"), FULL_BATCH,
+        NO_KERNEL | NO_GROUP | NO_CLOSED_FORM | NO_OTHER_STEPS,
         (NESTEROV, HEAVY, PLAIN.replace(learning_rate=0.5)), lengths=1e-6, resumed=from_file(predict.spectral),
     ),
     "gradient_flow": Row(
-        of(TANGENT, predict.gradient_flow), flow, FLOWS, NO_KERNEL | NO_GROUP | NO_FLOW | NO_CLIPPING,
+        of(TANGENT, predict.gradient_flow), flow, FLOWS, NO_KERNEL | NO_GROUP | NO_FLOW | NO_OTHER_STEPS,
         tuple(FLOWS.values()), tolerance=1e-5, lengths=None, resumed=from_file(predict.gradient_flow),
     ),
 }  # fmt: skip
 
 BY_ALL = {
-    "all at once",
-    "clipped",
-    "decoupled, group rates and decay",
-    "L2-SP below a new head",
-    *HEAD,
-    *FLOWS,
-    *FULL_BATCH,
-}
+    "all at once", "clipped", "decoupled, group rates and decay", "L2-SP below a new head",
+    *HEAD, *FLOWS, *FULL_BATCH,
+}  # fmt: skip
 BY_SOME = {*TRAINED, "Nesterov, warm-up", "step after warm-up", "decoupled, L2-SP, heavy ball"}
 """The recipes that have together what the others have one by one; the steps of all runs are those of these two."""
 

@@ -1,7 +1,7 @@
 """What a run must come to, written out in NumPy: the steps of SGD in a network's weights, or a flow in its outputs."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -106,7 +106,7 @@ def moving(near: Near, of: Explicit, recipe: Recipe, anchors: int) -> Network:
     path, steps = [of.w0], 0
     while len(path) < anchors:
         followed = list(weights(near(path), of, recipe))
-        far = np.linalg.norm(np.array(followed) - of.w0, axis=1)
+        far = np.linalg.norm(np.array([*averaged(recipe, followed)]) - of.w0, axis=1)
         wanted = 0.5 ** (anchors - 1 - len(path)) * far[-1]
         reached = far >= (min(wanted, 1.5 * far[steps]) if steps else wanted)
         steps = int(np.argmax(reached & (np.arange(len(far)) > steps)))
@@ -173,7 +173,7 @@ def under_head(model: linft.Model, task: linft.Task) -> Near:
 def sgd(network: Network, of: Explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:
     """Curves and lengths at the recorded steps; those before the loss is beyond recovery."""
     groups, rows = dict.fromkeys(of.groups), []
-    for step, w in enumerate(weights(network, of, recipe)):
+    for step, w in enumerate(averaged(recipe, weights(network, of, recipe))):
         if step in record:
             row = _measured(recipe, network.logits(w), of)
             if rows and losses.has_diverged(row[0], rows[0][0]):
@@ -209,6 +209,11 @@ def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarr
             update = gradient + recipe.momentum * velocity if recipe.nesterov else velocity
             w = w - rate * multiplier * update
         yield w
+
+
+def averaged(recipe: Recipe, path: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Where a run is measured."""
+    return itertools.accumulate(path, lambda mean, w: recipe.ema * mean + (1 - recipe.ema) * w)
 
 
 def flow(of: Explicit, recipe: Recipe, record: np.ndarray) -> dict[str, np.ndarray]:

@@ -35,10 +35,11 @@ RECIPES = {
     "group rates and decay": SE.replace(**RATES, **DECAY, nesterov=False),
     "frozen groups": CE.replace(frozen_groups=("conv", "norm")),
     "clipped": CE.replace(**RATES, frozen_groups=("norm",), clip_norm=0.1),
+    "averaged": SE.replace(ema=0.95),
     "smoothed labels": SE.replace(label_smoothing=0.3),
     "all at once": CE.replace(
         **RATES, **DECAY, decay_vectors=False, frozen_groups=("norm",), schedule="cosine", warmup_steps=5,
-        label_smoothing=0.2, clip_norm=0.3,
+        label_smoothing=0.2, clip_norm=0.3, ema=0.9,
     ),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 from narrow import small_resnet
 
 import linft
-from linft.core import parallel
+from linft.core import parallel, trees
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.data.stream import Batch
@@ -80,6 +80,23 @@ def test_a_penalty_is_added_with_its_strength(model, held, plain):
     losses = steps(model, held, RECIPE.replace(delta=0.5, steps=1), penalty=penalty)[0]
     expected = plain[0][0] + 0.5 * np.sum(np.asarray(model.params["head"]["kernel"]) ** 2)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["frozen", pytest.param("train", marks=pytest.mark.slow)])
+def test_a_run_is_measured_at_the_average_of_its_weights(model, held, mode):
+    """Of statistics too; and it trains as without."""
+    recipe = RECIPE.replace(batch_norm=mode, steps=3, frozen_groups=("stem",))
+    states = [steps(model, held, recipe, index=recipe.batches(24)[:k])[1] for k in range(4)]
+    last = steps(model, held, recipe.replace(ema=0.7))[1]
+    jax.tree.map(np.testing.assert_array_equal, last[:2], states[-1][:2])
+    mean = (model.params, model.batch_stats)
+    for state in states[1:]:
+        mean = jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, mean, state.measured)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), last.measured, mean)
+    np.testing.assert_array_equal(last.measured[0]["stem"]["conv"]["kernel"], model.params["stem"]["conv"]["kernel"])
+    assert np.abs(last.measured[0]["head"]["kernel"] - last.params["head"]["kernel"]).max() > 1e-4
+    moved = trees.subtract(last.measured[1], model.batch_stats)
+    assert (max(np.abs(leaf).max() for leaf in jax.tree.leaves(moved)) > 0) == (mode == "train")
 
 
 @pytest.mark.slow
