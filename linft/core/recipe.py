@@ -52,7 +52,11 @@ class Recipe:
         v_{t+1} = m v_t + η_t ∂L/∂w(w_t − m v_t)              (Nesterov)
         w_{t+1} = w_t − v_{t+1} − η_t λ (w_t − w̄)
 
-    Without decay and at a constant rate the two are the same.
+    Without decay and at a constant rate the two are the same. Adam takes β1 = m, β2 = 0.999 and ε = 1e-8, whatever
+    `nesterov` says; the coupled convention is torch's Adam, with decay in the gradient, and the decoupled one AdamW:
+
+        m_{t+1} = β1 m_t + (1 − β1) g_t,   v_{t+1} = β2 v_t + (1 − β2) g_t²,   g_t = ∂L/∂w
+        w_{t+1} = w_t − η_t [ m_{t+1} / (1 − β1^{t+1}) / (√(v_{t+1} / (1 − β2^{t+1})) + ε) + λ (w_t − w̄) ]
 
     Example:
       >>> recipe = Recipe(learning_rate=0.1, batch_size=4, steps=3)
@@ -82,7 +86,7 @@ class Recipe:
     warmup_steps: int = 0
     """Steps of linear warm-up from 0, under any schedule."""
     convention: Literal["coupled", "decoupled"] = "coupled"
-    """How rate, velocity and decay meet: as in torch, or as in Li and others 2020."""
+    """How rate, velocity and decay meet: as in torch, or as in Li and others 2020; with Adam, as in AdamW."""
     weight_decay: float = 0.0
     """Decay strength λ towards zero (L2; β of L2-SP)."""
     decay_groups: tuple[str, ...] = ("*",)

@@ -256,6 +256,8 @@ def clip_by_trained_norm(
 def transform(settings: Settings, labels: Tree, origin: Tree) -> optax.GradientTransformation:
     """The optax chain of a recipe: clip, decay, momentum (or Adam), group multipliers, learning rate.
 
+    AdamW decays after Adam, and Li and others 2020 have momentum, decay and rate in one.
+
     Args:
       settings: of the recipe, from `optim.settings`.
       labels: group name of every leaf, or of every subtree.
@@ -266,15 +268,15 @@ def transform(settings: Settings, labels: Tree, origin: Tree) -> optax.GradientT
     clip = [] if recipe.clip_norm is None else [clip_by_trained_norm(recipe.clip_norm, multipliers, labels)]
     if recipe.optimizer == "sgd" and recipe.convention == "decoupled":
         return optax.chain(*clip, decoupled_momentum(settings, labels, origin))
-    rule = (
-        optax.scale_by_adam(b1=0.9, b2=0.999)
-        if recipe.optimizer == "adam"
-        else optax.trace(decay=settings.momentum, nesterov=recipe.nesterov)
-    )
+    decay = decay_towards(origin, settings.decays, settings.pulls, labels)
+    if recipe.optimizer == "adam":
+        adam = optax.scale_by_adam(b1=settings.momentum, b2=0.999)
+        rules = (decay, adam) if recipe.convention == "coupled" else (adam, decay)
+    else:
+        rules = (decay, optax.trace(decay=settings.momentum, nesterov=recipe.nesterov))
     return optax.chain(
         *clip,
-        decay_towards(origin, settings.decays, settings.pulls, labels),
-        rule,
+        *rules,
         scale_by_group(multipliers, labels),
         optax.scale_by_learning_rate(lambda step: _rate(settings, step)),
     )

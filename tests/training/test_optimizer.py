@@ -128,6 +128,40 @@ def test_decoupled_convention_is_that_of_the_paper(x64, nesterov, decay):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
+ADAM = DECAYED.replace(optimizer="adam", convention="decoupled", learning_rate=0.05, momentum=0.8)
+
+
+@pytest.mark.parametrize("pull", [0.0, 1.0])
+def test_adam_with_decoupled_decay_is_adamw(x64, pull):
+    """In w, or with decay towards the start in w − start."""
+    recipe = ADAM.replace(**({"weight_decay": 0.0, "l2sp": 0.3} if pull else {"weight_decay": 0.3}))
+    a = np.random.default_rng(0).normal(size=(6, 4))
+    hessian, start = jnp.asarray(a.T @ a), jnp.arange(1.0, 5.0)
+    reference = optax.adamw(lambda step: jnp.asarray(recipe.rates(60))[step], b1=0.8, b2=0.999, weight_decay=0.3)
+    moved, expected = (1 - pull) * start, [start]
+    state = reference.init(moved)
+    for _ in range(30):
+        updates, state = reference.update(hessian @ expected[-1], state, moved)
+        moved = optax.apply_updates(moved, updates)
+        expected.append(moved + pull * start)
+
+    def gradient(params):
+        return {"dense": {"kernel": hessian @ params["dense"]["kernel"], "bias": jnp.zeros(1)}}
+
+    params = {"dense": {"kernel": start, "bias": jnp.zeros(1)}}
+    got = np.stack([p["dense"]["kernel"] for p in train(recipe, params, gradient)])
+    np.testing.assert_allclose(got, np.stack(expected), rtol=1e-12)
+    coupled = train(recipe.replace(convention="coupled"), params, gradient)
+    assert np.abs(coupled[-1]["dense"]["kernel"] - got[-1]).max() > 1e-3
+
+
+def test_adam_multiplies_rate_and_decoupled_decay_by_group():
+    recipe = ADAM.replace(steps=1, schedule="constant", rate_multipliers=(("offset", 0.5),))
+    last = train(recipe, START, ones)[-1]
+    np.testing.assert_allclose(last["dense"]["kernel"], 1 - 0.05 * (1 + 0.05), rtol=1e-5)  # its first step is a sign
+    np.testing.assert_allclose(last["dense"]["bias"], 1 - 0.5 * 0.05 * (1 + 0.05), rtol=1e-5)
+
+
 def test_conventions_agree_until_the_rate_drops_and_without_decay(x64):
     start = jax.tree.map(lambda w: w.astype(float), START)
 
