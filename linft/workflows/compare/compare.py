@@ -257,10 +257,10 @@ def _choose(
     near, _ = predict.nearest(recipe, batch_norm)
     reasons = {
         "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
-        "spectral": predict.why_not_spectral(near, n) or too_large(n * task.num_classes),
-        "gradient_flow": predict.why_not_flow(near, outputs)
+        "spectral": predict.why_not_spectral(near, n, batch_norm) or too_large(n * task.num_classes),
+        "gradient_flow": predict.why_not_flow(near, outputs, batch_norm)
         or (too_large(n * task.num_classes) if outputs == "full" else None),
-        "flow_trace": predict.why_not_flow(near, "trace"),
+        "flow_trace": predict.why_not_flow(near, "trace", batch_norm),
     }
     if not named:
         reasons |= {name: f"{why}; see --runs all" for name, why in ON_REQUEST.items()}

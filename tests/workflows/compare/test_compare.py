@@ -185,6 +185,8 @@ def test_a_recipe_in_training_mode_is_predicted_in_it(setting):
     found = compare(*setting, RECIPE.replace(batch_norm="train"))
     assert found.tangent.batch_norm == "train"
     assert "finetuned" in found.result.skipped
+    assert all("--runs all" in reason for reason in found.result.skipped.values()), "theory is made too"
+    np.testing.assert_allclose(found.runs["spectral"].train_loss, found.runs["dual"].train_loss, rtol=1e-4)
     real, predicted = (found.result.runs[name] for name in ("finetuned_train_bn", "dual"))
     assert predicted.train_loss[0] == pytest.approx(real.train_loss[0], rel=1e-4)
     assert "statistics re-estimated" in real.note
