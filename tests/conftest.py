@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,13 @@ install_import_hook("linft", f"beartype.beartype(conf={CONFIGURATION})")
 # XLA without its optimizations, here and in other processes: of networks this small compiling takes most of the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# What one test has compiled, another one, its subprocess or a worker beside this one need not.
+# What one test has compiled, another one, its subprocess, a worker beside this one or the next run need not.
+COMPILED = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / "build/compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    CACHE = tempfile.TemporaryDirectory()
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    os.environ |= COMPILED
 
 import jax  # noqa: E402
 import jax.experimental  # noqa: E402
