@@ -26,6 +26,9 @@ class Compare:
 
     runs: tuple[str, ...] = ()
     """Runs to make, such as finetuned and dual, or all; by default without those that take as long as the real one."""
+    seeds: int = 1
+    """Seeds of the order of images, the recipe's and those that follow, by which the real run and its predictions are
+    made; the predictions are held against the band that the real runs span."""
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
@@ -56,6 +59,7 @@ class Compare:
                 recipe,
                 self.runs,
                 output,
+                seeds=self.seeds,
                 record_every=self.writing.record_every,
                 **self.kernel.arguments(),
                 progress=progress,
@@ -78,7 +82,7 @@ SUBJECTS = {
 def findings(result: "ComparisonResult") -> list[str]:
     """What was found, in a few lines."""
     from linft.report.figures.attribution import finding
-    from linft.report.verdict import left_out
+    from linft.report.verdict import by_seeds, left_out
 
     real = result.runs[result.reference]
     lines = [
@@ -91,6 +95,8 @@ def findings(result: "ComparisonResult") -> list[str]:
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
             told = f"; beforehand {run.certificate}" if run.certificate else ""
             lines.append(f"{text} predicted {run.train_loss[-1]:.3f} and {run.test_accuracy[-1]:.1%}{error}{told}.")
+    if told := by_seeds(result):
+        lines.append(told)
     if term := finding(result):
         lines.append(f"{term}.")
     edge = result.stability

@@ -1,8 +1,8 @@
 """`linft predict`: predict a fine-tuning run, by the cheapest prediction that is expected to be good enough."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +13,7 @@ from linft.core.errors import Unavailable
 from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
+    from linft.core.band import Band
     from linft.core.base import Trajectory
     from linft.predict.choice import PredictionKind
 
@@ -35,6 +36,8 @@ class Predict:
     certificate that it holds the error."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
+    seeds: int = 1
+    """Predict the recipe by so many seeds of the order of images, its own and those that follow: a band."""
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
@@ -48,8 +51,9 @@ class Predict:
         import linft
         from linft import predict
         from linft.cli.terminal import bars, terminal
+        from linft.core.band import band, by_seed, with_seed
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import KINDS, auto, chosen
+        from linft.predict.choice import KINDS, PredictMany, auto, chosen
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.predict.tangent import mode
         from linft.report import trajectories
@@ -65,41 +69,47 @@ class Predict:
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm)
+        recipes = by_seed(recipe, self.seeds)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
         with bars(console) as progress:
 
-            def predicted(kind: str, run: Callable[..., linft.Trajectory], name: str) -> linft.Trajectory:
-                """The prediction on disk, or a new one that is kept."""
+            def predicted(kind: str, many: PredictMany, name: str) -> dict[int, linft.Trajectory]:
+                """The predictions on disk by seed, or new ones that are kept."""
 
-                def make() -> tuple[linft.Trajectory, None]:
-                    made = run(
+                @cache
+                def made() -> list[linft.Trajectory]:
+                    return many(
                         model,
                         task,
-                        recipe,
+                        list(recipes.values()),
                         self.writing.record_every,
                         groups=groups,
                         batch_norm=batch_norm,
                         batch_size=self.kernel_batch,
                         progress=lambda done, total: progress(f"{kind}: kernel", done, total),
                     )
-                    return made, None
 
-                return store.run(name, make)[0]
+                names = {seed: name if seed == recipe.seed else with_seed(name, seed) for seed in recipes}
+                return {
+                    seed: store.run(of_seed, lambda place=place: (made()[place], None))[0]
+                    for place, (seed, of_seed) in enumerate(names.items())
+                }
 
-            def automatic() -> tuple[str, linft.Trajectory]:
+            def automatic() -> tuple[str, dict[int, linft.Trajectory]]:
                 """By the first kind that can be had."""
-                *others, (last, run_last) = auto(self.error, self.model.head)
-                for kind, run in others:
+                *others, (last, many_last) = auto(self.error, self.model.head)
+                for kind, many in others:
                     with suppress(Unavailable):
-                        return kind, predicted(kind, run, f"{kind}-within-{self.error:g}")
-                return last, predicted(last, run_last, last)
+                        return kind, predicted(kind, many, f"{kind}-within-{self.error:g}")
+                return last, predicted(last, many_last, last)
 
             if self.how == "auto":
-                kind, found = automatic()
-                choice = chosen(self.error, kind, found)
+                kind, of_seeds = automatic()
+                choice = chosen(self.error, kind, of_seeds[recipe.seed])
             else:
-                kind, found, choice = self.how, predicted(self.how, KINDS[self.how].run, self.how), None
+                kind, of_seeds, choice = self.how, predicted(self.how, KINDS[self.how].many, self.how), None
+        found, others = of_seeds[recipe.seed], {s: run for s, run in of_seeds.items() if s != recipe.seed}
         result = PredictionResult(
             model=ModelName(name=model.name),
             task=summary(task),
@@ -108,13 +118,15 @@ class Predict:
             how=kind,
             error=self.error,
             choice=choice,
-            runs={kind: saved(found)},
+            runs={kind: saved(found), **{with_seed(kind, seed): saved(run) for seed, run in others.items()}},
             versions=versions(),
+            band=band(of_seeds) if others else None,
         )
         store.finish(result, FILE)
         with whole(output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result.runs), encoding="utf-8")
-        for line in [dropped, *findings(kind, KINDS[kind], found, choice and choice.reason)]:
+        told = [] if result.band is None else [in_words(result.band)]
+        for line in [dropped, *findings(kind, KINDS[kind], found, choice and choice.reason), *told]:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {output / FILE}", soft_wrap=True)
@@ -136,3 +148,13 @@ def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str
         *([f"{found.note[0].upper()}{found.note[1:]}."] if found.note else []),
         *([f"By its own certificate {found.certificate}."] if found.certificate and not reason else []),
     ]
+
+
+def in_words(band: "Band") -> str:
+    """How far seeds are apart, in a line."""
+    loss, accuracy = (getattr(band, name) for name in ("train_loss", "test_accuracy"))
+    broken = f" ({len(band.diverged)} more diverge)" if band.diverged else ""
+    return (
+        f"By {len(band.seeds)} orders of the images{broken} train loss ends between {loss.lowest[-1]:.3f} and "
+        f"{loss.highest[-1]:.3f}, test accuracy between {accuracy.lowest[-1]:.1%} and {accuracy.highest[-1]:.1%}."
+    )

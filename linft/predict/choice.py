@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from linft.core.base import Model, Trajectory
+from linft.core.base import Model, Run, Trajectory
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict.dual import dual
@@ -26,50 +26,57 @@ FALLS = (0.25, 0.6, 1.0)
 """Upper bounds of how far the trace kernel predicts that the loss falls, of its first value."""
 
 
+PredictMany = Callable[..., list[Trajectory]]
+"""(model, task, recipes, record_every, **kernel) -> the predicted trajectories of recipes that differ in their seed."""
+
+
 @dataclass(frozen=True)
 class PredictionKind:
     """One way to predict a run."""
 
     label: str
-    run: Callable[..., Trajectory]
-    """(model, task, recipe, record_every, **kernel) -> the predicted trajectory."""
+    many: PredictMany
     cost: float | None
     """Measured seconds of one prediction, its kernel included, over the real run's, median; None: not measured."""
     errors: Mapping[Head, Sequence[float | None]]
     """Measured error of the train-loss curve, upper quartile, for each of FALLS; None where nothing was measured."""
 
+    def run(
+        self, model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any
+    ) -> Trajectory:
+        """The predicted trajectory of one recipe."""
+        return self.many(model, task, [recipe], record_every, **kernel)[0]
 
-def _dual(outputs: str) -> Callable[..., Trajectory]:
-    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
-        return dual(model, task, record_every=record_every, outputs=outputs, **kernel)(recipe)
 
-    return run
+def _of_kernel(predicted: Callable[..., Run], outputs: str) -> PredictMany:
+    def many(
+        model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
+    ) -> list[Trajectory]:
+        return predicted(model, task, record_every=record_every, outputs=outputs, **kernel).many(recipes)
 
-
-def _feature_dual(outputs: str) -> Callable[..., Trajectory]:
-    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
-        return feature_dual(model, task, record_every=record_every, outputs=outputs, **kernel)(recipe)
-
-    return run
+    return many
 
 
 def _relinearized(
-    model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any
-) -> Trajectory:
-    after = first_steps(recipe, len(task.y_train))
+    model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
+) -> list[Trajectory]:
+    after = first_steps(recipes[0], len(task.y_train))
     kernel.pop("groups", None)  # those of the recipe, always
-    return relinearized(model, task, after=after, record_every=record_every, **kernel)(recipe)
+    return relinearized(model, task, after=after, record_every=record_every, **kernel).many(recipes)
 
 
-def _moving(
-    at: Literal["network", "features"], error: float | None = None, anchors: int = ANCHORS
-) -> Callable[..., Trajectory]:
-    def run(model: Model, task: Task, recipe: Recipe, record_every: int | None = None, **kernel: Any) -> Trajectory:
+def _moving(at: Literal["network", "features"], error: float | None = None, anchors: int = ANCHORS) -> PredictMany:
+    def many(
+        model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
+    ) -> list[Trajectory]:
         own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
         own |= {"at": at, "error": error, "anchors": anchors, "record_every": record_every}
-        return moving(model, task, **own).follow(recipe).noted()
+        run = moving(model, task, **own)
+        first = run.follow(recipes[0])
+        others = [run.along(first.way, recipe) or run.follow(recipe) for recipe in recipes[1:]]
+        return [found.noted() for found in (first, *others)]
 
-    return run
+    return many
 
 
 def first_steps(recipe: Recipe, n: int) -> int:
@@ -78,13 +85,13 @@ def first_steps(recipe: Recipe, n: int) -> int:
 
 
 def _kinds() -> dict[str, PredictionKind]:
-    ways: dict[str, tuple[str, Callable[..., Trajectory]]] = {
-        "trace": ("kernel of the network, its trace over logits", _dual("trace")),
-        "dual": ("kernel of the network", _dual("full")),
-        "features-trace": ("kernel of the features, its trace", _feature_dual("trace")),
-        "features-low-rank": ("kernel of the features, few directions", _feature_dual("low-rank")),
+    ways: dict[str, tuple[str, PredictMany]] = {
+        "trace": ("kernel of the network, its trace over logits", _of_kernel(dual, "trace")),
+        "dual": ("kernel of the network", _of_kernel(dual, "full")),
+        "features-trace": ("kernel of the features, its trace", _of_kernel(feature_dual, "trace")),
+        "features-low-rank": ("kernel of the features, few directions", _of_kernel(feature_dual, "low-rank")),
         "relinearize": ("linearized again after a quarter of the steps", _relinearized),
-        "features": ("kernel of the features", _feature_dual("full")),
+        "features": ("kernel of the features", _of_kernel(feature_dual, "full")),
         "moving": ("kernel of the network, moving along its predicted path", _moving("network")),
         "moving-features": ("kernel of the features, few directions, moving", _moving("features")),
     }
@@ -93,7 +100,7 @@ def _kinds() -> dict[str, PredictionKind]:
         "cost": None,
         "errors": dict.fromkeys(get_args(Head), (None,) * 3),
     }
-    kinds = {name: PredictionKind(label, run, **measured.get(name, nothing)) for name, (label, run) in ways.items()}
+    kinds = {name: PredictionKind(label, many, **measured.get(name, nothing)) for name, (label, many) in ways.items()}
     return dict(sorted(kinds.items(), key=lambda item: math.inf if item[1].cost is None else item[1].cost))
 
 
@@ -167,8 +174,8 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def auto(error: float, head: str) -> Iterator[tuple[str, Callable[..., Trajectory]]]:
-    """Kinds and their runs, to be tried until one can be had: as `PredictionKind.run`, but for an error to be held.
+def auto(error: float, head: str) -> Iterator[tuple[str, PredictMany]]:
+    """Kinds, to be tried until one can be had: as `PredictionKind.many`, but for an error to be held.
 
     First the kind that suits the head, its kernel moving along the predicted path until its certificate holds the
     error, with as many Jacobians at most as there is memory for; then the network's kernel, at last its traces.
@@ -182,7 +189,7 @@ def auto(error: float, head: str) -> Iterator[tuple[str, Callable[..., Trajector
     for anchors in range(ANCHORS, 0, -1):
         yield kind, _moving(at, error, anchors)
     for name in ("dual", "trace"):
-        yield name, KINDS[name].run
+        yield name, KINDS[name].many
 
 
 def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:

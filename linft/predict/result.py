@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from linft.core.band import Band
 from linft.core.recipe import Recipe
 from linft.core.trajectory_json import SavedTrajectory
 from linft.predict.choice import ChosenKind
@@ -35,4 +36,7 @@ class PredictionResult:
     choice: ChosenKind | None
     """None where the kind was given."""
     runs: dict[str, SavedTrajectory]
+    """By the kind; of other seeds by KIND-seed-SEED."""
     versions: dict[str, str]
+    band: Band | None = None
+    """Of several seeds of order; None of one, and where all are predicted to diverge."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from linft.core.band import Band, BandAgreement
 from linft.core.errors import LinftError
 from linft.report import reading, runs, style, templates, trajectories, verdict, words
 from linft.report.figures import FIGURES
@@ -47,6 +48,17 @@ class TableRow:
 
 
 @dataclass(frozen=True)
+class SeedsRow:
+    """A line of the table of seeds: what they span, and how that lies to the real ones."""
+
+    label: str
+    colour: str
+    band: Band
+    is_reference: bool
+    agreement: BandAgreement | None
+
+
+@dataclass(frozen=True)
 class LinkInWords:
     """A link of the attribution, and what it means."""
 
@@ -65,7 +77,7 @@ class Levels:
 
 def write(result: Result, directory: Path) -> Path:
     """Write `report.html`, `trajectories.csv` and `figures/`; see `linft.report.write`."""
-    contents: dict[str, bytes] = {"trajectories.csv": trajectories.table(result.runs).encode()}
+    contents: dict[str, bytes] = {"trajectories.csv": trajectories.table(every_run(result)).encode()}
     contents |= figure_files(result)
     contents["report.html"] = render(result).encode(errors="backslashreplace")
     try:
@@ -102,6 +114,7 @@ def render(result: Result) -> str:
         grades=verdict.GRADES,
         tiles=verdict.tiles(result),
         rows=_rows(result),
+        seeds=_seeds(result),
         left_out=verdict.left_out(result),
         levels=_levels(result),
         links=_links(result),
@@ -134,6 +147,19 @@ def _rows(result: Result) -> list[TableRow]:
             agreement=reading.agreement(result, name),
         )
         for name, run in reading.curves(result).items()
+    ]
+
+
+def every_run(result: Result) -> reading.RunTrajectories:
+    """The runs, and those of other seeds."""
+    return result.runs if result.seeds is None else result.runs | result.seeds.runs
+
+
+def _seeds(result: Result) -> list[SeedsRow]:
+    held = {} if result.seeds is None else result.seeds.agreement
+    return [
+        SeedsRow(runs.label(name), runs.CURVES[name].colour, band, name == result.reference, held.get(name))
+        for name, band in reading.bands(result).items()
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from linft.core.band import Band
 from linft.core.trajectory_json import SavedTrajectory
 from linft.report.runs import CURVES, PREDICTIONS
 from linft.workflows.compare.agreement import Agreement
@@ -17,6 +18,15 @@ RunTrajectories = Mapping[str, SavedTrajectory]
 def curves(result: Result) -> dict[str, SavedTrajectory]:
     """The runs that are shown, in their order."""
     return {name: result.runs[name] for name in CURVES if name in result.runs}
+
+
+def bands(result: Result) -> dict[str, Band]:
+    """What the reference and its predictions span over several seeds, in the order of runs; nothing of one seed."""
+    seeds = result.seeds
+    if seeds is None:
+        return {}
+    every = seeds.predicted | ({} if seeds.real is None else {result.reference: seeds.real})
+    return {name: every[name] for name in CURVES if name in every}
 
 
 def prediction(result: Result) -> str | None:

@@ -22,6 +22,7 @@ def verdict(result: Result) -> list[str]:
     sentences = (
         _headline(result),
         _told(result),
+        by_seeds(result),
         _divergence(result),
         _pace(result),
         _closest(result),
@@ -71,6 +72,23 @@ def _told(result: Result) -> str | None:
     if certificate is None or certificate.error is None:
         return None
     return f"Before anything was trained, the prediction told an error of at most {percent(certificate.error)}."
+
+
+def by_seeds(result: Result) -> str | None:
+    """Where the prediction lies among real runs of other seeds."""
+    seeds, name = result.seeds, reading.prediction(result)
+    if seeds is None or seeds.real is None or name not in seeds.agreement:
+        return None
+    held, count = seeds.agreement[name], len(seeds.real.seeds)
+    off = (
+        ""
+        if held.error_over_width is None
+        else f", its distance from their mean {number(held.error_over_width, 2)} times the width of their band"
+    )
+    return (
+        f"Over {count} orders of the images the mean prediction lies between the real runs at "
+        f"{percent(held.inside, 0)} of the steps{off}."
+    )
 
 
 def _divergence(result: Result) -> str | None:

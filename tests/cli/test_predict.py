@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import linft
 from linft.cli.main import main
 from linft.core.errors import Unavailable
 
@@ -58,6 +59,23 @@ def test_a_finished_prediction_is_not_made_again(call, tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
+def test_seeds_of_order_leave_a_band(call, model_file, capsys):
+    task = linft.load_task("digits").subset(12, 10, 0)
+    model = linft.load_model(model_file).with_head(10, init="probe", task=task)
+    recipe = linft.Recipe(learning_rate=0.001, steps=3, batch_size=6)
+    run = linft.predict.dual(model, task, outputs="trace", record_every=1)
+    call("--how", "trace")  # which is gone on from
+    found = call("--how", "trace", "--seeds", 2)
+    assert list(found["runs"]) == ["trace", "trace-seed-1"] and found["band"]["seeds"] == [0, 1]
+    losses = [run["train_loss"] for run in found["runs"].values()]
+    np.testing.assert_allclose(losses, [run(recipe.replace(seed=seed)).train_loss for seed in (0, 1)], rtol=1e-4)
+    for name, of in (("lowest", np.min), ("mean", np.mean), ("highest", np.max)):
+        np.testing.assert_allclose(found["band"]["train_loss"][name], of(losses, axis=0))
+    assert found["band"]["train_loss"]["lowest"][-1] < found["band"]["train_loss"]["highest"][-1]
+    assert "By 2 orders of the images train loss ends between" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_bad_input_is_one_line(call, refused):
+    assert "seeds is 0; it must be 1 or more" in refused("--seeds", "0")
     assert "error is 0.0; give a number above 0" in refused("--error", "0")
     assert "holds results with another recipe" in refused("--learning-rate", "0.5")

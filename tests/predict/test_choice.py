@@ -37,8 +37,8 @@ def test_auto_begins_with_what_suits_the_head_and_ends_with_traces(head, kind):
 
 def test_auto_sets_no_anchor_more_than_its_certificate_wants(model, task):
     recipe = linft.Recipe(learning_rate=0.02, batch_size=5, steps=8)
-    (_, run), *_ = auto(10.0, "probe")
-    found = run(model, task, recipe, 2)
+    (_, many), *_ = auto(10.0, "probe")
+    (found,) = many(model, task, [recipe], 2)
     assert found.note.startswith("with Jacobians at step 0 of the predicted path") and found.certificate.error < 10
     np.testing.assert_allclose(
         found.train_loss, predict.dual(model, task, record_every=2)(recipe).train_loss, rtol=1e-9

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from pages import Reader
 
+from linft.core.band import BandAgreement, band
 from linft.core.base import Certificate
-from linft.core.trajectory_json import SavedTrajectory
+from linft.core.trajectory_json import SavedTrajectory, restored
 from linft.report.figures import FIGURES
-from linft.report.page import render
+from linft.report.page import every_run, render
 from linft.report.runs import CURVES
+from linft.report.trajectories import table
 from linft.report.verdict import verdict
 from linft.workflows.compare.attribution import Attribution
-from linft.workflows.compare.result import ComparisonResult
+from linft.workflows.compare.result import ComparisonResult, SeedBands
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,33 @@ def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(resu
     assert "A dotted line ends what a prediction says of itself that it holds to within 10.0%." in text
     broken = replace(moving, certificate=Certificate(None, 0.1, 2, 1.25))
     assert verdict(replace(known, runs=runs | {"moving": broken}))[0].startswith("The tangent kernel ")
+
+
+def test_what_orders_of_the_images_span_is_drawn_and_told(result: ComparisonResult):
+    real, dual = (restored(result.runs[name]) for name in ("finetuned", "dual"))
+    bands = [band({0: real, 1: dual}), band({0: dual, 1: dual})]
+    assert bands[0] is not None and bands[1] is not None
+    seeds = SeedBands(
+        runs={"dual-seed-1": result.runs["dual"]},
+        real=bands[0],
+        predicted={"dual": bands[1]},
+        agreement={"dual": BandAgreement(inside=0.62, error_over_width=1.75)},
+    )
+    page = render(replace(result, seeds=seeds))
+    text = Reader(page).text
+    assert "Over 2 orders of the images the mean prediction lies between the real runs at 62% of the steps" in text
+    assert "its distance from their mean 1.8 times the width of their band" in text
+    assert "Shaded, what several orders of the images span." in text and "what orders of the images span" in text
+    row = page[page.rindex("</span>Predicted from the kernel") :]
+    assert "<td>62%</td><td>1.75</td>" in row
+    assert (
+        f"{min(real.train_loss[-1], dual.train_loss[-1]):.3f} to {max(real.train_loss[-1], dual.train_loss[-1]):.3f}"
+        in text
+    )
+    plain = render(result)
+    assert "Over several orders" not in plain and "orders of the images span" not in plain
+    assert page.count("<path") > plain.count("<path"), "the bands"
+    assert "dual-seed-1" in table(every_run(replace(result, seeds=seeds)))
 
 
 def test_the_drift_that_was_predicted_stands_beside_the_real_one(result: ComparisonResult):

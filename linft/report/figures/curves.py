@@ -20,6 +20,7 @@ def curves(result: Result, narrow: bool) -> Drawing:
         (test, "test_loss", "Test loss"),
     ):
         axes.set_title(title)
+        draw_bands(axes, result, key)
         draw_all(axes, runs, key)
         cut(axes, runs, key, result.reference)
         if key == "train_loss":
@@ -27,6 +28,7 @@ def curves(result: Result, narrow: bool) -> Drawing:
     log_scale(log_train, "y")
     accuracy.set_title("Accuracy: test strong, train faint")
     draw_all(accuracy, runs, "train_accuracy", faint=True)
+    draw_bands(accuracy, result, "test_accuracy")
     draw_all(accuracy, runs, "test_accuracy")
     percent_scale(accuracy.yaxis)
     for axes in (log_train, train, test, accuracy):
@@ -36,6 +38,8 @@ def curves(result: Result, narrow: bool) -> Drawing:
     figure.legend(handles=handles, loc=place, ncols=1 if narrow else min(3, len(handles)))
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // (1 if narrow else 3)))
     caption = "Losses and accuracies on the whole train and test sets after so many updates."
+    if result.seeds is not None:
+        caption += " Shaded, what several orders of the images span."
     if any(run.diverged_at is not None for run in runs.values()):
         caption += " A cross ends a run that diverged."
     if within := {run.certificate.within for run in runs.values() if run.certificate is not None}:
@@ -43,6 +47,14 @@ def curves(result: Result, narrow: bool) -> Drawing:
             f" A dotted line ends what a prediction says of itself that it holds to within {percent(max(within))}."
         )
     return Drawing(figure, _finding(result), caption)
+
+
+def draw_bands(axes: Axes, result: Result, key: str) -> None:
+    """What the seeds of the real run and of its predictions span, in the colour of their lines."""
+    for name, band in reading.bands(result).items():
+        span = getattr(band, key)
+        colour = LIGHT[CURVES[name].colour]
+        axes.fill_between(band.steps, span.lowest, span.highest, color=colour, alpha=0.2, linewidth=0, zorder=1)
 
 
 def draw_all(axes: Axes, runs: RunTrajectories, key: str, faint: bool = False) -> None:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from linft.core.trajectory_json import SavedTrajectory
 from linft.report import reading
-from linft.report.figures.curves import cut, draw_all
+from linft.report.figures.curves import cut, draw_all, draw_bands
 from linft.report.reading import Result, RunTrajectories
 from linft.report.runs import CURVES, REAL
 from linft.report.style import LIGHT, Drawing, panels, percent_scale, update_scale
@@ -29,7 +29,10 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
         axes.set_title(title)
         draw_all(axes, runs, key)
         cut(axes, runs, key, real)
-        _shade(axes, runs[real], runs[predicted], key)
+        if result.seeds is None:
+            _shade(axes, runs[real], runs[predicted], key)
+        else:
+            draw_bands(axes, result, key)
         _name_ends(axes, runs, key, text)
         update_scale(axes)
     percent_scale(accuracy.yaxis)
@@ -39,7 +42,8 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
     }
     title = f"Final test accuracy, {CURVES[predicted].label[0].lower()}{CURVES[predicted].label[1:]}: {ends[predicted]}"
     title += f"; really trained: {ends[real]}"
-    caption = "The real run in ink, its prediction dashed; the gap between them is shaded."
+    shaded = "the gap between them is shaded" if result.seeds is None else "shaded, what orders of the images span"
+    caption = f"The real run in ink, its prediction dashed; {shaded}."
     return Drawing(figure, title, caption)
 
 

@@ -2,30 +2,28 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from linft import predict
 from linft.core import trees
-from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
+from linft.core.band import band, by_seed, held_against, with_seed
+from linft.core.base import Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_size
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import saved
-from linft.models.linearize import linearize
 from linft.ntk.empirical import Engine, empirical_ntk
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import Drift, drift, spectrum
-from linft.predict.tangent import in_mode, mode, to_trace
+from linft.predict.tangent import in_mode, mode
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
-from linft.training.finetune import OnStep, finetune
 from linft.training.optimizer import kernel_groups
 from linft.workflows.compare.agreement import agreement
 from linft.workflows.compare.attribution import CAUSES, IN_TRAINING_MODE, attribute
@@ -35,8 +33,10 @@ from linft.workflows.compare.result import (
     AboutTask,
     ComparisonResult,
     KernelResult,
+    SeedBands,
     StabilityResult,
 )
+from linft.workflows.compare.runs import BY_SEED, MOVING, ON_REQUEST, PREDICTED, RUNS, Setting
 from linft.workflows.compare.store import Store
 
 DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
@@ -52,90 +52,6 @@ class Comparison:
     tangent: Tangent
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What every run of a comparison is made from."""
-
-    model: Model
-    task: Task
-    recipe: Recipe
-    tangent: Tangent
-    record_every: int | None
-    progress: OnStep
-
-    @property
-    def batch_norm(self) -> BatchNorm:
-        """Of the kernel, and of what is linearized."""
-        return mode(self.model, self.recipe)
-
-    @cached_property
-    def kernel_recipe(self) -> Recipe:
-        """The nearest recipe that the kernel predicts."""
-        return predict.nearest(self.recipe, self.batch_norm)[0]
-
-    @cached_property
-    def full_batch(self) -> Recipe:
-        n = len(self.task.y_train)
-        return self.kernel_recipe.replace(batch_size=None, steps=self.kernel_recipe.num_steps(n))
-
-    @cached_property
-    def no_momentum(self) -> Recipe:
-        rate = self.full_batch.learning_rate / (1 - self.full_batch.momentum)
-        return self.full_batch.replace(momentum=0.0, learning_rate=rate)
-
-    @cached_property
-    def trace(self) -> Tangent:
-        return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
-
-    def move(self, at: Literal["network", "features"], outputs: Outputs) -> Trajectory:
-        """Predict with a kernel that moves."""
-        run = predict.moving(
-            self.model,
-            self.task,
-            at=at,
-            outputs=outputs,
-            batch_norm=self.batch_norm,
-            record_every=self.record_every,
-        )
-        return run.follow(self.kernel_recipe).noted()
-
-    def train(self, model: Model, batch_norm: str) -> Trajectory:
-        """Train weights."""
-        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
-        return run(self.recipe.replace(batch_norm=batch_norm))
-
-
-RUNS: dict[str, Callable[[Setting], Trajectory]] = {
-    "finetuned_train_bn": lambda s: s.train(s.model, "train"),
-    "finetuned": lambda s: s.train(s.model, "frozen"),
-    "moving": lambda s: s.move("network", s.tangent.kernel_train.outputs),
-    "moving_features": lambda s: s.move("features", "full"),
-    "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
-    "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
-    "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
-    "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
-    "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
-    "dual_trace": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.kernel_recipe),
-    "dual_full_batch": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.full_batch),
-    "dual_no_momentum": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.no_momentum),
-    "flow_trace": lambda s: predict.gradient_flow(s.trace, record_every=s.record_every)(s.no_momentum),
-}
-"""Every run that a comparison can make, from reality to theory."""
-
-ON_REQUEST = {
-    "feature_linearized": "trained in weights, which takes as long as the real run",
-    "linearized": "trained in weights, which takes as long as the real run",
-    "moving": "which takes the Jacobians at several weights",
-    "moving_features": "which takes the Jacobians at several weights",
-}
-"""Runs that are made only where they are named, and why."""
-
-MOVING = ("moving", "moving_features")
-"""Predictions of the weights, so that the kernel at the end is predicted too."""
-
-PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
-
-
 def compare(
     model: Model,
     task: Task,
@@ -143,6 +59,7 @@ def compare(
     runs: Sequence[str] | None = None,
     output: str | Path | None = None,
     *,
+    seeds: int = 1,
     record_every: int | None = None,
     outputs: Outputs = "full",
     engine: Engine = "auto",
@@ -159,6 +76,8 @@ def compare(
       runs: names among `RUNS`, or "all"; by default what the recipe allows, without the linearized
         networks trained in weights, which take as long as the real one.
       output: directory for `result.json`, the tangent and the finished runs.
+      seeds: the real run and its predictions are made by so many seeds of the order of images, the recipe's and those
+        that follow, and the predictions held against the band that the real ones leave open.
       record_every: measure every so many steps; about a dozen times by default.
       outputs, engine, batch_size: of the kernel, as in `empirical_ntk`.
       progress: called as work goes on.
@@ -177,6 +96,7 @@ def compare(
     """
     begin = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
+    recipes = by_seed(recipe, seeds)
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
     groups = kernel_groups(model.layer_groups, recipe)
     options = dict(record_every=record_every, outputs=outputs, engine=engine)
@@ -196,25 +116,33 @@ def compare(
     )
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
-    trajectories, drifts = {}, {}
+    reference = _reference(recipe, chosen)
+
+    def make(name: str, of: Recipe) -> tuple[Trajectory, Drift | None]:
+        told = partial(tell, name if of == recipe else f"{name}, seed {of.seed}")
+        own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps))
+        trajectory = RUNS[name](own)
+        note = predict.nearest(of, setting.batch_norm)[1] if name in PREDICTED else ""
+        settled = of == recipe and (name == reference or name in MOVING) and trajectory.diverged_at is None
+        drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
+        return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
+
+    found: dict[str, dict[int, Trajectory]] = {}
+    drifts = {}
     for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
-        real = name == _reference(recipe, chosen)
-
-        def make(name: str = name, real: bool = real) -> tuple[Trajectory, Drift | None]:
-            progress = partial(tell, name)
-            trajectory = RUNS[name](dataclasses.replace(setting, progress=lambda step, of, loss: progress(step, of)))
-            note = predict.nearest(recipe, setting.batch_norm)[1] if name in PREDICTED else ""
-            settled = (real or name in MOVING) and trajectory.diverged_at is None
-            drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
-            return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
-
-        trajectories[name], drifts[name] = store.run(name, make)
+        every = recipes if name == reference or name in BY_SEED else {recipe.seed: recipe}
+        made = {
+            seed: store.run(name if of == recipe else with_seed(name, seed), partial(make, name, of))
+            for seed, of in every.items()
+        }
+        drifts[name] = made[recipe.seed][1]
+        found[name] = {seed: trajectory for seed, (trajectory, _) in made.items()}
+        setting.paths.clear()
         if name in PREDICTED:
             tell(name, 1, 1)
-    trajectories = {name: trajectories[name] for name in chosen}
     if setting.batch_norm == "train":
-        trajectories = {name: _with_own_statistics(trajectory) for name, trajectory in trajectories.items()}
-    reference = _reference(recipe, trajectories)
+        found = {name: {s: _with_own_statistics(run) for s, run in of.items()} for name, of in found.items()}
+    trajectories = {name: found[name][recipe.seed] for name in chosen}
     result = ComparisonResult(
         model=_describe_model(model),
         task=_describe_task(task),
@@ -241,6 +169,7 @@ def compare(
         stability=_stability(tangent, setting.kernel_recipe),
         versions=versions(),
         seconds=time.perf_counter() - begin,
+        seeds=_by_seeds(found, recipe.seed, reference) if seeds > 1 else None,
     )
     return Comparison(store.finish(result, FILE), trajectories, tangent)
 
@@ -274,6 +203,20 @@ def _choose(
     if not any(name.startswith("finetuned") for name in chosen):
         raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
     return chosen, skipped
+
+
+def _by_seeds(found: Mapping[str, Mapping[int, Trajectory]], own: int, reference: str) -> SeedBands:
+    """Bands of the runs that were made by several seeds, and the predictions held against the real one."""
+    several = {name: of for name, of in found.items() if len(of) > 1}
+    bands = {name: of_name for name, of in several.items() if (of_name := band(of)) is not None}
+    real, predicted = bands.get(reference), {name: of for name, of in bands.items() if name != reference}
+    held = {} if real is None else {name: held_against(of, real) for name, of in predicted.items()}
+    return SeedBands(
+        runs={with_seed(name, s): saved(run) for name, of in several.items() for s, run in of.items() if s != own},
+        real=real,
+        predicted=predicted,
+        agreement={name: of for name, of in held.items() if of is not None},
+    )
 
 
 def _with_own_statistics(run: Trajectory) -> Trajectory:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from linft.core.band import Band, BandAgreement
 from linft.core.base import Outputs
 from linft.core.recipe import Loss, Recipe
 from linft.core.trajectory_json import SavedTrajectory
@@ -78,6 +79,19 @@ class StabilityResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedBands:
+    """The real run and its predictions by several seeds of the order of images."""
+
+    runs: dict[str, SavedTrajectory]
+    """By RUN-seed-SEED, of the seeds beside the recipe's own."""
+    real: Band | None
+    """Of the reference; None where it diverged with every seed."""
+    predicted: dict[str, Band]
+    agreement: dict[str, BandAgreement]
+    """Of every prediction with the real band."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonResult:
     """All that a comparison found."""
 
@@ -98,3 +112,5 @@ class ComparisonResult:
     versions: dict[str, str]
     seconds: float
     """Of the call, without what was on disk already."""
+    seeds: SeedBands | None = None
+    """Where several were asked for."""

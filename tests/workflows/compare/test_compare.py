@@ -79,7 +79,9 @@ def test_exact_runs_agree(finished):
 
 def test_the_result_has_the_documented_parts(finished):
     found, directory = finished
-    parts = "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds"
+    parts = (
+        "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds seeds"
+    )
     assert list(json.loads((directory / "result.json").read_text())) == parts.split()
     assert report.read(directory / "result.json") == found.result
     assert found.result.reference == "finetuned"
@@ -178,6 +180,35 @@ def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(settin
     found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
     assert found.result.reference == "finetuned_train_bn"
     assert found.result.runs["dual"].note == "dropped: augmentation=flip"
+
+
+BY_ORDER = linft.Recipe(learning_rate=0.05, batch_size=5, steps=6)
+
+
+def test_a_prediction_is_held_against_runs_of_other_orders(setting, tmp_path):
+    """Of a network that is linear the prediction is right for each of them."""
+    model, task = setting
+    linear = linft.linearize(model)
+    runs = ("finetuned", "dual", "dual_trace")
+    compare(linear, task, BY_ORDER, runs=runs, output=tmp_path)  # which is gone on from
+    found = compare(linear, task, BY_ORDER, runs=runs, output=tmp_path, seeds=3)
+    seeds = found.result.seeds
+    assert {*seeds.runs} == {f"{name}-seed-{seed}" for name in ("finetuned", "dual") for seed in (1, 2)}
+    for seed in (1, 2):
+        alone = linft.finetune(linear, task)(BY_ORDER.replace(seed=seed))
+        np.testing.assert_allclose(seeds.runs[f"finetuned-seed-{seed}"].train_loss, alone.train_loss, rtol=1e-5)
+    assert seeds.real.seeds == [0, 1, 2] and list(seeds.predicted) == list(seeds.agreement) == ["dual"]
+    assert seeds.real.train_loss.lowest[-1] < 0.999 * seeds.real.train_loss.highest[-1]
+    assert seeds.agreement["dual"].inside == 1.0 and seeds.agreement["dual"].error_over_width < 1e-2
+    assert {path.stem for path in (tmp_path / "runs").iterdir()} == {*runs, *seeds.runs}
+    assert report.read(tmp_path / "result.json") == found.result
+
+
+@pytest.mark.slow
+def test_other_orders_are_predicted_along_one_path(setting):
+    found = compare(*setting, BY_ORDER, runs=("finetuned", "moving"), seeds=2).result
+    assert not found.runs["moving"].certificate.shared and found.seeds.runs["moving-seed-1"].certificate.shared
+    assert found.runs["moving"].train_loss[-1] != found.seeds.runs["moving-seed-1"].train_loss[-1]
 
 
 def test_a_recipe_in_training_mode_is_predicted_in_it(setting):

@@ -1,0 +1,108 @@
+"""The runs that a comparison can make, from reality to theory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from linft import predict
+from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
+from linft.core.recipe import Recipe
+from linft.core.task import Task
+from linft.models.linearize import linearize
+from linft.predict.moving import Way
+from linft.predict.tangent import mode, to_trace
+from linft.training.finetune import OnStep, finetune
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every run of a comparison is made from."""
+
+    model: Model
+    task: Task
+    recipe: Recipe
+    tangent: Tangent
+    record_every: int | None
+    progress: OnStep
+    paths: dict[str, Way] = field(default_factory=dict)
+    """Of kernels that moved, for other seeds of order."""
+
+    @property
+    def batch_norm(self) -> BatchNorm:
+        """Of the kernel, and of what is linearized."""
+        return mode(self.model, self.recipe)
+
+    @cached_property
+    def kernel_recipe(self) -> Recipe:
+        """The nearest recipe that the kernel predicts."""
+        return predict.nearest(self.recipe, self.batch_norm)[0]
+
+    @cached_property
+    def full_batch(self) -> Recipe:
+        n = len(self.task.y_train)
+        return self.kernel_recipe.replace(batch_size=None, steps=self.kernel_recipe.num_steps(n))
+
+    @cached_property
+    def no_momentum(self) -> Recipe:
+        rate = self.full_batch.learning_rate / (1 - self.full_batch.momentum)
+        return self.full_batch.replace(momentum=0.0, learning_rate=rate)
+
+    @cached_property
+    def trace(self) -> Tangent:
+        return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
+
+    def move(self, at: Literal["network", "features"], outputs: Outputs) -> Trajectory:
+        """Predict with a kernel that moves, along a path that is known or its own."""
+        run = predict.moving(
+            self.model,
+            self.task,
+            at=at,
+            outputs=outputs,
+            batch_norm=self.batch_norm,
+            record_every=self.record_every,
+        )
+        found = run.along(self.paths[at], self.kernel_recipe) if at in self.paths else None
+        if found is None:
+            found = run.follow(self.kernel_recipe)
+            self.paths[at] = found.way
+        return found.noted()
+
+    def train(self, model: Model, batch_norm: str) -> Trajectory:
+        """Train weights."""
+        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
+        return run(self.recipe.replace(batch_norm=batch_norm))
+
+
+RUNS: dict[str, Callable[[Setting], Trajectory]] = {
+    "finetuned_train_bn": lambda s: s.train(s.model, "train"),
+    "finetuned": lambda s: s.train(s.model, "frozen"),
+    "moving": lambda s: s.move("network", s.tangent.kernel_train.outputs),
+    "moving_features": lambda s: s.move("features", "full"),
+    "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
+    "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
+    "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "dual_trace": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.kernel_recipe),
+    "dual_full_batch": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.full_batch),
+    "dual_no_momentum": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.no_momentum),
+    "flow_trace": lambda s: predict.gradient_flow(s.trace, record_every=s.record_every)(s.no_momentum),
+}
+"""Every run that a comparison can make, from reality to theory."""
+
+ON_REQUEST = {
+    "feature_linearized": "trained in weights, which takes as long as the real run",
+    "linearized": "trained in weights, which takes as long as the real run",
+    "moving": "which takes the Jacobians at several weights",
+    "moving_features": "which takes the Jacobians at several weights",
+}
+"""Runs that are made only where they are named, and why."""
+
+MOVING = ("moving", "moving_features")
+"""Predictions of the weights, so that the kernel at the end is predicted too."""
+
+PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
+
+BY_SEED = ("dual", *MOVING)
+"""Predictions that are made by other seeds of order too."""
