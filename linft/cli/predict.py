@@ -30,10 +30,10 @@ class Predict:
 
     how: Literal[
         "auto", "trace", "dual", "features-trace", "features-low-rank", "relinearize", "features", "moving",
-        "moving-features",
+        "moving-features", "explicit", "explicit-features",
     ] = "auto"  # fmt: skip
     """The kind of prediction; auto moves the kernel along its predicted path until the prediction says by its own
-    certificate that it holds the error."""
+    certificate that it holds the error, and takes the Jacobian itself for Adam."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     seeds: int = 1
@@ -53,7 +53,7 @@ class Predict:
         from linft.cli.terminal import bars, terminal
         from linft.core.band import band, by_seed, with_seed
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import KINDS, PredictMany, auto, chosen
+        from linft.predict.choice import KINDS, PredictMany, auto, by, chosen
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.predict.tangent import mode
         from linft.report import trajectories
@@ -68,7 +68,7 @@ class Predict:
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
-        recipe, dropped = predict.nearest(asked, batch_norm)
+        recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked))
         recipes = by_seed(recipe, self.seeds)
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
@@ -98,7 +98,7 @@ class Predict:
 
             def automatic() -> tuple[str, dict[int, linft.Trajectory]]:
                 """By the first kind that can be had."""
-                *others, (last, many_last) = auto(self.error, self.model.head)
+                *others, (last, many_last) = auto(self.error, self.model.head, recipe)
                 for kind, many in others:
                     with suppress(Unavailable):
                         return kind, predicted(kind, many, f"{kind}-within-{self.error:g}")

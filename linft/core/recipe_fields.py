@@ -10,16 +10,18 @@ Place = Literal["number", "structure", "order"]
 """Where a field goes: into the numbers that recipes of one program may differ in; into what a program is compiled
 for; or into how many steps there are, of which images."""
 
-By = Literal["kernel", "flow", "closed form", "linearized"]
-"""What predicts: the kernel's replay; gradient flow; powers of one step; or training the linearized network."""
+By = Literal["Jacobian", "kernel", "flow", "closed form", "linearized"]
+"""What predicts: the replay of an optimizer in the weights, with the Jacobian; or in the kernel; gradient flow; powers
+of one step; or training the linearized network."""
 
 Whose = Literal[By, BatchNorm]
-"""Limits of one of these, or of all kernels whose batch norm is in this mode."""
+"""Limits of one of these, or of all Jacobians whose batch norm is in this mode."""
 
 UNDER: Mapping[By, tuple[Whose, ...]] = {
-    "kernel": ("kernel",),
-    "flow": ("kernel", "flow"),
-    "closed form": ("kernel", "closed form"),
+    "Jacobian": ("Jacobian",),
+    "kernel": ("Jacobian", "kernel"),
+    "flow": ("Jacobian", "kernel", "flow"),
+    "closed form": ("Jacobian", "kernel", "closed form"),
     "linearized": ("linearized",),
 }
 """Of whose limits those of each consist, beside those of its kernel's batch norm."""
@@ -109,9 +111,9 @@ FIELDS: Mapping[str, Field] = {
         },
     ),
     "bn_batch_size": _row("structure"),
-    "augmentation": _row("structure", {"kernel": Limit("none", "augmented images are not the images of the kernel")}),
-    "mixup": _row("structure", {"kernel": Limit(0.0, "mixed images are not the images of the kernel")}),
-    "delta": _row("structure", {"kernel": Limit(0.0, DELTA), "linearized": Limit(0.0, DELTA)}),
+    "augmentation": _row("structure", {"Jacobian": Limit("none", "augmented images are not the images of the kernel")}),
+    "mixup": _row("structure", {"Jacobian": Limit(0.0, "mixed images are not the images of the kernel")}),
+    "delta": _row("structure", {"Jacobian": Limit(0.0, DELTA), "linearized": Limit(0.0, DELTA)}),
     "shuffle": _row("order"),
     "seed": _row("order"),
 }

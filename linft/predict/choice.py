@@ -12,6 +12,7 @@ from linft.core.base import Model, Run, Trajectory
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict.dual import dual
+from linft.predict.explicit import explicit
 from linft.predict.feature_dual import feature_dual
 from linft.predict.moving import ANCHORS, moving
 from linft.predict.relinearized import relinearized
@@ -79,6 +80,16 @@ def _moving(at: Literal["network", "features"], error: float | None = None, anch
     return many
 
 
+def _explicit(at: Literal["network", "features"]) -> PredictMany:
+    def many(
+        model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
+    ) -> list[Trajectory]:
+        own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
+        return explicit(model, task, at=at, record_every=record_every, **own).many(recipes)
+
+    return many
+
+
 def first_steps(recipe: Recipe, n: int) -> int:
     """Real steps before the network is linearized again."""
     return math.floor(AFTER * recipe.num_steps(n))
@@ -94,6 +105,8 @@ def _kinds() -> dict[str, PredictionKind]:
         "features": ("kernel of the features", _of_kernel(feature_dual, "full")),
         "moving": ("kernel of the network, moving along its predicted path", _moving("network")),
         "moving-features": ("kernel of the features, few directions, moving", _moving("features")),
+        "explicit": ("Jacobian of the network, in the weights", _explicit("network")),
+        "explicit-features": ("Jacobian of the features along few directions, in the weights", _explicit("features")),
     }
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     nothing = {
@@ -174,18 +187,30 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def auto(error: float, head: str) -> Iterator[tuple[str, PredictMany]]:
+def by(kind: str, recipe: Recipe) -> Literal["kernel", "Jacobian"]:
+    """What a kind predicts by; where it is auto, the Jacobian if no kernel follows the recipe's optimizer."""
+    return "Jacobian" if kind.startswith("explicit") or (kind == "auto" and recipe.optimizer == "adam") else "kernel"
+
+
+def auto(error: float, head: str, recipe: Recipe) -> Iterator[tuple[str, PredictMany]]:
     """Kinds, to be tried until one can be had: as `PredictionKind.many`, but for an error to be held.
 
-    First the kind that suits the head, its kernel moving along the predicted path until its certificate holds the
-    error, with as many Jacobians at most as there is memory for; then the network's kernel, at last its traces.
+    Adam by the Jacobian of what suits the head, the only kind that follows it. Else first the kind that suits the
+    head, its kernel moving along the predicted path until its certificate holds the error, with as many Jacobians at
+    most as there is memory for; then the network's kernel, at last its traces.
 
     Args:
       error: mean |predicted − real| train loss over the mean real one.
       head: how the new head was made, as in `Model.with_head`. A random one sees the layers below only as it grows, so
         that their features are followed, and the head is exact.
+      recipe: that is to be predicted.
     """
-    kind, at = ("moving-features", "features") if head in ("normal", "zeros") else ("moving", "network")
+    fresh = head in ("normal", "zeros")
+    if by("auto", recipe) == "Jacobian":
+        name = "explicit-features" if fresh else "explicit"
+        yield name, KINDS[name].many
+        return
+    kind, at = ("moving-features", "features") if fresh else ("moving", "network")
     for anchors in range(ANCHORS, 0, -1):
         yield kind, _moving(at, error, anchors)
     for name in ("dual", "trace"):
@@ -195,6 +220,8 @@ def auto(error: float, head: str) -> Iterator[tuple[str, PredictMany]]:
 def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:
     """What `auto` came to, as the prediction's certificate has it."""
     told = found.certificate
+    if kind.startswith("explicit"):
+        return ChosenKind(kind, None, False, "no kernel follows Adam, and a Jacobian does not tell its own error")
     if told is None:
         return ChosenKind(
             kind, None, False, "no kernel that moves can be had: too little memory, or the network's layers"

@@ -7,7 +7,7 @@ logits is scattered into α, and decay pulls (α, γ) towards (0, 0) or (0, 1).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Array
 
@@ -15,10 +15,12 @@ from linft.core import recipe_fields
 from linft.core.base import BatchNorm, Model, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import By
 from linft.core.task import Task
+from linft.core.trees import Tree
 from linft.predict import replay
 from linft.predict.replay import Network
-from linft.predict.span import At, BundleItems, OnBatch, Span, bundle, from_pretrained, items, span
+from linft.predict.span import BundleItems, OnBatch, Span, bundle, from_pretrained, items, span
 from linft.predict.tangent import tangent as tangent_of
 from linft.training import optimizer
 
@@ -35,17 +37,20 @@ def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
     return recipe_fields.why_not(recipe, "kernel", batch_norm=batch_norm)
 
 
-def nearest(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> tuple[Recipe, str]:
+def nearest(
+    recipe: Recipe, batch_norm: BatchNorm = "frozen", by: Literal["kernel", "Jacobian"] = "kernel"
+) -> tuple[Recipe, str]:
     """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing).
 
     Args:
       batch_norm: of the kernel.
+      by: the Jacobian itself, as in `predict.explicit`, where that predicts.
 
     Example:
       >>> nearest(Recipe(steps=1, batch_norm="train", optimizer="adam"), "train")[1]
       'dropped: optimizer=adam'
     """
-    return recipe_fields.nearest(recipe, "kernel", batch_norm=batch_norm)
+    return recipe_fields.nearest(recipe, by, batch_norm=batch_norm)
 
 
 def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
@@ -113,18 +118,25 @@ class Dual:
         return [replayed.trajectory for replayed in found]
 
 
-def predictable(recipes: Iterable[Recipe], batch_norm: BatchNorm) -> list[Recipe]:
+def predictable(
+    recipes: Iterable[Recipe], batch_norm: BatchNorm, by: Literal["kernel", "Jacobian"] = "kernel"
+) -> list[Recipe]:
     """The recipes, of which none may be one that a kernel does not predict whose batch norm is in this mode."""
     recipes = list(recipes)
     for recipe in recipes:
-        if reason := why_not(recipe, batch_norm):
-            raise LinftError(f"no kernel predicts this recipe: {reason}; {_instead(recipe, batch_norm)}")
+        if reason := recipe_fields.why_not(recipe, by, batch_norm=batch_norm):
+            raise LinftError(f"no {by} predicts this recipe: {reason}; {instead(recipe, batch_norm, by)}")
     return recipes
 
 
-def _instead(recipe: Recipe, batch_norm: BatchNorm) -> str:
+def instead(recipe: Recipe, batch_norm: BatchNorm, by: By) -> str:
+    """What to do about a recipe that is not predicted by something."""
     if recipe.batch_norm != batch_norm and recipe.batch_norm != "reestimated":
-        return f'pass batch_norm="{recipe.batch_norm}" to get its kernel'
+        return f'pass batch_norm="{recipe.batch_norm}" to get its {by}'
+    if why_not(recipe, batch_norm) is None:
+        return "use predict.dual"
+    if recipe_fields.why_not(recipe, "Jacobian", batch_norm=batch_norm) is None:
+        return "use predict.explicit"
     return f'use predict.nearest(recipe, "{batch_norm}")'
 
 
@@ -135,11 +147,11 @@ def _network(names: BundleItems, tangent: Tangent) -> Network:
 def of_logits(reach: Span, tangent: Tangent) -> Network:
     """The network whose logits move as a span says, from those of a tangent."""
 
-    def of_batch(at: At, batch: Array) -> OnBatch:
+    def of_batch(at: Tree, batch: Array) -> OnBatch:
         found = reach.of_batch(at, batch)
         return found._replace(outputs=tangent.logits_train[batch] + found.outputs)
 
-    def logits(at: At) -> tuple[Array, Array]:
+    def logits(at: Tree) -> tuple[Array, Array]:
         return tangent.logits_train + reach.on_train(at), tangent.logits_test + reach.on_test(at)
 
     return Network(

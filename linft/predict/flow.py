@@ -16,7 +16,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.ntk import neural_tangents_compat
-from linft.predict.dual import as_tangent
+from linft.predict.dual import as_tangent, instead
 from linft.predict.operator import apply, operator
 from linft.predict.replay import trajectory
 from linft.training import optimizer
@@ -64,7 +64,8 @@ def gradient_flow(
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
         if reason := why_not(recipe, outputs, tangent.batch_norm):
-            raise LinftError(f"gradient flow does not predict this recipe: {reason}; use predict.dual")
+            advice = instead(recipe, tangent.batch_norm, "kernel")
+            raise LinftError(f"gradient flow does not predict this recipe: {reason}; {advice}")
         weights = {g: float(m) for g, m in optimizer.settings(recipe, tangent.groups, n).multipliers.items()}
         at = recorded_steps(recipe.num_steps(n), record_every)
         times = np.concatenate([[0.0], np.cumsum(recipe.rates(n))])[at] / (1 - recipe.momentum)

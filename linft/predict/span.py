@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from linft.core.base import Tangent
+from linft.core.trees import Tree
 from linft.predict.operator import apply, apply_rows, operator, quadratic
 from linft.training.optimizer import GroupSettings, Settings
 
@@ -66,17 +67,17 @@ class OnBatch(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Outputs as functions of coordinates, apart from what they are where the weights begin."""
+    """Outputs as functions of coordinates, by name, apart from what they are where the weights begin."""
 
-    origin: At
+    origin: Tree
     """Of the pretrained weights."""
-    here: At
+    here: Tree
     """Of the weights at which the coordinates begin."""
-    on_train: Callable[[At], Float[Array, "n c"]]
-    on_test: Callable[[At], Float[Array, "m c"]]
-    of_batch: Callable[[At, Int[Array, "b"]], OnBatch]
+    on_train: Callable[[Tree], Float[Array, "n c"]]
+    on_test: Callable[[Tree], Float[Array, "m c"]]
+    of_batch: Callable[[Tree, Int[Array, "b"]], OnBatch]
     """The outputs here are how far they moved."""
-    lengths: Callable[[At], Lengths]
+    lengths: Callable[[Tree], Lengths]
 
 
 def bundle(settings: list[Settings]) -> tuple[Bundles, Settings]:
@@ -193,7 +194,7 @@ def lengths(names: BundleItems, reach: Directions, origin: tuple[int, ...], here
 def lifted(below: Span, directions: Float[Array, "d r"]) -> Span:
     """The same of outputs that move along some directions of more."""
 
-    def of_batch(at: At, batch: Array) -> OnBatch:
+    def of_batch(at: Tree, batch: Array) -> OnBatch:
         moved, gradient, squares = below.of_batch(at, batch)
         return OnBatch(moved @ directions.T, lambda r: gradient(r @ directions), lambda r: squares(r @ directions))
 

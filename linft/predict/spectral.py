@@ -19,7 +19,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.predict import eigen
-from linft.predict.dual import as_tangent
+from linft.predict.dual import as_tangent, instead
 from linft.predict.eigen import Eigenbasis
 from linft.predict.operator import apply, on_host, operator
 from linft.predict.replay import trajectory
@@ -65,7 +65,8 @@ def spectral(
     def run(recipe: Recipe) -> Trajectory:
         begin = time.perf_counter()
         if reason := why_not(recipe, n, tangent.batch_norm):
-            raise LinftError(f"no closed form for this recipe: {reason}; use predict.dual")
+            advice = instead(recipe, tangent.batch_norm, "kernel")
+            raise LinftError(f"no closed form for this recipe: {reason}; {advice}")
         weights, decay = _weights(tangent, recipe, n)
         key = tuple(weights.items())
         if key not in decompositions:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_seeds_of_order_leave_a_band(call, model_file, capsys):
         np.testing.assert_allclose(found["band"]["train_loss"][name], of(losses, axis=0))
     assert found["band"]["train_loss"]["lowest"][-1] < found["band"]["train_loss"]["highest"][-1]
     assert "By 2 orders of the images train loss ends between" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_adam_is_followed_by_the_jacobian_and_by_kernels_with_a_word(call, tmp_path, capsys):
+    adamw = ("--optimizer", "adam", "--convention", "decoupled", "--weight-decay", "0.1")
+    followed = call(*adamw)
+    assert followed["how"] == "explicit" and followed["dropped"] == "" and followed["recipe"]["optimizer"] == "adam"
+    assert "no kernel follows Adam, and a Jacobian does not tell its own error" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    dropped = call(*adamw, "--how", "trace")
+    assert dropped["dropped"] == "dropped: optimizer=adam" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(call, refused):

@@ -13,7 +13,7 @@ import pytest
 import linft
 from linft import predict
 from linft.core.base import Certificate, Trajectory
-from linft.predict.choice import FALLS, KINDS, MEASURED, RUNS, auto, chosen, fall, unmeasured
+from linft.predict.choice import FALLS, KINDS, MEASURED, RUNS, auto, by, chosen, fall, unmeasured
 from linft.predict.moving import ANCHORS
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "prediction_kinds.py"
@@ -32,12 +32,18 @@ def curve(*loss: float, diverged_at: int | None = None, certificate: Certificate
     [("probe", "moving"), ("normal", "moving-features"), ("zeros", "moving-features")],
 )
 def test_auto_begins_with_what_suits_the_head_and_ends_with_traces(head, kind):
-    assert [name for name, _ in auto(0.1, head)] == [kind] * ANCHORS + ["dual", "trace"]
+    assert [name for name, _ in auto(0.1, head, RUNS)] == [kind] * ANCHORS + ["dual", "trace"]
+
+
+@pytest.mark.parametrize(("head", "kind"), [("probe", "explicit"), ("normal", "explicit-features")])
+def test_auto_follows_adam_by_the_jacobian_itself(head, kind):
+    ((name, _),) = auto(0.1, head, RUNS.replace(optimizer="adam"))
+    assert name == kind and by("auto", RUNS.replace(optimizer="adam")) == "Jacobian" != by("auto", RUNS)
 
 
 def test_auto_sets_no_anchor_more_than_its_certificate_wants(model, task):
     recipe = linft.Recipe(learning_rate=0.02, batch_size=5, steps=8)
-    (_, many), *_ = auto(10.0, "probe")
+    (_, many), *_ = auto(10.0, "probe", recipe)
     (found,) = many(model, task, [recipe], 2)
     assert found.note.startswith("with Jacobians at step 0 of the predicted path") and found.certificate.error < 10
     np.testing.assert_allclose(
@@ -58,6 +64,7 @@ def test_auto_sets_no_anchor_more_than_its_certificate_wants(model, task):
             "10 % is not held; not to be trusted as a whole; within",
         ),
         (None, "dual", None, False, "no kernel that moves can be had: too little memory"),
+        (None, "explicit", None, False, "no kernel follows Adam"),
     ],
 )
 def test_what_was_come_to_is_told(certificate, kind, expected, holds, reason):

@@ -14,6 +14,7 @@ import judges
 import numpy as np
 import pytest
 from replayed import (
+    ADAM,
     CE,
     CURVES,
     DECAY,
@@ -123,11 +124,11 @@ MORE = [
     CE.replace(steps=20),
 ]
 
-NO_KERNEL = {
+NO_JACOBIAN = {
     "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
     "augmented images are not the images of the kernel": {"augmentation": "flip"},
-    "Adam is not linear in the gradient": {"optimizer": "adam"},
 }
+NO_KERNEL = NO_JACOBIAN | {"Adam is not linear in the gradient; use predict.explicit": {"optimizer": "adam"}}
 NO_GROUP = {"no layer group matches 'stage1'; this model has ": {"frozen_groups": ("stage1",)}}
 NO_TRAINING_MODE = {"no training mode": {"batch_norm": "train"}}
 NO_OTHER_STEPS = {
@@ -177,7 +178,7 @@ def trained(network: str, refused: Mapping[str, Any]) -> Row:
         with checkpoints.open(path) as kept:
             return make(s, recipe, record_every=10, checkpoints=kept)(recipe)
 
-    return Row(make, sgd(network), TRAINED, refused, tuple(FAMILY[:3]), model="trained", resumed=resumed)
+    return Row(make, sgd(network), TRAINED | ADAM, refused, tuple(FAMILY[:3]), model="trained", resumed=resumed)
 
 
 def of(tangent: Callable[..., Any], run: Callable[..., Run], **kernel: Any) -> Callable[..., Run]:
@@ -197,6 +198,13 @@ def relinearized(s: Subject, recipe: Recipe, task: linft.Task | None = None, **h
 
 def moving(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
     return with_all_anchors(predict.moving(s.model, task or s.task, anchors=2, **how))
+
+
+def explicit(at: Literal["network", "features"]) -> Callable[..., Run]:
+    def make(s: Subject, recipe: Recipe, task: linft.Task | None = None, **how: Any) -> Run:
+        return predict.explicit(s.model, task or s.task, at=at, rank=None, **how)
+
+    return make
 
 
 def from_file(run: Callable[..., Run]) -> Callable[[Subject, Recipe, Path], Trajectory]:
@@ -231,6 +239,14 @@ RUNS = {
     "feature_dual, trace": Row(
         of(FEATURES, predict.feature_dual, outputs="trace", draws=2), sgd("linear_features"), HEAD, NO_KERNEL, HEADS
     ),
+    "explicit": Row(
+        explicit("network"), sgd("linear"), TRAINED | ADAM, NO_JACOBIAN | NO_GROUP,
+        (*FAMILY, ADAM["AdamW, all at once"], ADAM["AdamW, all at once"].replace(learning_rate=0.01)),
+    ),
+    "explicit, features": Row(
+        explicit("features"), sgd("linear_features"), TRAINED | ADAM, NO_JACOBIAN | NO_GROUP,
+        pair(ADAM["AdamW, all at once"]),
+    ),
     "relinearized, of a linear network": Row(
         relinearized, sgd("linear"), TRAINED, NO_KERNEL | NO_GROUP, pair(TRAINED["all at once"])
     ),
@@ -250,7 +266,7 @@ RUNS = {
 }  # fmt: skip
 
 BY_ALL = {
-    "all at once", "clipped", "decoupled, group rates and decay", "L2-SP below a new head",
+    "all at once", "AdamW, all at once", "clipped", "decoupled, group rates and decay", "L2-SP below a new head",
     *HEAD, *FLOWS, *FULL_BATCH,
 }  # fmt: skip
 BY_SOME = {*TRAINED, "Nesterov, warm-up", "step after warm-up", "decoupled, L2-SP, heavy ball"}

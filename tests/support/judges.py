@@ -1,4 +1,4 @@
-"""What a run must come to, written out in NumPy: the steps of SGD in a network's weights, or a flow in its outputs."""
+"""What a run must come to, in NumPy: the steps of SGD or Adam in a network's weights, or a flow in its outputs."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -192,14 +192,21 @@ def weights(network: Network, of: Explicit, recipe: Recipe) -> Iterator[np.ndarr
     decay, pull = np.array([recipe.decay(g) for g in groups]).T
     decay, towards = decay * (recipe.decay_vectors | ~is_vector), pull * w0
     apart, ahead = recipe.convention == "decoupled", recipe.momentum * recipe.nesterov
-    w, velocity = w0.copy(), 0 * w0
+    w, velocity, second = w0.copy(), 0 * w0, 0 * w0
     yield w
-    for batch, rate in zip(recipe.batches(n), recipe.rates(n), strict=True):
+    for step, (batch, rate) in enumerate(zip(recipe.batches(n), recipe.rates(n), strict=True), 1):
         residual = ((lambda f: f if squared else _softmax(f))(network.logits(w)) - targets)[batch] / len(batch)
         gradient = np.einsum("bc,bcp->p", residual, network.jacobian(w)[batch])
         if recipe.clip_norm is not None:
             gradient *= min(1, recipe.clip_norm / np.linalg.norm(gradient[multiplier > 0]))
-        if apart:  # w is where the gradient is taken, ahead of the paper's weights
+        if recipe.optimizer == "adam":
+            within, beside = (0, decay) if apart else (decay, 0)
+            gradient += within * (w - towards)
+            velocity = recipe.momentum * velocity + (1 - recipe.momentum) * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            mean, root = velocity / (1 - recipe.momentum**step), np.sqrt(second / (1 - 0.999**step))
+            w = w - rate * multiplier * (mean / (root + 1e-8) + beside * (w - towards))
+        elif apart:  # w is where the gradient is taken, ahead of the paper's weights
             behind = w + ahead * velocity
             velocity = recipe.momentum * velocity + rate * multiplier * gradient
             w = behind - velocity - rate * multiplier * decay * (behind - towards) - ahead * velocity

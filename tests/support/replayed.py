@@ -43,6 +43,14 @@ RECIPES = {
     ),
 }  # fmt: skip
 
+ADAM = {
+    "Adam, decay to zero": SE.replace(optimizer="adam", learning_rate=0.01, **DECAY),
+    "AdamW, all at once": RECIPES["all at once"].replace(
+        optimizer="adam", convention="decoupled", learning_rate=0.02, momentum=0.8, clip_norm=0.2
+    ),
+}
+"""Those of another rule than SGD's."""
+
 PLAIN = SE.replace(momentum=0.0, nesterov=False, batch_size=None, steps=60)
 HEAVY, NESTEROV = PLAIN.replace(momentum=0.9), PLAIN.replace(momentum=0.9, nesterov=True)
 SLIGHT = {"weight_decay": 0.05}

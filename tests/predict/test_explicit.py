@@ -1,0 +1,57 @@
+"""What `explicit` takes and refuses; that it is the training of the linearized network stands in test_runs.py."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from narrow import small_resnet
+from replayed import ADAM, CE, SE, assert_same, values
+
+import linft
+from linft import predict
+from linft.core.errors import LinftError, Unavailable
+
+
+def test_features_along_few_directions_are_those_of_the_kernel(model, task):
+    expected = predict.feature_dual(model, task, outputs="low-rank", rank=1)(CE)
+    assert_same(values(predict.explicit(model, task, at="features", rank=1)(CE)), values(expected))
+
+
+def test_in_training_mode_it_is_what_the_kernel_says(task):
+    model = small_resnet(3)
+    recipe = SE.replace(batch_norm="train", steps=10, learning_rate=0.01)
+    found, expected = (run(model, task, batch_norm="train")(recipe) for run in (predict.explicit, predict.dual))
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-4)
+    with pytest.raises(LinftError, match=r'no Jacobian predicts this recipe: .*; pass batch_norm="frozen" to get its'):
+        predict.explicit(model, task, batch_norm="train")(SE)
+
+
+def test_refuses_what_no_jacobian_follows(model, task):
+    with pytest.raises(LinftError, match=r"mixed images .*; use predict.nearest\(recipe, \"frozen\"\)"):
+        predict.explicit(model, task)(ADAM["Adam, decay to zero"].replace(mixup=0.1))
+
+
+def test_says_what_memory_is_missing(model, task, monkeypatch):
+    run = predict.explicit(model, task)
+    monkeypatch.setattr("linft.ntk.tiled.memory.free_bytes", lambda: 1000)
+    with pytest.raises(Unavailable, match=r"the rows of a minibatch .* use smaller batches, or train the network"):
+        run(CE)
+    with pytest.raises(Unavailable, match=r"the Jacobian .* use fewer images, or train the network linearized"):
+        predict.explicit(model, task)
+
+
+class Raw(nn.Module):
+    """A parameter that is no layer's."""
+
+    @nn.compact
+    def __call__(self, x):
+        raw = self.param("raw", nn.initializers.ones, (1, 4))
+        return nn.Dense(3, name="head")(raw * nn.Dense(4, name="dense")(x.reshape(len(x), -1)))
+
+
+def test_of_other_networks_it_says_what_to_do(task):
+    variables = jax.jit(Raw().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    model = linft.from_flax(Raw(), variables, "head", (8, 8, 1))
+    with pytest.raises(Unavailable, match=r"raw .*, so its Jacobian is not to be had; train the network linearized"):
+        predict.explicit(model, task)
