@@ -72,6 +72,7 @@ class Compare:
 
 SUBJECTS = {
     "dual": "The kernel",
+    "explicit": "The Jacobian",
     "moving": "The kernel along its predicted path",
     "moving_features": "The features' kernel along its predicted path",
     "feature_linearized": "Features linearized",
@@ -100,6 +101,7 @@ def findings(result: "ComparisonResult") -> list[str]:
     if term := finding(result):
         lines.append(f"{term}.")
     edge = result.stability
-    where = "below" if edge.stable else "beyond"
-    lines.append(f"The recipe is {where} the edge of stability (h = {edge.worst_batch_h:.2g}, limit {edge.limit:.3g}).")
+    where = f"{'below' if edge.stable else 'beyond'} the edge of stability"
+    if result.recipe.optimizer == "sgd":
+        lines.append(f"The recipe is {where} (h = {edge.worst_batch_h:.2g}, limit {edge.limit:.3g}).")
     return lines + left_out(result)

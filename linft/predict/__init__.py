@@ -4,6 +4,7 @@ from linft.predict.dual import dual as dual
 from linft.predict.dual import nearest as nearest
 from linft.predict.dual import why_not as why_not
 from linft.predict.explicit import explicit as explicit
+from linft.predict.explicit import why_unavailable as why_not_explicit
 from linft.predict.feature_dual import feature_dual as feature_dual
 from linft.predict.feature_tangent import FeatureTangent as FeatureTangent
 from linft.predict.feature_tangent import feature_tangent as feature_tangent
@@ -18,5 +19,6 @@ from linft.predict.tangent import tangent as tangent
 
 __all__ = [
     "FeatureTangent", "dual", "explicit", "feature_dual", "feature_tangent", "gradient_flow", "moving", "nearest",
-    "relinearized", "spectral", "stability", "tangent", "why_not", "why_not_flow", "why_not_spectral",
+    "relinearized", "spectral", "stability", "tangent", "why_not", "why_not_explicit", "why_not_flow",
+    "why_not_spectral",
 ]  # fmt: skip

@@ -197,6 +197,16 @@ def in_weights(names: ByName, found: Jacobian) -> Span:
     )
 
 
+def why_unavailable(model: Model, task: Task) -> str | None:
+    """Why there is no Jacobian of this network to be had on this machine; None where there is one."""
+    paths = tuple(trees.path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(model.params))
+    try:
+        _weights(model, paths, model.preprocess(task.x_train[:1]), len(task.y_train) + len(task.y_test))
+    except Unavailable as reason:
+        return str(reason)
+    return None
+
+
 def _features(
     model: Model, task: Task, batch_norm: BatchNorm, images: Pair, groups: Groups, rank: int | None
 ) -> tuple[FeatureTangent, Model, ByName]:
@@ -225,15 +235,21 @@ def _by_path(labels: Tree) -> ByName:
 
 
 def _jacobian(model: Model, groups: ByName, images: Pair, batch_size: int, progress: Count | None) -> Jacobian:
-    try:
-        weights = layerwise.flattened(model, images[0], tuple(path for path, _ in groups))
-    except Uncovered as reason:
-        raise Unavailable(f"{reason}, so its Jacobian is not to be had; {INSTEAD}") from None
-    numbers = model.num_classes * sum(map(len, weights.values())) * model.dtype.itemsize
-    batch = 2 * min(batch_size, len(images[0]))  # by layer, and joined
-    needs = {"the Jacobian": sum(map(len, images)) * numbers, "of a batch": batch * numbers}
-    memory.check(needs, memory.budget(None), f"use fewer images, or {INSTEAD}")
-    tell = counter(progress, sum(map(len, images)))
+    count = sum(map(len, images))
+    batch = 2 * min(batch_size, len(images[0]))  # rows of which are there by layer, and joined
+    weights = _weights(model, tuple(path for path, _ in groups), images[0], count + batch)
+    tell = counter(progress, count)
     stages = {path: trees.stage(group) for path, group in groups}
     on_train, on_test = (layerwise.jacobian(model, x, stages, batch_size, tell) for x in images)
     return Jacobian(on_train, on_test, weights)
+
+
+def _weights(model: Model, paths: tuple[str, ...], x: Array, rows: int) -> ByPath:
+    """Those of some parameters, as their Jacobian has them, if there is memory for it on so many images."""
+    try:
+        weights = layerwise.flattened(model, x, paths)
+    except Uncovered as reason:
+        raise Unavailable(f"{reason}, so its Jacobian is not to be had; {INSTEAD}") from None
+    row = model.num_classes * sum(map(len, weights.values())) * model.dtype.itemsize
+    memory.check({"the Jacobian": rows * row}, memory.budget(None), f"use fewer images, or {INSTEAD}")
+    return weights

@@ -52,6 +52,11 @@ CURVES = {
         "The same optimizer replayed in function space: exactly the linearized network, without training it.",
         "vermilion", 1.5, (4.0, 1.8), "o",
     ),
+    "explicit": RunStyle(
+        "Predicted from the Jacobian",
+        "The linearized network, its weights moved by the recipe’s own optimizer with the Jacobian itself.",
+        "red", 1.5, (2.5, 1.2), "v",
+    ),
     "spectral": RunStyle(
         "Predicted, closed form",
         "Any step at once from the eigenvectors of the kernel; needs the full batch and squared error.",
@@ -66,7 +71,9 @@ CURVES = {
 """Runs in the order in which they are drawn and listed."""
 
 REAL = ("finetuned_train_bn", "finetuned")
-PREDICTIONS = ("dual", "spectral", "gradient_flow", "moving", "moving_features", "linearized", "feature_linearized")
+PREDICTIONS = (
+    "dual", "explicit", "spectral", "gradient_flow", "moving", "moving_features", "linearized", "feature_linearized"
+)  # fmt: skip
 """Approximations of the real run; where none says how far it holds the first one stands for the tangent kernel."""
 
 LINKS_ONLY = {
@@ -116,6 +123,8 @@ MEANINGS = {
         "Head and features moving together: the product of their changes, which linearizing drops.",
     frozenset(("linearized", "dual")):
         "Training weights against replaying coordinates: the same model, so rounding alone.",
+    frozenset(("explicit", "dual")):
+        "Moving weights against replaying coordinates: the same model, so rounding alone.",
     frozenset(("dual", "dual_trace")):
         "The kernel’s structure over the outputs, which its trace averages away.",
     frozenset(("dual_trace", "dual_full_batch")):
@@ -126,6 +135,11 @@ MEANINGS = {
         "Steps of finite size instead of continuous time.",
 }  # fmt: skip
 """What the difference between two runs means, whichever comes first."""
+MEANINGS |= {
+    pair - {"dual"} | {"explicit"}: why
+    for pair, why in MEANINGS.items()
+    if "dual" in pair and "explicit" not in pair and pair <= {*CURVES}
+}
 
 
 def label(name: str) -> str:

@@ -30,6 +30,7 @@ PALETTE = {
     "amber": ("#b98900", "#e8b93c"),
     "teal": ("#00788c", "#4cc7dc"),
     "brown": ("#7d4a26", "#c89468"),
+    "red": ("#a3123a", "#f0708f"),
 }
 """Name -> colour on light and on dark ground. Told apart by the colour-blind: after Okabe and Ito."""
 

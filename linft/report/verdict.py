@@ -10,6 +10,7 @@ from linft.report.words import NONE, fixed, known, number, percent, signed
 
 SUBJECTS = {
     "feature_linearized": "The linearized features",
+    "explicit": "The Jacobian",
     "moving": "The kernel moving along its predicted path",
     "moving_features": "The features’ kernel moving along its predicted path",
 }
@@ -129,7 +130,9 @@ def _gap(result: Result) -> str | None:
     return f"{finding}." if finding else None
 
 
-def _stable(result: Result) -> str:
+def _stable(result: Result) -> str | None:
+    if result.recipe.optimizer != "sgd":  # whose edge of stability it is
+        return None
     part = result.stability
     numbers = f"(h = {number(part.h)}, limit {number(part.limit)})"
     if part.stable:
@@ -176,7 +179,7 @@ def tiles(result: Result) -> list[tuple[str, str, str]]:
                 "no level that both reach" if error is None else "against the real run, on average",
             )
         )
-    if known(result.stability.h):
+    if known(result.stability.h) and result.recipe.optimizer == "sgd":
         limit = f"stable below {fixed(result.stability.limit, 2)}"
         rows.append(("Stability h", fixed(result.stability.h, 2), limit))
     return rows

@@ -17,6 +17,7 @@ CAUSES = {
     "moving": "curvature beside the predicted path",
     "feature_linearized": "features to first order",
     "linearized": "network to first order",
+    "explicit": "the Jacobian instead of the network",
     "dual": "function space instead of weights",
     "dual_trace": "trace of the kernel alone",
     "dual_full_batch": "full batch instead of minibatches",
@@ -80,7 +81,7 @@ def cause(earlier: str, later: str, causes: Mapping[str, str] = CAUSES) -> str:
     between = order[order.index(earlier) + 1 : order.index(later) + 1]
     if len(between) > 1:
         # function space alone changes nothing, and to first order there is no path
-        between = [name for name in between if name not in ("dual", "moving")]
+        between = [name for name in between if name not in ("explicit", "dual", "moving")]
     return ", ".join(causes[name] for name in between)
 
 

@@ -36,7 +36,7 @@ from linft.workflows.compare.result import (
     SeedBands,
     StabilityResult,
 )
-from linft.workflows.compare.runs import BY_SEED, MOVING, ON_REQUEST, PREDICTED, RUNS, Setting
+from linft.workflows.compare.runs import BY_SEED, KERNELS, MOVING, ON_REQUEST, PREDICTED, RUNS, Setting
 from linft.workflows.compare.store import Store
 
 DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
@@ -122,7 +122,8 @@ def compare(
         told = partial(tell, name if of == recipe else f"{name}, seed {of.seed}")
         own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps))
         trajectory = RUNS[name](own)
-        note = predict.nearest(of, setting.batch_norm)[1] if name in PREDICTED else ""
+        by = "kernel" if name in KERNELS else "Jacobian"
+        note = predict.nearest(of, setting.batch_norm, by)[1] if name in PREDICTED else ""
         settled = of == recipe and (name == reference or name in MOVING) and trajectory.diverged_at is None
         drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
         return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
@@ -138,6 +139,7 @@ def compare(
         drifts[name] = made[recipe.seed][1]
         found[name] = {seed: trajectory for seed, (trajectory, _) in made.items()}
         setting.paths.clear()
+        setting.jacobians.clear()
         if name in PREDICTED:
             tell(name, 1, 1)
     if setting.batch_norm == "train":
@@ -155,7 +157,7 @@ def compare(
             for name, trajectory in trajectories.items()
             if name != reference
         },
-        attribution=attribute(trajectories, CAUSES if setting.batch_norm == "frozen" else IN_TRAINING_MODE),
+        attribution=attribute(trajectories, _causes(setting)),
         kernel=KernelResult(
             outputs=outputs,
             engine=tangent.kernel_train.engine,
@@ -193,6 +195,9 @@ def _choose(
     }
     if not named:
         reasons |= {name: f"{why}; see --runs all" for name, why in ON_REQUEST.items()}
+        if recipe.optimizer == "adam":
+            reasons |= {name: "Adam is not linear in the gradient; see --runs all" for name in KERNELS}
+            reasons["explicit"] = predict.why_not_explicit(model, task)
         if batch_norm == "train":
             reasons["finetuned"] = "the recipe has batch norm in training mode; see --runs all"
     skipped = {name: reason for name in RUNS if (reason := reasons.get(name))}
@@ -203,6 +208,14 @@ def _choose(
     if not any(name.startswith("finetuned") for name in chosen):
         raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
     return chosen, skipped
+
+
+def _causes(setting: Setting) -> Mapping[str, str]:
+    """The chain of runs, in which those of a kernel are no step where it follows another optimizer."""
+    causes = CAUSES if setting.batch_norm == "frozen" else IN_TRAINING_MODE
+    if setting.kernel_recipe.optimizer == setting.recipe.optimizer:
+        return causes
+    return {name: why for name, why in causes.items() if name not in KERNELS}
 
 
 def _by_seeds(found: Mapping[str, Mapping[int, Trajectory]], own: int, reference: str) -> SeedBands:

@@ -10,6 +10,7 @@ from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.models.linearize import linearize
+from linft.predict.explicit import Explicit
 from linft.predict.moving import Way
 from linft.predict.tangent import mode, to_trace
 from linft.training.finetune import OnStep, finetune
@@ -27,6 +28,8 @@ class Setting:
     progress: OnStep
     paths: dict[str, Way] = field(default_factory=dict)
     """Of kernels that moved, for other seeds of order."""
+    jacobians: list[Explicit] = field(default_factory=list)
+    """That was computed, likewise."""
 
     @property
     def batch_norm(self) -> BatchNorm:
@@ -68,6 +71,13 @@ class Setting:
             self.paths[at] = found.way
         return found.noted()
 
+    def move_weights(self) -> Trajectory:
+        """Predict with the Jacobian itself."""
+        if not self.jacobians:
+            how = {"batch_norm": self.batch_norm, "record_every": self.record_every}
+            self.jacobians.append(predict.explicit(self.model, self.task, **how))
+        return self.jacobians[0](predict.nearest(self.recipe, self.batch_norm, "Jacobian")[0])
+
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""
         run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
@@ -81,6 +91,7 @@ RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "moving_features": lambda s: s.move("features", "full"),
     "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
     "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
+    "explicit": lambda s: s.move_weights(),
     "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
@@ -94,6 +105,7 @@ RUNS: dict[str, Callable[[Setting], Trajectory]] = {
 ON_REQUEST = {
     "feature_linearized": "trained in weights, which takes as long as the real run",
     "linearized": "trained in weights, which takes as long as the real run",
+    "explicit": "which holds the Jacobian itself, and says what dual says",
     "moving": "which takes the Jacobians at several weights",
     "moving_features": "which takes the Jacobians at several weights",
 }
@@ -104,5 +116,8 @@ MOVING = ("moving", "moving_features")
 
 PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
 
-BY_SEED = ("dual", *MOVING)
+KERNELS = tuple(name for name in PREDICTED if name != "explicit")
+"""Predictions that follow what is linear in the gradient only."""
+
+BY_SEED = ("explicit", "dual", *MOVING)
 """Predictions that are made by other seeds of order too."""

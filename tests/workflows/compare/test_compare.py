@@ -53,10 +53,30 @@ def test_those_whose_kernel_moves_are_made_where_all_are_asked_for(finished, set
 def test_by_default_what_takes_long_is_left_out(finished, setting, tmp_path):
     shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     found = compare(*setting, RECIPE, output=tmp_path)
-    left_out = ["moving", "moving_features", "feature_linearized", "linearized"]
+    left_out = ["moving", "moving_features", "feature_linearized", "linearized", "explicit"]
     assert list(found.runs) == [name for name in RUNS if name not in left_out]
     assert list(found.result.skipped) == left_out
     assert all("--runs all" in reason for reason in found.result.skipped.values())
+
+
+def test_adam_is_followed_by_the_jacobian_in_place_of_the_kernel(setting, tmp_path):
+    recipe = RECIPE.replace(optimizer="adam", convention="decoupled", weight_decay=0.1)
+    found = compare(*setting, recipe, runs=("finetuned", "linearized", "explicit", "dual"), output=tmp_path)
+    np.testing.assert_allclose(found.runs["explicit"].train_loss, found.runs["linearized"].train_loss, rtol=1e-5)
+    assert found.runs["explicit"].note == "" and found.runs["dual"].note == "dropped: optimizer=adam"
+    links = [(link.start, link.end) for link in found.result.attribution.links]
+    assert links == [("finetuned", "linearized"), ("linearized", "explicit")], "the kernel's are of another optimizer"
+    page = report.write(found.result, tmp_path).read_text()
+    assert "Predicted from the Jacobian" in page and "Largest stable learning rate" not in page
+    chosen, skipped = comparison._choose(*setting, recipe, None, "full")
+    assert {"finetuned", "explicit"} <= {*chosen} and "dual" not in chosen
+    assert skipped["dual"] == "Adam is not linear in the gradient; see --runs all"
+
+
+def test_where_there_is_no_jacobian_a_comparison_with_adam_says_so(setting, monkeypatch):
+    monkeypatch.setattr("linft.ntk.tiled.memory.free_bytes", lambda: 1000)
+    chosen, skipped = comparison._choose(*setting, RECIPE.replace(optimizer="adam"), None, "full")
+    assert "explicit" not in chosen and "use fewer images, or train the network linearized" in skipped["explicit"]
 
 
 def test_without_neural_tangents_gradient_flow_is_left_out(setting, without_neural_tangents):
@@ -71,7 +91,7 @@ def test_without_neural_tangents_gradient_flow_is_left_out(setting, without_neur
 
 def test_exact_runs_agree(finished):
     found, _ = finished
-    for name in ("dual", "spectral"):
+    for name in ("explicit", "dual", "spectral"):
         np.testing.assert_allclose(found.runs[name].train_loss, found.runs["linearized"].train_loss, rtol=1e-4)
     for group, moved in found.runs["linearized"].distance.items():
         np.testing.assert_allclose(found.runs["dual"].distance[group], moved, rtol=1e-3, atol=1e-6)
