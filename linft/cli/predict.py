@@ -69,7 +69,7 @@ class Predict:
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked))
-        recipes = by_seed(recipe, self.seeds)
+        recipes = by_seed(recipe, self.seeds, len(task.y_train))
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
         with bars(console) as progress:

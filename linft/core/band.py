@@ -44,15 +44,24 @@ class BandAgreement:
     """Mean distance from the mean of the real ones, over the mean width of the band; None where that is 0."""
 
 
-def by_seed(recipe: Recipe, count: int) -> dict[int, Recipe]:
-    """The recipe by its own seed, and by those that follow.
+def by_seed(recipe: Recipe, count: int, n: int) -> dict[int, Recipe]:
+    """The recipe by its own seed, and by those that follow, for n training images.
+
+    Raises:
+      LinftError: fewer than one seed, or several of a recipe to which they make no difference.
 
     Example:
-      >>> list(by_seed(Recipe(seed=3), 2))
+      >>> list(by_seed(Recipe(seed=3), 2, n=100))
       [3, 4]
     """
     if count < 1:
         raise LinftError(f"seeds is {count}; it must be 1 or more")
+    one_order = recipe.batch_size_for(n) == n or not recipe.shuffle
+    draws = recipe.augmentation != "none" or recipe.mixup > 0 or recipe.batch_norm == "train"  # where dropout is on
+    if count > 1 and one_order and not draws:
+        raise LinftError(
+            "seeds make no difference to a full batch, or without shuffle; use a smaller batch, or one seed"
+        )
     return {seed: recipe.replace(seed=seed) for seed in range(recipe.seed, recipe.seed + count)}
 
 

@@ -53,8 +53,17 @@ def test_seeds_that_change_nothing_have_no_width():
 
 
 def test_seeds_follow_the_recipes_own():
-    recipes = by_seed(Recipe(seed=5, momentum=0.5), 3)
+    recipes = by_seed(Recipe(seed=5, momentum=0.5), 3, n=100)
     assert [recipe.seed for recipe in recipes.values()] == list(recipes) == [5, 6, 7]
     assert {recipe.momentum for recipe in recipes.values()} == {0.5}
     with pytest.raises(LinftError, match="seeds is 0; it must be 1 or more"):
-        by_seed(Recipe(), 0)
+        by_seed(Recipe(), 0, n=100)
+
+
+@pytest.mark.parametrize("alike", [{"batch_size": None}, {"batch_size": 12}, {"shuffle": False}])
+def test_seeds_that_make_no_difference_are_refused(alike):
+    recipe = Recipe(batch_size=4).replace(**alike)
+    with pytest.raises(LinftError, match="seeds make no difference to a full batch, or without shuffle"):
+        by_seed(recipe, 2, n=12)
+    assert len(by_seed(recipe, 1, n=12)) == 1
+    assert len(by_seed(recipe.replace(augmentation="flip"), 2, n=12)) == 2

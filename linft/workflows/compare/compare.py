@@ -83,8 +83,8 @@ def compare(
       progress: called as work goes on.
 
     Raises:
-      LinftError: unknown runs, a head that does not fit, too little memory, or an output directory
-        that holds another comparison.
+      LinftError: unknown runs, a head that does not fit, too little memory, seeds that make no difference, or an
+        output directory that holds another comparison.
 
     Example:
       >>> import jax, linft
@@ -96,7 +96,7 @@ def compare(
     """
     begin = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
-    recipes = by_seed(recipe, seeds)
+    recipes = by_seed(recipe, seeds, len(task.y_train))
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
     groups = kernel_groups(model.layer_groups, recipe)
     options = dict(record_every=record_every, outputs=outputs, engine=engine)
