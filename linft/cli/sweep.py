@@ -31,7 +31,9 @@ FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
 """Predictions with the head exact, by what is computed of the features' kernel; as `linft predict --how` has them."""
 MOVING: dict[str, Literal["network", "features"]] = {"moving": "network", "moving-features": "features"}
 """Predictions whose kernel moves along the path of a recipe, by what is linearized."""
-PREDICTED = ("dual", "spectral", *FEATURES, *MOVING)
+EXPLICIT: dict[str, Literal["network", "features"]] = {"explicit": "network", "explicit-features": "features"}
+"""Predictions by the Jacobian itself, likewise."""
+PREDICTED = ("dual", "spectral", *FEATURES, *MOVING, *EXPLICIT)
 SHOWN = 5  # of the best points, in the terminal
 
 
@@ -77,11 +79,11 @@ class SweepRecipes:
 
     by: Literal[
         "dual", "spectral", "features", "features-trace", "features-low-rank", "moving", "moving-features",
-        "linearized", "finetune",
+        "explicit", "explicit-features", "linearized", "finetune",
     ] = "dual"  # fmt: skip
     """What runs a recipe: the replay in function space, from the network's kernel or that of its features, fixed or
-    moving along a predicted path (shared by recipes that say that they hold on it); the linearized or the real network
-    in weights; or the closed form (full batch, squared error)."""
+    moving along a predicted path (shared by recipes that say that they hold on it); the closed form (full batch and
+    squared error); the Jacobian itself, which follows Adam too; or the linearized or the real network, trained."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
@@ -136,7 +138,11 @@ class SweepRecipes:
             soft_wrap=True,
         )
         watch = Watch() if self.workers.prune else None
-        by: dict[str, recipe_fields.By] = {"spectral": "closed form", "linearized": "linearized"}
+        by: dict[str, recipe_fields.By] = {
+            "spectral": "closed form",
+            "linearized": "linearized",
+            **dict.fromkeys(EXPLICIT, "Jacobian"),
+        }
 
         def nearest(recipe: Recipe) -> tuple[Recipe, str]:
             return recipe_fields.nearest(recipe, by.get(self.by, "kernel"), n, mode(model, recipe))
@@ -161,7 +167,7 @@ class SweepRecipes:
         """Refuse what cannot go together, before anything is loaded."""
         if (self.trying.grid is None) == (not self.trying.vary):
             raise LinftError("give --grid li2020 (or l2sp, plested2021, a YAML file), or --vary learning_rate=0.1,0.01")
-        if self.by in (*FEATURES, "moving-features") and self.kernel.kernel != "full":
+        if self.by in (*FEATURES, "moving-features", *EXPLICIT) and self.kernel.kernel != "full":
             raise LinftError(f"--kernel {self.kernel.kernel} is of the network; give --by features-trace or another")
         chooses = self.workers.search == "tpe" or self.workers.prune
         if chooses and self.by in PREDICTED:
@@ -237,6 +243,16 @@ def make(
             record_every=every,
         )
         return shared_paths(moving)
+    if command.by in EXPLICIT:
+        return predict.explicit(
+            started,
+            task,
+            at=EXPLICIT[command.by],
+            batch_norm=batch_norm,
+            batch_size=command.kernel.kernel_batch,
+            record_every=every,
+            progress=lambda done, total: progress("Jacobian", done, total),
+        )
     if command.by in PREDICTED:
         found = tangent(command, started, task, point, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)

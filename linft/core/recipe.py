@@ -71,7 +71,7 @@ class Recipe:
     nesterov: bool = True
     """Nesterov momentum; otherwise heavy ball."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """Update rule. Adam is for real runs only: no kernel predicts it."""
+    """Update rule. No kernel predicts Adam; the Jacobian itself does."""
     clip_norm: float | None = None
     """Clip the gradient of what trains to this global norm, before decay is added."""
     ema: float = 0.0

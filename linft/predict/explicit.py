@@ -38,6 +38,9 @@ from linft.training import optimizer
 
 INSTEAD = "train the network linearized, finetune(linearize(model), task)"
 
+STATES = 6
+"""Weights, their average, two moments, gradient and update."""
+
 ByPath = dict[str, Float[Array, "_"]]
 """By the path of a parameter, its numbers in the order of the Jacobian's."""
 ByName = tuple[tuple[str, str], ...]
@@ -125,6 +128,11 @@ class Explicit:
     record_every: int | None = None
 
     @property
+    def by(self) -> Literal["Jacobian"]:
+        """By what it predicts, as of `predict.nearest`."""
+        return "Jacobian"
+
+    @property
     def batch_norm(self) -> BatchNorm:
         """Of the recipes that it takes."""
         return (self.start if isinstance(self.start, Tangent) else self.start.projected).batch_norm
@@ -139,8 +147,12 @@ class Explicit:
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
         n, every = len(self.start.labels_train), (*self.groups, *self.head_groups)
-        rows = recipes[0].batch_size_for(n) * self.jacobian.train[0].nbytes
-        memory.check({"the rows of a minibatch": rows}, memory.budget(None), f"use smaller batches, or {INSTEAD}")
+        row = self.jacobian.train[0].nbytes
+        needs = {
+            "the rows of a minibatch": recipes[0].batch_size_for(n) * row,
+            "the weights of every recipe": STATES * len(recipes) * row // self.jacobian.train.shape[1],
+        }
+        memory.check(needs, memory.budget(None), f"use smaller batches, fewer recipes at once, or {INSTEAD}")
         names = tuple(dict.fromkeys(group for _, group in every))
         settings = [optimizer.settings(recipe, names, n) for recipe in recipes]
         below = stacked([s.on({path: s.groups[group] for path, group in self.groups}) for s in settings])

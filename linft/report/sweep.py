@@ -29,6 +29,8 @@ LABELS = {
     "moving-trace": "Predicted, the kernel’s trace moving",
     "moving-pseudo": "Predicted, the pseudo kernel moving",
     "moving-features": "Predicted, the features’ kernel moving",
+    "explicit": "Predicted from the Jacobian",
+    "explicit-features": "Predicted from the features’ Jacobian",
     "spectral": "Predicted, closed form",
     "spectral-trace": "Predicted, closed form on the trace",
     "spectral-pseudo": "Predicted, closed form on the pseudo kernel",

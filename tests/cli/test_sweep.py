@@ -83,6 +83,21 @@ def test_the_kernel_of_the_features_predicts_a_sweep(call, tmp_path, model_file)
     assert "features’ kernel, its trace" in (tmp_path / "sweep.html").read_text()
 
 
+def test_adam_is_swept_by_the_jacobian(call, tmp_path, model_file):
+    adamw = dict(optimizer="adam", convention="decoupled", steps=2, batch_size=6)
+    call(*SMALL, "--vary", "learning_rate=0.01,0.001", "--optimizer", "adam", "--convention", "decoupled",
+         "--by", "explicit", "--output", tmp_path)  # fmt: skip
+    found = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]["explicit"]
+    task = linft.load_task("digits").subset(12, 10, 0)
+    model = linft.load_model(model_file).with_head(10, jax.random.split(jax.random.key(0))[1], "normal", 0.01)
+    trained = linft.finetune(linft.linearize(model), task)
+    assert len(found["rows"]) == 2 and found["dropped"] == []
+    for row in found["rows"]:
+        expected = trained(linft.Recipe(**adamw, **row["values"])).test_loss
+        assert row["curve"]["test_loss"] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert "Predicted from the Jacobian" in (tmp_path / "sweep.html").read_text()
+
+
 IN_BOTH_MODES = {
     "features-low-rank": lambda m, t, mode: predict.feature_dual(m, t, outputs="low-rank", batch_norm=mode),
     "spectral": lambda m, t, mode: predict.spectral(m, t, batch_norm=mode),

@@ -35,7 +35,7 @@ def test_refuses_what_no_jacobian_follows(model, task):
 def test_says_what_memory_is_missing(model, task, monkeypatch):
     run = predict.explicit(model, task)
     monkeypatch.setattr("linft.ntk.tiled.memory.free_bytes", lambda: 1000)
-    with pytest.raises(Unavailable, match=r"the rows of a minibatch .* use smaller batches, or train the network"):
+    with pytest.raises(Unavailable, match=r"the rows of a minibatch .* fewer recipes at once, or train"):
         run(CE)
     with pytest.raises(Unavailable, match=r"the Jacobian .* use fewer images, or train the network linearized"):
         predict.explicit(model, task)

@@ -171,7 +171,9 @@ def run_points(run: Run, points: Sequence[Point], nearest: Nearest | None = None
         for point in points:
             yield [run_point(run, point, nearest or as_it_is)]
         return
-    nearest = nearest or partial(predict.nearest, batch_norm=getattr(run, "batch_norm", "frozen"))
+    nearest = nearest or partial(
+        predict.nearest, batch_norm=getattr(run, "batch_norm", "frozen"), by=getattr(run, "by", "kernel")
+    )
     for part in parts(points):
         near = [nearest(point.recipe) for point in part]
         runs = run.many([recipe for recipe, _ in near])
