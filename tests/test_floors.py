@@ -29,7 +29,7 @@ ONLY = {
     "linft.ntk": (
         "linft.predict",
         "linft.scores.gather",
-        "linft.workflows.compare.compare",
+        "linft.workflows.compare",
         "linft.cli.kernel",
     ),  # to predict; to score; to see it change; to keep it
     "matplotlib": ("linft.report",),

@@ -112,6 +112,8 @@ class Followed(NamedTuple):
     """How far it is to be trusted; the trajectory has its certificate."""
     way: "Way"
     recipe: Recipe
+    network: Callable[[int], Model]
+    """At the weights predicted at a step."""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -243,14 +245,18 @@ class Moving:
     ) -> Followed:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
         looks, model, subject = {}, self.model, way.frame.subject
+
+        def network(step: int) -> Model:
+            return self._at(way, predicted(1, stop=step)[0].measured)
+
         for step in steps_to_look_at(runs[-1]):  # the last of them its end
-            model = self._at(way, predicted(1, stop=step)[0].measured)
+            model = network(step)
             logits = outputs_on(with_value(model, self.task, self.batch_norm), subject.images[0])
             looks[step] = float(losses.mean_loss(recipe.loss, logits, subject.targets[0]))
         told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
         certificate = told.certificate(WITHIN if self.error is None else self.error)
         trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate, model=model)
-        return Followed(trajectory, told, way, recipe)
+        return Followed(trajectory, told, way, recipe, network)
 
     def _at(self, way: Way, at: Tree) -> Model:
         """The network at coordinates."""

@@ -1,12 +1,11 @@
-"""What a kernel looks like: its eigenvalues, where the labels lie in them, and how it changed."""
+"""What a kernel looks like: its eigenvalues, and where the labels lie in them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from linft.core.base import Tangent
 from linft.core.recipe import Loss
@@ -26,18 +25,6 @@ class Spectrum:
     """Share of the initial residual along each."""
     group_share: dict[str, float]
     """Of the trace."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """How a kernel changed."""
-
-    images: int
-    alignment: float | None
-    groups: dict[str, float | None]
-    """The alignment of each group."""
-    norm_ratio: float | None
-    """After, over before."""
 
 
 def spectrum(tangent: Tangent, loss: Loss, most: int = MOST) -> Spectrum:
@@ -79,26 +66,3 @@ def _kernel(tangent: Tangent) -> Operator:
 def _residual(tangent: Tangent, loss: Loss) -> Float[np.ndarray, "n c"]:
     f0 = tangent.logits_train if loss == "squared_error" else jax.nn.softmax(tangent.logits_train)
     return np.asarray(jax.nn.one_hot(tangent.labels_train, f0.shape[1], dtype=f0.dtype) - f0, np.float64)
-
-
-def alignment(a: Float[Array, "n m"], b: Float[Array, "n m"]) -> float:
-    """⟨A, B⟩ / (‖A‖ ‖B‖), entrywise: 1 where the kernels are the same up to scale.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> round(alignment(jnp.eye(2), 3 * jnp.eye(2)), 5)
-      1.0
-    """
-    size = float(jnp.linalg.norm(a) * jnp.linalg.norm(b))
-    return float(jnp.vdot(a, b)) / size if size > 0 else 0.0
-
-
-def drift(before: Mapping[str, Array], after: Mapping[str, Array]) -> Drift:
-    """How a kernel changed between two sets of weights on the same images: in all and by group."""
-    whole_before, whole_after = (sum(blocks.values()) for blocks in (before, after))
-    return Drift(
-        images=len(whole_before),  # pyright: ignore
-        alignment=alignment(whole_before, whole_after),  # pyright: ignore
-        groups={g: alignment(before[g], after[g]) for g in before},
-        norm_ratio=float(jnp.linalg.norm(whole_after) / jnp.linalg.norm(whole_before)),
-    )

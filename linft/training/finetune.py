@@ -27,6 +27,9 @@ LOGS = 100  # at most so many times a run says how it goes
 OnStep = Callable[[int, int, float], None]
 """Called now and then with (step, steps, loss of the last minibatches)."""
 
+Visit = Callable[[int, Model], None]
+"""Called with (step, the network there) along a run."""
+
 
 def finetune(
     model: Model,
@@ -39,6 +42,7 @@ def finetune(
     workers: int = 0,
     checkpoints: Checkpoints | None = None,
     until: int | None = None,
+    visit: Visit | None = None,
 ) -> Run:
     """Train the model's weights on the task: a Run.
 
@@ -57,6 +61,7 @@ def finetune(
       checkpoints: a run that was cut off, of the same recipe, goes on from the newest of these, to the
         same end bit for bit (on CPU); they are written at every recorded step, and on SIGTERM.
       until: stop after so many steps of the recipe.
+      visit: called with the network at every recorded step but the first.
 
     Raises:
       LinftError: the model has another number of classes than the task; the loss is not finite at the start.
@@ -134,6 +139,8 @@ def finetune(
                 if step in recorded and not kept.record(at):
                     diverged_at = step
                     break
+                if step in recorded and visit is not None:
+                    visit(step, trained(at.state))
                 if step < end and parallel.any_host(requested()):
                     kept.leave(at._replace(losses=np.zeros(0)))
                 clock = time.perf_counter()

@@ -11,10 +11,16 @@ import pytest
 import linft
 from linft import report
 from linft.core.trajectory_json import saved
-from linft.predict.spectrum import Drift
 from linft.workflows.compare.agreement import Agreement, Level
 from linft.workflows.compare.attribution import Attribution, Difference, Link
+from linft.workflows.compare.drift import Cosines, Drift, KernelAt
 from linft.workflows.compare.result import AboutModel, AboutTask, ComparisonResult, KernelResult, StabilityResult
+
+
+def kernel_at(step: int, value: float, groups: list[str]) -> KernelAt:
+    """One number for all that is measured of a kernel."""
+    cosines = Cosines(whole=value, groups=dict.fromkeys(groups, value))
+    return KernelAt(step=step, with_start=cosines, with_labels=cosines, norm_ratio=value, effective_rank=value)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +84,8 @@ def result() -> ComparisonResult:
             eigenvalues=[100 * math.exp(-i / 9) for i in range(50)],
             label_alignment=[0.02] * 50,
             group_share=dict.fromkeys(groups, share),
-            drift=Drift(images=20, alignment=0.9, groups=dict.fromkeys(groups, 0.8), norm_ratio=1.2),
+            drift=Drift(images=20, at=[kernel_at(0, 1.0, groups), kernel_at(6, 0.8, groups)]),
+            predicted_drift=Drift(images=20, at=[kernel_at(0, 1.0, groups), kernel_at(6, 0.55, groups)]),
         ),
         stability=StabilityResult(
             loss="cross_entropy",

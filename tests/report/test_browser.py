@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from linft.report.figures import FIGURES
 from linft.report.page import render
 from linft.workflows.compare.result import ComparisonResult
 
@@ -43,7 +44,7 @@ def test_nothing_is_wider_than_the_page(result: ComparisonResult, tmp_path: Path
     title = shown.partition("<title>")[2].partition("</title>")[0]
     across, widest, figures = map(int, title.split())
     assert across <= width and widest <= width
-    assert figures == 7, "one layout of each figure is shown"
+    assert figures == len(FIGURES), "one layout of each figure is shown"
 
 
 def test_it_prints(written: Path, tmp_path: Path):

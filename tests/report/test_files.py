@@ -78,5 +78,5 @@ def test_a_result_on_disk_is_read_as_it_was_written(result: ComparisonResult, tm
     schema.write(tmp_path / "result.json", result)
     assert report.read(tmp_path / "result.json") == result
     (tmp_path / "result.json").write_text(json.dumps(schema.content(result) | {"schema": "something else"}))
-    with pytest.raises(LinftError, match="is of schema something else, and this one reads linft-compare-1"):
+    with pytest.raises(LinftError, match="is of schema something else, and this one reads linft-compare-2"):
         report.read(tmp_path / "result.json")

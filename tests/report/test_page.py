@@ -109,12 +109,17 @@ def test_what_orders_of_the_images_span_is_drawn_and_told(result: ComparisonResu
     assert "dual-seed-1" in table(every_run(replace(result, seeds=seeds)))
 
 
-def test_the_drift_that_was_predicted_stands_beside_the_real_one(result: ComparisonResult):
+def test_the_drift_that_was_predicted_stands_beside_the_real_one(page: str, result: ComparisonResult):
     assert result.kernel.drift is not None
-    told = replace(result.kernel.drift, groups=dict.fromkeys(result.kernel.drift.groups, 0.55))
-    text = Reader(render(replace(result, kernel=replace(result.kernel, predicted_drift=told)))).text
-    assert text.count("Predicted, the kernel moving") == 2 and text.count("0.55") == 2 * len(told.groups)
-    assert "Predicted, the kernel moving" not in Reader(render(result)).text
+    groups = result.kernel.drift.at[0].with_start.groups
+    text = Reader(page).text
+    assert text.count("Predicted, the kernel moving") == 2 * 2  # two figures, for a desk and for a phone
+    assert text.count("0.55") == 2 * len(groups) + 1
+    assert "The kernel’s correlation with shared labels goes from 1.00 to 0.80, predicted 0.55" in text
+    assert all(f"Labels: {group}" in text for group in groups)
+    alone = render(replace(result, kernel=replace(result.kernel, predicted_drift=None)))
+    assert "Predicted, the kernel moving" not in Reader(alone).text
+    assert set(re.findall(r'<figure id="(\w+)"', alone)) == set(FIGURES) - {"drift_by_step"}
 
 
 def test_what_was_left_out_is_said_once_a_reason(without_figures: None, result: ComparisonResult):
@@ -164,7 +169,11 @@ def test_divergence_is_told(result: ComparisonResult):
 @pytest.mark.parametrize(
     ("change", "missing", "heading"),
     [
-        (lambda result: {"kernel": replace(result.kernel, drift=None)}, {"drift"}, "Images for the drift"),
+        (
+            lambda result: {"kernel": replace(result.kernel, drift=None)},
+            {"drift", "drift_by_step"},
+            "Images for the drift",
+        ),
         pytest.param(
             lambda result: {"attribution": Attribution(links=[], total=None)},
             {"attribution"},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from linft.report.figures.attribution import attribution
 from linft.report.figures.curves import curves
+from linft.report.figures.drift_by_step import drift_by_step
 from linft.report.figures.groups import distance, drift, group_share
 from linft.report.figures.hero import hero
 from linft.report.figures.spectrum import spectrum
@@ -21,4 +22,5 @@ FIGURES: dict[str, Callable[[Result, bool], Drawing | None]] = {
     "group_share": group_share,
     "distance": distance,
     "drift": drift,
+    "drift_by_step": drift_by_step,
 }

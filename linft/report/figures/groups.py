@@ -54,11 +54,12 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
     """How much of each layer group's kernel is the same after training."""
     if result.kernel.drift is None:
         return None
-    groups = _known(result.kernel.drift.groups)
+    found = result.kernel.drift.at[-1].with_start
+    groups = _known(found.groups)
     if not groups:
         return None
     told = result.kernel.predicted_drift
-    predicted = {} if told is None else _known(told.groups)
+    predicted = {} if told is None else _known(told.at[-1].with_start.groups)
     series = [("", groups, "blue")]
     if groups.keys() <= predicted.keys():
         series = [("Really trained", groups, "ink"), ("Predicted, the kernel moving", predicted, "teal")]
@@ -69,7 +70,7 @@ def drift(result: Result, narrow: bool) -> Drawing | None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("alignment of the kernel before and after")
     lowest = min(groups, key=lambda group: groups[group])
-    overall = result.kernel.drift.alignment
+    overall = found.whole
     if known(overall):
         axes.axvline(overall, color=LIGHT["ink"], linewidth=1, linestyle=(0, (3, 2)))
         title = f"The trained kernel is aligned {fixed(overall, 2)} with the one at the start; "

@@ -8,25 +8,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from linft import predict
 from linft.core import trees
 from linft.core.band import band, by_seed, held_against, with_seed
-from linft.core.base import Model, Outputs, Tangent, Trajectory
+from linft.core.base import Model, Outputs, Tangent, Trajectory, recorded_steps
 from linft.core.errors import LinftError
-from linft.core.forward_pass import equal_size
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import saved
-from linft.ntk.empirical import Engine, empirical_ntk
+from linft.ntk.empirical import Engine
 from linft.predict.eigen import too_large
-from linft.predict.spectrum import Drift, drift, spectrum
-from linft.predict.tangent import in_mode, mode
+from linft.predict.spectrum import spectrum
+from linft.predict.tangent import mode
 from linft.runtime.progress import Progress
 from linft.runtime.versions import versions
 from linft.training.optimizer import kernel_groups
 from linft.workflows.compare.agreement import agreement
 from linft.workflows.compare.attribution import CAUSES, IN_TRAINING_MODE, attribute
+from linft.workflows.compare.drift import PLACES, Drift, drift, traced
 from linft.workflows.compare.result import (
     FILE,
     AboutModel,
@@ -38,8 +39,6 @@ from linft.workflows.compare.result import (
 )
 from linft.workflows.compare.runs import BY_SEED, KERNELS, MOVING, ON_REQUEST, PREDICTED, RUNS, Setting
 from linft.workflows.compare.store import Store
-
-DRIFT_IMAGES = 64  # or one batch of the kernel, where that is more
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,26 @@ def compare(
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
     reference = _reference(recipe, chosen)
+    at_start, traces = traced(tangent, task, groups, batch_size)
+    places = _places(recorded_steps(recipe.num_steps(len(task.y_train)), record_every), chosen)
 
     def make(name: str, of: Recipe) -> tuple[Trajectory, Drift | None]:
         told = partial(tell, name if of == recipe else f"{name}, seed {of.seed}")
-        own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps))
+        kernels = {0: at_start}
+        at = places if of == recipe and (name == reference or name in MOVING) else frozenset()
+
+        def visit(step: int, network: Model) -> None:
+            if step in at:
+                kernels[step] = traces(network)
+
+        own = dataclasses.replace(
+            setting, recipe=of, progress=lambda step, steps, loss: told(step, steps), visit=visit, places=at
+        )
         trajectory = RUNS[name](own)
         by = "kernel" if name in KERNELS else "Jacobian"
         note = predict.nearest(of, setting.batch_norm, by)[1] if name in PREDICTED else ""
-        settled = of == recipe and (name == reference or name in MOVING) and trajectory.diverged_at is None
-        drifted = _drift(tangent, trajectory.model, task, groups, batch_size) if settled else None
+        settled = len(kernels) > 1 and trajectory.diverged_at is None
+        drifted = drift(kernels, task.y_train[: len(next(iter(at_start.values())))]) if settled else None
         return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
 
     found: dict[str, dict[int, Trajectory]] = {}
@@ -245,26 +255,10 @@ def _reference(recipe: Recipe, trajectories: Iterable[str]) -> str:
     return next(name for name in order if name in {*trajectories})
 
 
-def _drift(tangent: Tangent, tuned: Model | None, task: Task, groups: trees.Groups, batch_size: int) -> Drift:
-    """Kernel before and after fine-tuning, as traces, on the first training images.
-
-    Both in outputs and batches of one shape, so that what was compiled for the first serves the second.
-    """
-    assert tuned is not None
-    tuned = in_mode(tuned, task, tangent.batch_norm)
-    size = equal_size(len(task.y_train), batch_size)
-    n = min(len(task.y_train), size * max(1, DRIFT_IMAGES // size))
-    after = empirical_ntk(
-        tuned,
-        tuned.preprocess(task.x_train[:n]),
-        outputs=tangent.kernel_train.outputs,
-        groups=groups,
-        engine=tangent.kernel_train.engine,
-        batch_size=size,
-        draws=8,
-    )
-    before = {g: block[:n, :n] for g, block in tangent.kernel_train.traces().items()}
-    return drift(before, after.traces())
+def _places(recorded: Int[np.ndarray, "t"], chosen: Iterable[str]) -> frozenset[int]:
+    """The steps at which kernels are computed again: some where a prediction stands beside them, else the last."""
+    count = PLACES if {*MOVING} & {*chosen} else 1
+    return frozenset(recorded[np.linspace(0, len(recorded) - 1, count + 1).round().astype(int)][1:].tolist())
 
 
 def _stability(tangent: Tangent, recipe: Recipe) -> StabilityResult:

@@ -7,10 +7,10 @@ from linft.core.band import Band, BandAgreement
 from linft.core.base import Outputs
 from linft.core.recipe import Loss, Recipe
 from linft.core.trajectory_json import SavedTrajectory
-from linft.predict.spectrum import Drift
 from linft.runtime.schema import Number
 from linft.workflows.compare.agreement import Agreement
 from linft.workflows.compare.attribution import Attribution
+from linft.workflows.compare.drift import Drift
 
 FILE = "result.json"
 
@@ -59,7 +59,7 @@ class KernelResult:
     group_share: dict[str, Number]
     """Of the kernel's trace."""
     drift: Drift | None
-    """From before to after fine-tuning; None where that diverged."""
+    """Over the real run; None where that diverged."""
     predicted_drift: Drift | None = None
     """As a kernel that moves predicts it."""
 
@@ -95,7 +95,7 @@ class SeedBands:
 class ComparisonResult:
     """All that a comparison found."""
 
-    schema: str = "linft-compare-1"
+    schema: str = "linft-compare-2"
     model: AboutModel
     task: AboutTask
     recipe: Recipe

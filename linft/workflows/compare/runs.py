@@ -13,7 +13,7 @@ from linft.models.linearize import linearize
 from linft.predict.explicit import Explicit
 from linft.predict.moving import Way
 from linft.predict.tangent import mode, to_trace
-from linft.training.finetune import OnStep, finetune
+from linft.training.finetune import OnStep, Visit, finetune
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Setting:
     tangent: Tangent
     record_every: int | None
     progress: OnStep
+    visit: Visit = lambda step, network: None
+    """Called with the network at recorded steps, where its weights are known,"""
+    places: frozenset[int] = frozenset()
+    """at these at least."""
     paths: dict[str, Way] = field(default_factory=dict)
     """Of kernels that moved, for other seeds of order."""
     jacobians: list[Explicit] = field(default_factory=list)
@@ -69,6 +73,8 @@ class Setting:
         if found is None:
             found = run.follow(self.kernel_recipe)
             self.paths[at] = found.way
+        for step in sorted(self.places & {*found.trajectory.steps.tolist()}):
+            self.visit(step, found.network(step))
         return found.noted()
 
     def move_weights(self) -> Trajectory:
@@ -80,7 +86,7 @@ class Setting:
 
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""
-        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress)
+        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress, visit=self.visit)
         return run(self.recipe.replace(batch_norm=batch_norm))
 
 

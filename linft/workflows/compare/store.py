@@ -11,10 +11,10 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import SavedTrajectory, restored, saved
-from linft.predict.spectrum import Drift
 from linft.predict.tangent import kept
 from linft.runtime import schema
 from linft.runtime.claims import claim
+from linft.workflows.compare.drift import Drift
 
 T = TypeVar("T")
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 class StoredRun:
     """A finished part, as runs/NAME.json holds it."""
 
-    schema: str = "linft-run-1"
+    schema: str = "linft-run-2"
     run: SavedTrajectory
     drift: Drift | None
-    """Of the kernel over a real run."""
+    """Of the kernel over the run, where its weights are known."""
 
 
 @dataclass(frozen=True)

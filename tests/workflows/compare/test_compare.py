@@ -13,6 +13,7 @@ import pytest
 import linft
 from linft import report
 from linft.workflows.compare import compare as comparison
+from linft.workflows.compare import drift
 from linft.workflows.compare.compare import RUNS, compare
 from linft.workflows.compare.store import Store
 
@@ -114,7 +115,7 @@ def test_the_result_has_the_documented_parts(finished):
 
 def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_before(setting, caplog, monkeypatch):
     model, task = setting
-    monkeypatch.setattr(comparison, "DRIFT_IMAGES", 16)
+    monkeypatch.setattr(drift, "IMAGES", 16)
 
     def compiled() -> set[str]:
         names = set(re.findall(r"Compiling (?:jit\()?(rows|pull)", caplog.text))
@@ -124,10 +125,13 @@ def test_the_kernel_after_fine_tuning_is_computed_by_the_programs_of_the_one_bef
     with jax.log_compiles():
         tangent = linft.predict.tangent(model, task, batch_size=8)
         assert "rows" in compiled()  # in three batches of 7
-        found = comparison._drift(tangent, model, task, model.stages, 8)
+        start, traces = drift.traced(tangent, task, model.stages, 8)
+        again = traces(model)
         assert not compiled()
+    found = drift.drift({0: start, 3: again}, task.y_train[:14])
     assert found.images == 14
-    assert found.alignment == pytest.approx(1, abs=1e-5) and found.norm_ratio == pytest.approx(1, abs=1e-5)
+    assert found.at[1].with_start.whole == pytest.approx(1, abs=1e-5)
+    assert found.at[1].norm_ratio == pytest.approx(1, abs=1e-5)
 
 
 def test_a_second_call_computes_nothing(finished, setting, monkeypatch):
