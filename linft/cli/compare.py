@@ -100,8 +100,7 @@ def findings(result: "ComparisonResult") -> list[str]:
         lines.append(told)
     if term := finding(result):
         lines.append(f"{term}.")
-    edge = result.stability
-    where = f"{'below' if edge.stable else 'beyond'} the edge of stability"
-    if result.recipe.optimizer == "sgd":
+    if (edge := result.stability) is not None:
+        where = f"{'below' if edge.stable else 'beyond'} the edge of stability"
         lines.append(f"The recipe is {where} (h = {edge.worst_batch_h:.2g}, limit {edge.limit:.3g}).")
     return lines + left_out(result)

@@ -131,9 +131,9 @@ def _gap(result: Result) -> str | None:
 
 
 def _stable(result: Result) -> str | None:
-    if result.recipe.optimizer != "sgd":  # whose edge of stability it is
-        return None
     part = result.stability
+    if part is None:
+        return None
     numbers = f"(h = {number(part.h)}, limit {number(part.limit)})"
     if part.stable:
         return f"The learning rate is stable in the kernel {numbers}."
@@ -179,7 +179,7 @@ def tiles(result: Result) -> list[tuple[str, str, str]]:
                 "no level that both reach" if error is None else "against the real run, on average",
             )
         )
-    if known(result.stability.h) and result.recipe.optimizer == "sgd":
+    if result.stability is not None and known(result.stability.h):
         limit = f"stable below {fixed(result.stability.limit, 2)}"
         rows.append(("Stability h", fixed(result.stability.h, 2), limit))
     return rows

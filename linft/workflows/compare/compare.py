@@ -178,7 +178,7 @@ def compare(
             drift=drifts[reference],
             predicted_drift=next((drifts[name] for name in MOVING if drifts.get(name)), None),
         ),
-        stability=_stability(tangent, setting.kernel_recipe),
+        stability=_stability(tangent, setting.kernel_recipe) if recipe.optimizer == "sgd" else None,
         versions=versions(),
         seconds=time.perf_counter() - begin,
         seeds=_by_seeds(found, recipe.seed, reference) if seeds > 1 else None,

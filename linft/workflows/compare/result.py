@@ -108,7 +108,8 @@ class ComparisonResult:
     """Of every run with the reference."""
     attribution: Attribution
     kernel: KernelResult
-    stability: StabilityResult
+    stability: StabilityResult | None
+    """None with Adam, whose edge of stability is another one."""
     versions: dict[str, str]
     seconds: float
     """Of the call, without what was on disk already."""

@@ -64,6 +64,7 @@ def test_adam_is_followed_by_the_jacobian_in_place_of_the_kernel(setting, tmp_pa
     recipe = RECIPE.replace(optimizer="adam", convention="decoupled", weight_decay=0.1)
     found = compare(*setting, recipe, runs=("finetuned", "linearized", "explicit", "dual"), output=tmp_path)
     np.testing.assert_allclose(found.runs["explicit"].train_loss, found.runs["linearized"].train_loss, rtol=1e-5)
+    assert found.result.stability is None
     assert found.runs["explicit"].note == "" and found.runs["dual"].note == "dropped: optimizer=adam"
     links = [(link.start, link.end) for link in found.result.attribution.links]
     assert links == [("finetuned", "linearized"), ("linearized", "explicit")], "the kernel's are of another optimizer"
