@@ -266,7 +266,7 @@ class Certificate:
     """How far a predicted train-loss curve is to be trusted, as the prediction itself tells."""
 
     error: float | None
-    """Mean |difference| / mean loss of the whole curve that nine of ten such predictions keep; None where none does."""
+    """Mean |difference| / mean loss of the whole curve that nine of ten such predictions are to keep; None: unknown."""
     within: float
     """An error,"""
     horizon: int
