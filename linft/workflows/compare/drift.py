@@ -64,7 +64,7 @@ def drift(kernels: Mapping[int, Traces], labels: Int[np.ndarray, "n"]) -> Drift:
     Example:
       >>> start, labels = np.eye(3), np.array([0, 0, 1])
       >>> found = drift({0: {"stem": start}, 8: {"stem": 2 * start}}, labels).at[-1]
-      >>> found.step, found.with_start.whole, found.norm_ratio, round(found.effective_rank, 3)
+      >>> found.step, round(found.with_start.whole, 3), found.norm_ratio, round(found.effective_rank, 3)
       (8, 1.0, 2.0, 3.0)
     """
     kernels = {step: {g: of.astype(np.float64) for g, of in traces.items()} for step, traces in kernels.items()}
