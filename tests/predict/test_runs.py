@@ -1,7 +1,4 @@
-"""Every Run, held to the same: against its judge, at its start, one by one and many, resumed, refused.
-
-A new Run is a new row of RUNS.
-"""
+"""Every Run, a row of RUNS, held to the same: its judge, its start, one by one and many, resumed, refused."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -117,12 +114,8 @@ def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
 
 FAMILY = [SE, SE.replace(learning_rate=0.01, momentum=0.5), SE.replace(learning_rate=1e4), SE.replace(seed=7)]
 """Of one structure, of which one diverges; what else `dual` runs in one program, and what it does not."""
-MORE = [
-    SE.replace(**RATES, **DECAY),
-    SE.replace(shuffle=False, batch_size=10),
-    SE.replace(l2sp=0.1),
-    CE.replace(steps=20),
-]
+OTHERS = {"shuffle": False, "batch_size": 10}, {"l2sp": 0.1}, {**RATES, **DECAY}
+MORE = [*(SE.replace(**other) for other in OTHERS), CE.replace(steps=20)]
 
 NO_JACOBIAN = {
     "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
