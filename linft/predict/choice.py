@@ -66,13 +66,18 @@ def _relinearized(
     return relinearized(model, task, after=after, record_every=record_every, **kernel).many(recipes)
 
 
+def _of_jacobians(kernel: dict[str, Any]) -> dict[str, Any]:
+    """What is asked of a kernel that Jacobians are asked too: they find the groups themselves."""
+    return {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
+
+
 def _moving(at: Literal["network", "features"], error: float | None = None, anchors: int = ANCHORS) -> PredictMany:
     def many(
         model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
     ) -> list[Trajectory]:
-        own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
-        own |= {"at": at, "error": error, "anchors": anchors, "record_every": record_every}
-        run = moving(model, task, **own)
+        run = moving(
+            model, task, at=at, error=error, anchors=anchors, record_every=record_every, **_of_jacobians(kernel)
+        )
         first = run.follow(recipes[0])
         others = [run.along(first.way, recipe) or run.follow(recipe) for recipe in recipes[1:]]
         return [found.noted() for found in (first, *others)]
@@ -84,8 +89,7 @@ def _explicit(at: Literal["network", "features"]) -> PredictMany:
     def many(
         model: Model, task: Task, recipes: list[Recipe], record_every: int | None = None, **kernel: Any
     ) -> list[Trajectory]:
-        own = {name: value for name, value in kernel.items() if name in ("batch_norm", "batch_size", "progress")}
-        return explicit(model, task, at=at, record_every=record_every, **own).many(recipes)
+        return explicit(model, task, at=at, record_every=record_every, **_of_jacobians(kernel)).many(recipes)
 
     return many
 
