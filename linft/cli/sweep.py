@@ -105,6 +105,10 @@ class SweepRecipes:
         """The command, with defaults from --grid or --recipe, and then --config."""
         from linft.core.paper_recipes import named
 
+        if sum(word.partition("=")[0] == "--vary" for word in arguments) > 1:  # the last would count
+            raise LinftError(
+                "--vary is given twice; give all settings after one: --vary learning_rate=0.1,0.01 momentum=0"
+            )
         arguments = config.last_of(config.expand(arguments), "steps", "epochs")
         of_grid = grids.RECIPES.get(config.value_of("grid", arguments) or "")
         recipe = config.value_of("recipe", arguments) or of_grid

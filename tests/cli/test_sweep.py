@@ -158,6 +158,10 @@ BAD = {
     "two grids": (("--grid", "li2020", "--vary", "momentum=0"), "give --grid li2020"),
     "unknown grid": (("--grid", "li2021"), "no grid 'li2021'"),
     "unknown setting": (("--vary", "rate=1"), "no setting 'rate'"),
+    "a second --vary": (
+        ("--vary", "momentum=0", "--vary=seed=0"),
+        "--vary is given twice; give all settings after one",
+    ),
     "the network's kernel for the features": (
         ("--vary", "momentum=0", "--by", "features", "--kernel", "trace"),
         "give --by features-trace",

@@ -205,11 +205,18 @@ def varied(words: Iterable[str]) -> dict[str, str]:
       >>> varied(["momentum=0,0.9", "weight_decay=log:1e-5:1e-2"])
       {'momentum': '0,0.9', 'weight_decay': 'log:1e-5:1e-2'}
     """
-    pairs = [word.partition("=") for word in words]
-    for name, equals, values in pairs:
+    block: dict[str, str] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
         if not (name and equals and values):
             raise LinftError(f"{name!r} is no setting with values; give some such as learning_rate=0.1,0.01")
-    return {name.replace("-", "_"): values for name, _, values in pairs}
+        name = name.replace("-", "_")
+        if name in block:
+            raise LinftError(
+                f"{name} is given twice; give all its values at once, such as {name}={block[name]},{values}"
+            )
+        block[name] = values
+    return block
 
 
 def _read(path: Path) -> Any:

@@ -100,6 +100,10 @@ BAD = {
     "log of zero": (lambda: Drawn("log", 0, 1), "must ascend, and be above 0 for log"),
     "fractions of groups": (lambda: grid({"low_groups": "uniform:1:3"}), "draw from int:1:3"),
     "no count of draws": (lambda: grid({"momentum": "uniform:0:1"}).points(), "give trials"),
+    "twice": (
+        lambda: varied(["batch-size=2", "batch_size=4"]),
+        "batch_size is given twice; give all its values at once, such as batch_size=2,4",
+    ),
     "no equals sign": (lambda: varied(["momentum"]), "give some such as learning_rate=0.1,0.01"),
     "a value the recipe refuses": (lambda: at({"momentum": 1.5}, Recipe(), LayerSettings(), ()), "momentum is 1.5"),
     "a name that is none": (lambda: grid({"schedule": "linear"}), "schedule cannot be 'linear'; give one of constant"),
