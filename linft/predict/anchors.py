@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from linft.core import trees
-from linft.core.base import Kernel, Model, Tangent
+from linft.core.base import BatchNorm, Kernel, Model, Tangent
 from linft.core.errors import Unavailable
 from linft.core.forward_pass import Forward, equal_size
 from linft.core.trees import Tree
@@ -48,6 +48,8 @@ class Subject:
     num_outputs: int
     """That are linearized."""
     how: How
+    batch_norm: BatchNorm = "frozen"
+    """Of what is linearized."""
 
 
 class Anchor(NamedTuple):
@@ -250,6 +252,7 @@ def _tangent(built: Anchors, count: int) -> Tangent:
         weights_test={g: of_all(a.from_weights[1][g] for a in anchors) for g in subject.groups},
         squared_norms={g: squares[g] for g in subject.groups},
         mixing=built.mixing,
+        batch_norm=subject.batch_norm,
     )
 
 

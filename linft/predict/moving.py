@@ -371,7 +371,8 @@ def _subject(moving: Moving, view: Model, directions: Array | None, labels: Tree
 
     images = view.preprocess(task.x_train), view.preprocess(task.x_test)
     targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
-    return Subject(at, directions, view.params, images, targets, labels, names, view.num_classes, moving.how)
+    of_task = view.params, images, targets, labels, names, view.num_classes
+    return Subject(at, directions, *of_task, moving.how, moving.batch_norm)
 
 
 def _logits(names: BundleItems, arrays: tuple[Path, Tangent]) -> Network:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from linft.core.base import Tangent
 from linft.core.recipe import Recipe
+from linft.predict.dual import predictable
 from linft.predict.eigen import largest
 from linft.predict.operator import among, on_host, operator
 from linft.training import optimizer
@@ -54,8 +55,10 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     h < 2(1+m)/(1+2m). For cross-entropy the Hessian shrinks as training goes, so a recipe beyond the
     edge may settle after a first rise. The real network's edge moves: under a fresh head near zero the
     curvature of the layers below is hidden and grows as the head does, so that real runs break at a few
-    per cent of this edge (experiments/sweep_truth.py, `linft.workflows.advise.rules.safe`). Batch norm is in the
-    tangent's mode, whatever the recipe says.
+    per cent of this edge (experiments/sweep_truth.py, `linft.workflows.advise.rules.safe`).
+
+    Raises:
+      LinftError: no kernel predicts the recipe, or none whose batch norm is in the tangent's mode.
 
     Example:
       >>> import jax, linft
@@ -65,6 +68,7 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
       >>> edge.limit
       1.3571428571428572
     """
+    predictable([recipe], tangent.batch_norm)
     n = len(tangent.labels_train)
     numbers = optimizer.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}

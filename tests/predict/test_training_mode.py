@@ -91,6 +91,13 @@ def test_a_moving_kernel_follows_the_statistics_along_its_path(case):
     )
 
 
+def test_how_near_the_edge_is_is_that_of_the_kernel_in_training_mode(case):
+    found = predict.moving(*case, anchors=1, batch_norm="train").follow(RECIPE)
+    whole = RECIPE.replace(batch_size=None)
+    edge = predict.stability(predict.tangent(*case, batch_norm="train"), whole)
+    np.testing.assert_allclose(found.edges, [edge.h / edge.limit], rtol=1e-6)
+
+
 def test_features_dual_is_the_training_with_an_exact_head(case):
     model, task = case
     view = training_mode.in_training_mode(model, task.x_train)
@@ -158,6 +165,11 @@ def test_each_kernel_takes_recipes_of_its_own_mode_only(case):
         predict.dual(frozen)(RECIPE)
     with pytest.raises(LinftError, match='pass batch_norm="frozen" to get its kernel'):
         predict.dual(train)(RECIPE.replace(batch_norm="frozen"))
+    with pytest.raises(LinftError, match='in training mode, and the kernel\'s is frozen; pass batch_norm="train"'):
+        predict.stability(frozen, RECIPE)
+    with pytest.raises(LinftError, match='frozen, and the kernel\'s is in training mode; pass batch_norm="frozen"'):
+        predict.stability(train, RECIPE.replace(batch_norm="frozen"))
+    assert predict.stability(train, RECIPE).h != predict.stability(frozen, RECIPE.replace(batch_norm="frozen")).h
     other = RECIPE.replace(batch_norm="frozen", batch_size=None, loss="squared_error", weight_decay=0.0)
     for kind in (predict.spectral, predict.gradient_flow):
         with pytest.raises(

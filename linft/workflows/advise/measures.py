@@ -130,9 +130,9 @@ def curvature(tangent: Tangent, recipe: Recipe) -> Curvature:
       >>> found.worst_batch >= found.largest > 0, found.condition >= 1
       (True, True)
     """
-    plain = Recipe(learning_rate=1.0, batch_size=recipe.batch_size, loss=recipe.loss, seed=recipe.seed)
+    plain = Recipe(learning_rate=1.0, batch_norm=tangent.batch_norm, batch_size=recipe.batch_size, loss=recipe.loss)
     steps = recipe.num_steps(len(tangent.labels_train))
-    at_one = stability(tangent, plain.replace(steps=max(1, steps), shuffle=recipe.shuffle))
+    at_one = stability(tangent, plain.replace(steps=max(1, steps), shuffle=recipe.shuffle, seed=recipe.seed))
     of, smallest = spectrum(tangent, recipe.loss, SHOWN), half_learnt(tangent, recipe.loss)
     return Curvature(
         largest=at_one.lambda_max,
