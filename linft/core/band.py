@@ -44,8 +44,11 @@ class BandAgreement:
     """Mean distance from the mean of the real ones, over the mean width of the band; None where that is 0."""
 
 
-def by_seed(recipe: Recipe, count: int, n: int) -> dict[int, Recipe]:
+def by_seed(recipe: Recipe, count: int, n: int, draws: bool = False) -> dict[int, Recipe]:
     """The recipe by its own seed, and by those that follow, for n training images.
+
+    Args:
+      draws: whether the network itself draws random numbers, as in dropout.
 
     Raises:
       LinftError: fewer than one seed, or several of a recipe to which they make no difference.
@@ -56,9 +59,9 @@ def by_seed(recipe: Recipe, count: int, n: int) -> dict[int, Recipe]:
     """
     if count < 1:
         raise LinftError(f"seeds is {count}; it must be 1 or more")
-    one_order = recipe.batch_size_for(n) == n or not recipe.shuffle
-    draws = recipe.augmentation != "none" or recipe.mixup > 0 or recipe.batch_norm == "train"  # where dropout is on
-    if count > 1 and one_order and not draws:
+    parts = recipe.batch_norm == "train" and recipe.bn_batch_size is not None  # whose statistics depend on the order
+    ordered = recipe.shuffle and (parts or recipe.batch_size_for(n) < n)
+    if count > 1 and not (ordered or draws or recipe.augmentation != "none" or recipe.mixup > 0):
         raise LinftError(
             "seeds make no difference to a full batch, or without shuffle; use a smaller batch, or one seed"
         )

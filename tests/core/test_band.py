@@ -60,10 +60,19 @@ def test_seeds_follow_the_recipes_own():
         by_seed(Recipe(), 0, n=100)
 
 
-@pytest.mark.parametrize("alike", [{"batch_size": None}, {"batch_size": 12}, {"shuffle": False}])
+FULL = {"batch_size": None, "batch_norm": "train"}
+
+
+@pytest.mark.parametrize(
+    "alike", [{"batch_size": 12}, {"shuffle": False}, FULL, FULL | {"shuffle": False, "bn_batch_size": 4}]
+)
 def test_seeds_that_make_no_difference_are_refused(alike):
     recipe = Recipe(batch_size=4).replace(**alike)
     with pytest.raises(LinftError, match="seeds make no difference to a full batch, or without shuffle"):
         by_seed(recipe, 2, n=12)
     assert len(by_seed(recipe, 1, n=12)) == 1
-    assert len(by_seed(recipe.replace(augmentation="flip"), 2, n=12)) == 2
+    assert len(by_seed(recipe.replace(augmentation="flip"), 2, n=12)) == len(by_seed(recipe, 2, n=12, draws=True)) == 2
+
+
+def test_parts_of_a_full_batch_have_the_statistics_of_their_order():
+    assert len(by_seed(Recipe(**FULL, bn_batch_size=4), 2, n=12)) == 2

@@ -18,6 +18,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import saved
+from linft.models.randomness import draws
 from linft.ntk.empirical import Engine
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import spectrum
@@ -95,8 +96,10 @@ def compare(
     """
     begin = time.perf_counter()
     tell = progress or (lambda what, done, total: None)
-    recipes = by_seed(recipe, seeds, len(task.y_train))
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
+    reference = _reference(recipe, chosen)
+    random = seeds > 1 and reference == "finetuned_train_bn" and draws(model)
+    recipes = by_seed(recipe, seeds, len(task.y_train), random)
     groups = kernel_groups(model.layer_groups, recipe)
     options = dict(record_every=record_every, outputs=outputs, engine=engine)
     store = Store.open(output, "compare", model, task, recipe, options)
@@ -115,7 +118,6 @@ def compare(
     )
     kernel_seconds = time.perf_counter() - kernel_begin
     setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
-    reference = _reference(recipe, chosen)
     at_start, traces = traced(tangent, task, groups, batch_size)
     places = _places(recorded_steps(recipe.num_steps(len(task.y_train)), record_every), chosen)
 

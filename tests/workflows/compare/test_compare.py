@@ -229,6 +229,13 @@ def test_a_prediction_is_held_against_runs_of_other_orders(setting, tmp_path):
     assert report.read(tmp_path / "result.json") == found.result
 
 
+def test_seeds_of_one_order_in_training_mode_are_refused_before_anything_is_made(setting, tmp_path):
+    whole = BY_ORDER.replace(batch_size=None, batch_norm="train")
+    with pytest.raises(linft.LinftError, match="seeds make no difference to a full batch"):
+        compare(*setting, whole, seeds=2, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_other_orders_are_predicted_along_one_path(setting):
     found = compare(*setting, BY_ORDER, runs=("finetuned", "moving"), seeds=2).result
