@@ -225,7 +225,7 @@ def make(
     """The run of a point's start."""
     from linft import predict
     from linft.models.linearize import linearize
-    from linft.predict.moving import shared_paths
+    from linft.predict.moving import SharedPaths
     from linft.predict.tangent import mode
     from linft.training.finetune import finetune
 
@@ -246,7 +246,7 @@ def make(
             batch_size=command.kernel.kernel_batch,
             record_every=every,
         )
-        return shared_paths(moving)
+        return SharedPaths(moving)
     if command.by in EXPLICIT:
         return predict.explicit(
             started,

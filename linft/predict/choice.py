@@ -14,7 +14,7 @@ from linft.core.task import Task
 from linft.predict.dual import dual
 from linft.predict.explicit import explicit
 from linft.predict.feature_dual import feature_dual
-from linft.predict.moving import ANCHORS, moving
+from linft.predict.moving import ANCHORS, SharedPaths, moving
 from linft.predict.relinearized import relinearized
 
 Head = Literal["fresh", "probe"]
@@ -78,9 +78,8 @@ def _moving(at: Literal["network", "features"], error: float | None = None, anch
         run = moving(
             model, task, at=at, error=error, anchors=anchors, record_every=record_every, **_of_jacobians(kernel)
         )
-        first = run.follow(recipes[0])
-        others = [run.along(first.way, recipe) or run.follow(recipe) for recipe in recipes[1:]]
-        return [found.noted() for found in (first, *others)]
+        paths = SharedPaths(run)
+        return [paths.follow(recipe).noted() for recipe in recipes]
 
     return many
 

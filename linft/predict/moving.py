@@ -8,7 +8,7 @@ as far again as at the anchor before: further on, a prediction from there says l
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import BatchNorm, Model, OneByOne, Outputs, Tangent, Trajectory
+from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -179,7 +179,7 @@ class Moving:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One after another, along shared paths."""
-        return shared_paths(self).many(recipes)
+        return SharedPaths(self).many(recipes)
 
     def follow(self, recipe: Recipe) -> Followed:
         """The prediction that is surest of itself, of those with as few anchors as hold the error, or of all.
@@ -271,24 +271,32 @@ class Moving:
         return lambda done, total: progress(anchor * total + done, anchors * total)
 
 
-def shared_paths(run: Moving) -> OneByOne:
-    """Recipes one after another, each along the path of one before it where its certificate holds there.
+@dataclass(frozen=True)
+class SharedPaths:
+    """A Run: recipes one after another, each along the path of one before it where its certificate holds there.
 
     Only the last path is kept, since it has all its Jacobians.
     """
-    kept: list[Way] = []
 
-    def predict(recipe: Recipe) -> Trajectory:
-        shared = run.along(kept[0], recipe) if kept else None
+    run: Moving
+    kept: list[Way] = field(default_factory=list)
+
+    def __call__(self, recipe: Recipe) -> Trajectory:
+        return self.follow(recipe).trajectory
+
+    def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
+        return [self(recipe) for recipe in recipes]
+
+    def follow(self, recipe: Recipe) -> Followed:
+        """The prediction along the path that is kept, else along its own, which is kept from then on."""
+        shared = self.run.along(self.kept[0], recipe) if self.kept else None
         if shared is not None and shared.trajectory.certificate is not None and shared.trajectory.certificate.holds:
-            return shared.trajectory
+            return shared
         del shared  # and its path, before the next one takes as much memory
-        kept.clear()
-        own = run.follow(recipe)
-        kept.append(own.way)
-        return own.trajectory
-
-    return OneByOne(predict)
+        self.kept.clear()
+        own = self.run.follow(recipe)
+        self.kept.append(own.way)
+        return own
 
 
 def _settings(frame: "Frame", recipe: Recipe, n: int) -> tuple[BundleItems, Settings]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,13 +126,11 @@ def compare(
         kernels = {0: at_start}
         at = places if of == recipe and (name == reference or name in MOVING) else frozenset()
 
-        def visit(step: int, network: Model) -> None:
+        def visit(step: int, network: Callable[[], Model]) -> None:
             if step in at:
-                kernels[step] = traces(network)
+                kernels[step] = traces(network())
 
-        own = dataclasses.replace(
-            setting, recipe=of, progress=lambda step, steps, loss: told(step, steps), visit=visit, places=at
-        )
+        own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps), visit=visit)
         trajectory = RUNS[name](own)
         by = "kernel" if name in KERNELS else "Jacobian"
         note = predict.nearest(of, setting.batch_norm, by)[1] if name in PREDICTED else ""

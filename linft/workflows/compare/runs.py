@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from linft import predict
@@ -11,9 +11,9 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.models.linearize import linearize
 from linft.predict.explicit import Explicit
-from linft.predict.moving import Way
+from linft.predict.moving import SharedPaths
 from linft.predict.tangent import mode, to_trace
-from linft.training.finetune import OnStep, Visit, finetune
+from linft.training.finetune import OnStep, finetune
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,9 @@ class Setting:
     tangent: Tangent
     record_every: int | None
     progress: OnStep
-    visit: Visit = lambda step, network: None
-    """Called with the network at recorded steps, where its weights are known,"""
-    places: frozenset[int] = frozenset()
-    """at these at least."""
-    paths: dict[str, Way] = field(default_factory=dict)
+    visit: Callable[[int, Callable[[], Model]], None] = lambda step, network: None
+    """Called at recorded steps with what gives the network there, where its weights are known."""
+    paths: dict[str, SharedPaths] = field(default_factory=dict)
     """Of kernels that moved, for other seeds of order."""
     jacobians: list[Explicit] = field(default_factory=list)
     """That was computed, likewise."""
@@ -60,21 +58,13 @@ class Setting:
         return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
 
     def move(self, at: Literal["network", "features"], outputs: Outputs) -> Trajectory:
-        """Predict with a kernel that moves, along a path that is known or its own."""
-        run = predict.moving(
-            self.model,
-            self.task,
-            at=at,
-            outputs=outputs,
-            batch_norm=self.batch_norm,
-            record_every=self.record_every,
-        )
-        found = run.along(self.paths[at], self.kernel_recipe) if at in self.paths else None
-        if found is None:
-            found = run.follow(self.kernel_recipe)
-            self.paths[at] = found.way
-        for step in sorted(self.places & {*found.trajectory.steps.tolist()}):
-            self.visit(step, found.network(step))
+        """Predict with a kernel that moves."""
+        if at not in self.paths:
+            how = {"outputs": outputs, "batch_norm": self.batch_norm, "record_every": self.record_every}
+            self.paths[at] = SharedPaths(predict.moving(self.model, self.task, at=at, **how))
+        found = self.paths[at].follow(self.kernel_recipe)
+        for step in found.trajectory.steps.tolist():
+            self.visit(step, partial(found.network, step))
         return found.noted()
 
     def move_weights(self) -> Trajectory:
@@ -86,7 +76,11 @@ class Setting:
 
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""
-        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress, visit=self.visit)
+
+        def visit(step: int, network: Model) -> None:
+            self.visit(step, lambda: network)
+
+        run = finetune(model, self.task, record_every=self.record_every, progress=self.progress, visit=visit)
         return run(self.recipe.replace(batch_norm=batch_norm))
 
 
