@@ -1,7 +1,7 @@
 """The training step: the state of a run, and the compiled function that takes it on by a recipe."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,10 @@ from linft.training.optimizer import Settings
 
 Penalty = Callable[[Tree, Tree, Array], Float[Array, ""]]
 """(params, batch_stats, x) -> what is added to the loss."""
+
+
+SHORT = 1024
+"""Steps up to which all runs share what is compiled; from there on, those up to the next power of two."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def begin_training(
     """
     groups = optimizer.groups_for(recipe, model.layer_groups)
     labels = trees.labels(model.params, groups)
-    settings = optimizer.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n)
+    settings = _of_any_length(optimizer.settings(recipe, tuple(dict.fromkeys(jax.tree.leaves(labels))), n))
     params, batch_stats = jax.tree.map(jnp.copy, (model.params, model.batch_stats))  # donated: not the model's own
     average = jax.tree.map(jnp.copy, (params, batch_stats)) if recipe.ema > 0 else None
     opt_state = optimizer.transform(settings, labels, model.params).init(params)
@@ -101,6 +105,13 @@ def begin_training(
     named = tuple((group, tuple(prefixes)) for group, prefixes in groups.items())
     compiled = _advance(model.forward, forward_train, model.preprocessing, named, execution, penalty)
     return state, partial(compiled, settings=settings, origin=origin)
+
+
+def _of_any_length(settings: Settings) -> Settings:
+    """The settings with rates beyond the last step, so that runs of other lengths share what is compiled."""
+    steps = len(settings.rates)
+    beyond = max(SHORT, 1 << steps.bit_length()) - steps
+    return replace(settings, rates=jnp.asarray(np.pad(np.asarray(settings.rates), (0, beyond))))
 
 
 # Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.

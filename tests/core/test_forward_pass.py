@@ -4,10 +4,10 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from narrow import small_resnet
 
 import linft
 from linft.core.forward_pass import forward_pass
-from linft.core.preprocessing import Preprocessing
 from linft.models import batch_norm
 from linft.predict.tangent import outputs_on
 from linft.scores.gather import gather
@@ -33,7 +33,7 @@ LOOPS = {
     "scores": lambda model, task: gather(model, task, ("features",)),
     "last convolution": lambda model, task: gather(model, task, ("features", "kernel")),
     "statistics": lambda model, task: batch_norm.reestimated(model, task.x_train),
-    "channels": lambda model, task: delta.loss_increases(model, task, ["stage3"]),
+    "channels": lambda model, task: delta.loss_increases(model, task, ["stage1"]),
     "probe": lambda model, task: model.with_head(10, init="probe", task=task),
     "fine-tuning": lambda model, task: linft.finetune(model, task)(RECIPE),
     "training mode by parts": lambda model, task: linft.finetune(model, task)(
@@ -44,8 +44,7 @@ LOOPS = {
 
 def network(seed: int) -> linft.Model:
     """As a file gives it: with a preprocessing of its own, which is equal to the others'."""
-    at = Preprocessing((16, 16, 3), (0.5,) * 3, (0.5,) * 3)
-    return linft.models.create("cifar_resnet8", 10, jax.random.key(seed), at, width=2)
+    return small_resnet(10, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +61,14 @@ def test_nothing_is_compiled_twice(loop, few):
     LOOPS[loop](models[0], few)
     LOOPS[loop](models[1], few)
     assert compiled[before:] == []
+
+
+def test_runs_of_other_lengths_share_their_step(few):
+    model = network(0)
+    linft.finetune(model, few)(RECIPE)
+    before = len(compiled)
+    linft.finetune(model, few)(RECIPE.replace(steps=5, schedule="cosine"))
+    assert not [program for program in compiled[before:] if "advance" in program]
 
 
 def test_the_listener_hears():
