@@ -101,10 +101,10 @@ def replay(
     steps = first + len(batches)
     at = recorded_steps(steps, record_every)
     at = at[at >= first]
-    recorded = np.isin(np.arange(first, steps), at)
+    recorded = np.isin(np.arange(first, steps + 1), at)
     with jax.default_matmul_precision("highest"):
         values, ends = jax.device_get(
-            _lanes(build, names)(arrays, settings, batches, recorded, np.int32(steps if stop is None else stop))
+            _lanes(build, names)(arrays, settings, batches, recorded, np.int32(len(batches) if stop is None else stop))
         )
     seconds = (time.perf_counter() - begin) / len(recipes)
     return [
@@ -128,10 +128,10 @@ def _replay(
     arrays: Any,
     settings: Settings,
     batches: Int[Array, "steps batch"],
-    recorded: Bool[Array, "steps"],
+    recorded: Bool[Array, "steps+1"],
     stop: Int[Array, ""],
 ) -> tuple[dict[str, Any], tuple[Tree, Tree]]:
-    """Values at every step, 0 where it is not recorded, the last after all; where the run ends, and is measured."""
+    """Values before every step and after all, 0 where not recorded; where the run ends, and is measured."""
     network = build(names, arrays)
     chain = optimizer.transform(settings, network.groups, network.origin)
     recipe, loss_name = settings.structure, settings.structure.loss
@@ -154,7 +154,6 @@ def _replay(
     def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, dict[str, Any]]:
         at, average, opt_state, alive = carry
         i, batch, is_recorded = inputs
-        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, average, alive))
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, average, alive)
         logits, gradient, squares = network.of_batch(at, batch)
         y = network.labels_train[batch]
@@ -168,13 +167,15 @@ def _replay(
         stood = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, average, opt_state))
         return (*stood, alive), values
 
-    average = network.here if network.average is None else network.average
+    alive, average = jnp.asarray(True), network.here if network.average is None else network.average
     if len(batches) == 0:  # a step cannot be traced without a rate
-        return jax.tree.map(lambda v: v[None], measure(average, jnp.asarray(True))), (network.here, average)
-    begin = (network.here, average, network.resume(chain.init(network.here)), jnp.asarray(True))
-    (at, average, _, alive), values = jax.lax.scan(step, begin, (jnp.arange(len(batches)), batches, recorded))
-    last = measure(average, alive)
-    return jax.tree.map(lambda v, end: jnp.concatenate([v, end[None]]), values, last), (at, average)
+        return jax.tree.map(lambda v: v[None], measure(average, alive)), (network.here, average)
+    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, average, alive))
+    begin = (network.here, average, network.resume(chain.init(network.here)), alive)
+    # After the last step one more that moves nothing: measuring is compiled once so.
+    steps = jnp.arange(len(batches) + 1), jnp.concatenate([batches, batches[-1:]]), recorded
+    (at, average, *_), values = jax.lax.scan(step, begin, steps)
+    return values, (at, average)
 
 
 def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:
