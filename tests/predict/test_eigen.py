@@ -114,9 +114,9 @@ def test_what_needs_a_matrix_is_refused_where_that_does_not_fit(monkeypatch, tan
     assert predict.stability(cheap, RECIPE).lambda_max > 0 and spectrum(cheap, "cross_entropy", 5)
 
 
-def test_a_hundred_classes_and_three_hundred_images():
-    """Written out for every pair of logits such a kernel would be 7.2 GB in float64."""
-    n, c, rng = 300, 100, np.random.default_rng(0)
+def test_forty_classes_and_a_hundred_images():
+    """Written out for every pair of logits such a kernel would be 128 MB in float64."""
+    n, c, rng = 100, 40, np.random.default_rng(0)
 
     def low(rows: int, rank: int) -> np.ndarray:
         factor = rng.normal(size=(rows, rank)) / np.arange(1, rank + 1)
@@ -135,7 +135,7 @@ def test_a_hundred_classes_and_three_hundred_images():
     flow = predict.gradient_flow(tangent)(recipe)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 0.3e9
+    assert peak < 3e7
     assert edge.lambda_max > 0 and 0 <= half <= of.eigenvalues[0]
     assert flow.train_loss[-1] < flow.train_loss[0]
     product = sum(np.asarray(k) @ np.ones((n, c)) @ np.asarray(mixing[g]) for g, k in blocks.items())

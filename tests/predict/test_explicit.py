@@ -1,11 +1,11 @@
 """What `explicit` takes and refuses; that it is the training of the linearized network stands in test_runs.py."""
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from narrow import small_resnet
 from replayed import ADAM, CE, SE, assert_same, values
 
 import linft
@@ -18,8 +18,8 @@ def test_features_along_few_directions_are_those_of_the_kernel(model, task):
     assert_same(values(predict.explicit(model, task, at="features", rank=1)(CE)), values(expected))
 
 
-def test_in_training_mode_it_is_what_the_kernel_says(task):
-    model = small_resnet(3)
+def test_in_training_mode_it_is_what_the_kernel_says(digits):
+    model, task = drawn.make(drawn.Normed()), digits.subset(10, 6, seed=0)
     recipe = SE.replace(batch_norm="train", steps=10, learning_rate=0.01)
     found, expected = (run(model, task, batch_norm="train")(recipe) for run in (predict.explicit, predict.dual))
     np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-4)

@@ -96,7 +96,8 @@ def some(*names: str) -> dict[str, Recipe]:
 
 ONLY_HEAD = {"frozen_groups": ("conv", "norm", "hidden")}
 """Where one number for each pair of images is exact: the head's kernel is φᵀφ' ⊗ I."""
-TRAINED = some("all at once", "decay to the pretrained", "decoupled, group rates and decay", "in order")
+DECOUPLED = "decoupled, group rates and decay"
+TRAINED = some("all at once", "decay to the pretrained", DECOUPLED, "in order")
 MOVED = some("all at once", "group rates and decay")
 HEAD = {"the head alone": CE.replace(**ONLY_HEAD, **DECAY), "the head alone, Nesterov": SE.replace(**ONLY_HEAD)}
 FLOWS = {
@@ -241,7 +242,8 @@ RUNS = {
         pair(ADAM["AdamW, all at once"]),
     ),
     "relinearized, of a linear network": Row(
-        relinearized, sgd("linear"), TRAINED, NO_KERNEL | NO_GROUP, pair(TRAINED["all at once"])
+        relinearized, sgd("linear"), some("decay to the pretrained", DECOUPLED, "in order"), NO_KERNEL | NO_GROUP,
+        pair(RECIPES[DECOUPLED]),
     ),
     "moving": Row(
         moving, moved, MOVED, NO_KERNEL | NO_GROUP,
@@ -258,16 +260,17 @@ RUNS = {
     ),
 }  # fmt: skip
 
-BY_ALL = {
-    "all at once", "AdamW, all at once", "clipped", "decoupled, group rates and decay", "L2-SP below a new head",
-    *HEAD, *FLOWS, *FULL_BATCH,
+BY_ALL = {"all at once", "AdamW, all at once", "L2-SP below a new head", "the head alone", *FLOWS, *FULL_BATCH}
+BY_SOME = {
+    *TRAINED, *HEAD, "Nesterov, warm-up", "step after warm-up", "decoupled, L2-SP, heavy ball", "clipped",
 }  # fmt: skip
-BY_SOME = {*TRAINED, "Nesterov, warm-up", "step after warm-up", "decoupled, L2-SP, heavy ball"}
-"""The recipes that have together what the others have one by one; the steps of all runs are those of these two."""
+"""The recipes that have together what the others have one by one; the steps of all runs are those of these three."""
 
 
 def often(name: str, recipe: str) -> bool:
-    return recipe in BY_ALL or (recipe in BY_SOME and name in ("finetune", "dual"))
+    if name in ("finetune", "dual", "dual, trace"):
+        return recipe in BY_ALL | BY_SOME
+    return recipe in BY_ALL or (name.startswith("relinearized") and recipe == DECOUPLED)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +285,7 @@ def row(request) -> Row:
 
 def first(row: Row) -> Recipe:
     """One that is also held to the judge, whose program is there."""
-    return next(recipe for name, recipe in row.recipes.items() if name in BY_ALL)
+    return next(recipe for name, recipe in row.recipes.items() if name in BY_ALL | {DECOUPLED})
 
 
 def made(row: Row, s: Subject, recipe: Recipe, record_every: int | None = 10) -> Run:
