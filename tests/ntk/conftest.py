@@ -12,7 +12,8 @@ from linft.core.preprocessing import Preprocessing
 @pytest.fixture(scope="session")
 def model() -> Model:
     """A narrow residual network with three outputs."""
-    return linft.models.create("cifar_resnet8", 3, jax.random.key(0), Preprocessing((8, 8, 3)), width=4)
+    images = Preprocessing((8, 8, 3))
+    return linft.models.create("resnet18", 3, jax.random.key(0), images, blocks=(1,), width=8)
 
 
 @pytest.fixture(scope="session")

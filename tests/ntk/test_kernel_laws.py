@@ -120,9 +120,19 @@ def randomised(tree: trees.Tree) -> trees.Tree:
     return jax.tree_util.tree_map_with_path(move, tree)
 
 
-@pytest.fixture(params=MODELS, scope="module")
+APART = ("resnet, convolved shortcut",)  # takes longest to compile; bottlenecks have its layers (test_architectures.py)
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in APART else n for n in MODELS], scope="module")
 def case(request) -> Case:
     return make_case(request.param)
+
+
+@pytest.fixture(autouse=True)
+def checked(request, monkeypatch):
+    """The engine's self-check is held where every layer is; elsewhere its backward passes only take long to compile."""
+    if "case" not in request.fixturenames:
+        monkeypatch.setattr("linft.ntk.engine.check", lambda *_, **__: None)
 
 
 @pytest.fixture(params=["sequence", pytest.param("resnet, convolved shortcut", marks=pytest.mark.slow)], scope="module")

@@ -54,9 +54,9 @@ def test_arrays_that_stay_on_an_accelerator_give_the_same(monkeypatch, model, im
 def test_tiles_are_computed_where_they_are_wanted_only(model, images, whole):
     train = works(model, images[:N], None, None, How(tile=3))[0]
     assert [s.stop for s in train.rows] == [3, 6, 7] and train.symmetric
-    (tile,) = train.tiles(lambda group, part, i, j: (group, part, i, j) == ("stage2", 0, 2, 1))
-    expected = whole[0].blocks["stage2"][6:, :, 3:6]
-    assert tile[:4] == ("stage2", 0, 2, 1)
+    (tile,) = train.tiles(lambda group, part, i, j: (group, part, i, j) == ("stage1", 0, 2, 1))
+    expected = whole[0].blocks["stage1"][6:, :, 3:6]
+    assert tile[:4] == ("stage1", 0, 2, 1)
     np.testing.assert_allclose(tile.block, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
 
 
@@ -148,8 +148,8 @@ def test_refuses_a_layer_of_which_not_even_a_few_images_fit():
 
 
 def test_groups_say_which_parameters(model):
-    labels = labels_of(model, ["stage3", "head"])
-    assert set(labels.values()) == {"stage3", "head"} and all(p.startswith(("stage3/", "head/")) for p in labels)
+    labels = labels_of(model, ["stage1", "head"])
+    assert set(labels.values()) == {"stage1", "head"} and all(p.startswith(("stage1/", "head/")) for p in labels)
 
 
 @pytest.mark.parametrize("full", [True, False])
