@@ -68,7 +68,8 @@ def test_the_same_result_gives_the_same_bytes(written: Path, result: ComparisonR
 
 
 def test_a_directory_that_cannot_be_written_is_told(result: ComparisonResult, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("linft.report.page.figure_files", lambda result: {})  # which takes long to draw
+    for name, nothing in {"figure_files": {}, "render": ""}.items():  # which take long to draw
+        monkeypatch.setattr(f"linft.report.page.{name}", lambda result, nothing=nothing: nothing)
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(LinftError, match=r"cannot write .*choose a directory"):
         report.write(result, tmp_path / "taken")

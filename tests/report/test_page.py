@@ -30,6 +30,12 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("linft.report.page.FIGURES", {})
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures with their words and places, of which nothing is drawn."""
+    monkeypatch.setattr("linft.report.style.to_svg", lambda figure, salt: "<svg></svg>")
+
+
 def test_nothing_is_fetched_or_run(page: str):
     read = Reader(page)
     assert not read.tags & {"script", "link", "img", "iframe"}
@@ -69,7 +75,7 @@ def test_the_numbers_are_there(page: str, result: ComparisonResult):
     assert "Everything beyond first order in the weights" in text
 
 
-def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(result: ComparisonResult):
+def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(undrawn: None, result: ComparisonResult):
     moving = replace(result.runs["dual"], certificate=Certificate(0.037, 0.1, 2, 1.25), note="")
     runs, agreements = result.runs | {"moving": moving}, result.agreement | {"moving": result.agreement["dual"]}
     known = replace(result, runs=runs, agreement=agreements)
@@ -146,7 +152,7 @@ def test_null_is_an_en_dash(without_figures: None, result: ComparisonResult):
     assert "None" not in Reader(page).text and "nan" not in Reader(page).text
 
 
-def test_divergence_is_told(result: ComparisonResult):
+def test_divergence_is_told(undrawn: None, result: ComparisonResult):
     real, dual = result.runs["finetuned"], result.runs["dual"]
     curves = {key: getattr(dual, key)[:4] for key in ("test_loss", "train_accuracy", "test_accuracy")}
     distance = {group: values[:4] for group, values in dual.distance.items()}
@@ -182,13 +188,15 @@ def test_divergence_is_told(result: ComparisonResult):
         ),
     ],
 )
-def test_a_missing_part_is_left_out(page: str, result: ComparisonResult, change, missing: set[str], heading: str):
+def test_a_missing_part_is_left_out(
+    undrawn: None, page: str, result: ComparisonResult, change, missing: set[str], heading: str
+):
     without = render(replace(result, **change(result)))
     assert set(re.findall(r'<figure id="(\w+)"', without)) == set(FIGURES) - missing
     assert heading in page and heading not in without
 
 
-def test_a_run_that_nothing_predicted(result: ComparisonResult):
+def test_a_run_that_nothing_predicted(undrawn: None, result: ComparisonResult):
     real = {"finetuned": result.runs["finetuned"]}
     alone = replace(result, runs=real, agreement={}, attribution=Attribution(links=[], total=None))
     page = render(alone)
