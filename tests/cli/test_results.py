@@ -20,8 +20,8 @@ from linft.workflows.compare.store import StoredRun
 from linft.workflows.rank.result import RankingResult
 from linft.workflows.sweep.result import SweepResult
 
-IMAGES = ("--train-images", "20", "--test-images", "10", "--sample-seed", "0")
-RECIPE = ("--steps", "2", "--batch-size", "6")
+IMAGES = ("--train-images", "12", "--test-images", "10", "--sample-seed", "0")
+RECIPE = ("--steps", "2", "--batch-size", "6")  # what other commands are tested with, too, which share their programs
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Written:
 COMPARE = ("compare", "--runs", "finetuned", "dual", *IMAGES, *RECIPE)
 PREDICT = ("predict", "--how", "features-trace", *IMAGES, *RECIPE)
 FINETUNE = ("finetune", "--task", "digits", "--resume", "auto", *IMAGES, *RECIPE)
-SEEDS = (*FINETUNE, "--validation", "0.5", "--seeds", "0", "--ten-crop")
-ADVISE = ("advise", "--budget", "4", "--folds", "2", "--verify", *IMAGES)
+SEEDS = (*FINETUNE, "--validation", "0.5", "--seeds", "0", "--ten-crop", "--train-images", "20")
+ADVISE = ("advise", "--budget", "4", "--folds", "2", "--verify", *IMAGES, "--train-images", "20")
 RANK = ("rank", "--task", "digits", "--scores", "lfc", "--shots", "3", "--resamples", "2", "--pictures", "0")
 SWEEP = ("sweep", "--vary", "learning_rate=0.01,0.001", *IMAGES, *RECIPE)
 

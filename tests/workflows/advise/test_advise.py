@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+import drawn
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from narrow import small_resnet
 
 import linft
 from linft.cli.advise import runs_table
@@ -29,7 +29,7 @@ UNKNOWN = Measures(100, {"linear_probe": 0.5, "probe_gap": 0.0}, {})
 
 @pytest.fixture(scope="module")
 def model():
-    return small_resnet(10)
+    return drawn.make(drawn.Normed())
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,13 @@ from linft.workflows.sweep.trial_queue import opened
 QUICK = {"heartbeat": 0.05, "timeout": 60.0}
 
 
+def storage_of(kind: str, path: Path) -> str:
+    return str(path / "study.journal") if kind == "journal" else f"sqlite:///{path}/study.db"
+
+
 @pytest.fixture(params=["journal", "sqlite"])
 def storage(request, tmp_path) -> str:
-    return str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
+    return storage_of(request.param, tmp_path)
 
 
 def counted(run) -> tuple[OneByOne, list[float]]:
@@ -83,7 +87,9 @@ def test_workers_share_the_points(spectral, storage):
     assert all(same(rows, found[0][0]) for rows, _ in found.values()), "each waits for the points of the others"
 
 
-def test_a_killed_workers_point_is_taken_up(spectral, tangent, storage, tmp_path):
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
+def test_a_killed_workers_point_is_taken_up(spectral, tangent, kind, tmp_path):
+    storage = storage_of(kind, tmp_path)
     save(tmp_path / "tangent.safetensors", tangent)
     script = Path(__file__).parents[2] / "support" / "sweep_worker.py"
     command = [sys.executable, str(script), str(tmp_path / "tangent.safetensors"), storage, "3"]
