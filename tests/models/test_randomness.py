@@ -1,5 +1,6 @@
 """Which networks draw random numbers: those whose training mode depends on its key."""
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class Dropped(nn.Module):
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_it_is_whether_the_key_makes_a_difference(rate):
     module = Dropped(rate)
-    model = linft.from_flax(module, module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1))), "head", (4, 4, 1))
+    model = linft.from_flax(module, drawn.variables(module, (4, 4, 1)), "head", (4, 4, 1))
     assert model.forward_train is not None
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4, 4, 1)))
     one, other = (model.forward_train(model.params, model.batch_stats, x, jax.random.key(k))[0] for k in (0, 1))
@@ -34,5 +35,5 @@ def test_it_is_whether_the_key_makes_a_difference(rate):
 
 def test_a_network_without_training_mode_draws_nothing():
     module = Dropped(0.5)
-    model = linft.from_flax(module, module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1))), "head", (4, 4, 1))
+    model = linft.from_flax(module, drawn.variables(module, (4, 4, 1)), "head", (4, 4, 1))
     assert not draws(linft.linearize(model))

@@ -1,5 +1,6 @@
 """The Jacobian itself is that of automatic differentiation, for layers of every rule, and weights go with it."""
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,8 +37,7 @@ class Raw(nn.Module):
 
 
 def of_user(module: nn.Module) -> linft.Model:
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    return linft.from_flax(module, variables, "head", (8, 8, 3))
+    return linft.from_flax(module, drawn.variables(module, (8, 8, 3)), "head", (8, 8, 3))
 
 
 @pytest.fixture(scope="module")

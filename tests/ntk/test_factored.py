@@ -1,5 +1,6 @@
 """Layers of which one backward pass serves all outputs are found, and no others are taken for them."""
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,8 +50,7 @@ class Beside(nn.Module):
 
 
 def user(module: nn.Module) -> Model:
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *SIZE)))
-    return linft.from_flax(module, variables, "linear", SIZE)
+    return linft.from_flax(module, drawn.variables(module, SIZE), "linear", SIZE)
 
 
 def registered(name: str, **options) -> Model:
@@ -58,7 +58,7 @@ def registered(name: str, **options) -> Model:
 
 
 FOUND = {
-    "resnet": (lambda: registered("cifar_resnet8", width=4), {"stage3/block0/norm2": 0}),
+    "resnet": (lambda: registered("resnet18", blocks=(1,), width=4), {"stage1/block0/norm2": 0}),
     "densenet": (lambda: registered("cifar_densenet22", layers=1, growth=2), None),
     "concatenated": (lambda: user(Beside()), {"second": 4, "third": 0}),
     "gated": (lambda: user(Gated()), {}),

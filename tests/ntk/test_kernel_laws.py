@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,8 +76,7 @@ def resnet(shortcut: str) -> Model:
 
 
 def user(module: nn.Module) -> Model:
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *SIZE)))
-    return linft.from_flax(module, variables, "linear", SIZE)
+    return linft.from_flax(module, drawn.variables(module, SIZE), "linear", SIZE)
 
 
 MODELS: dict[str, Callable[[], Model]] = {

@@ -2,8 +2,6 @@
 
 import drawn
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from replayed import ADAM, CE, SE, assert_same, values
@@ -51,7 +49,6 @@ class Raw(nn.Module):
 
 
 def test_of_other_networks_it_says_what_to_do(task):
-    variables = jax.jit(Raw().init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    model = linft.from_flax(Raw(), variables, "head", (8, 8, 1))
+    model = linft.from_flax(Raw(), drawn.variables(Raw()), "head", (8, 8, 1))
     with pytest.raises(Unavailable, match=r"raw .*, so its Jacobian is not to be had; train the network linearized"):
         predict.explicit(model, task)

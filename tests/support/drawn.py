@@ -1,5 +1,7 @@
 """A model of any module at weights drawn by NumPy, and the least module that has statistics to follow."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,14 @@ from linft.models.from_flax import wrap
 SIZE = (8, 8, 1)
 
 
-def make(module: nn.Module, seed: int = 0) -> Model:
-    """A model at weights from NumPy, which takes no time to compile."""
+def variables(module: nn.Module, size: tuple[int, int, int] = SIZE, seed: int = 0) -> Any:
+    """Weights and statistics of a module, in place of its own initial ones, which take long to compile."""
+    return like(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *size))), seed)
+
+
+def like(shapes: Any, seed: int = 0) -> Any:
+    """Weights and statistics of these shapes, from NumPy."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *SIZE)))
 
     def draw(path, leaf):
         size, name = leaf.shape, path[-1].key
@@ -25,9 +31,14 @@ def make(module: nn.Module, seed: int = 0) -> Model:
         )
         return jnp.asarray(start + noise, jnp.float32)
 
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    groups = {name: (name,) for name in variables["params"]}
-    return wrap(module, variables, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def make(module: nn.Module, seed: int = 0) -> Model:
+    """A model at weights from NumPy."""
+    of_module = variables(module, seed=seed)
+    groups = {name: (name,) for name in of_module["params"]}
+    return wrap(module, of_module, "head", groups, Preprocessing(SIZE, (0.5,), (0.5,)), name=type(module).__name__)
 
 
 class Stage(nn.Module):

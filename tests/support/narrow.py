@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import drawn
 import jax
 
 from linft.core.base import Model
 from linft.core.preprocessing import Preprocessing
-from linft.models import create
+from linft.models import create, registry
 
 
 class Narrow(NamedTuple):
@@ -17,9 +18,10 @@ class Narrow(NamedTuple):
     size: int = 32
 
     def create(self, num_classes: int) -> Model:
-        """The network at random weights."""
+        """The network at weights from NumPy."""
         images = Preprocessing((self.size, self.size, 3))
-        return create(self.name, num_classes, jax.random.key(0), images, **self.options)
+        weights = drawn.like(registry.shapes(self.name, num_classes, self.options))
+        return registry.build(self.name, num_classes, weights, images, self.options)
 
 
 def small_resnet(num_classes: int, width: int = 2, blocks: tuple[int, ...] = (1,), seed: int = 0) -> Model:
