@@ -17,6 +17,7 @@ from linft.core.base import ClassMeans
 from linft.core.errors import LinftError
 
 FILES = {  # experiment -> what its results are
+    "breaks": {"table.md", "figure.svg", "rows.jsonl", "config.json", "real", "predicted"},
     "sweep_truth": {"table.md", "figure.svg", "real", "predicted", "features"},
     "sources": {"table.md", "real", "predicted"},
     "regularisers": {"table.md", "real", "predicted"},
@@ -30,8 +31,13 @@ FILES = {  # experiment -> what its results are
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
 }
-TASKS = {"predicted_vs_actual": "hymenoptera", "prediction_kinds": "hymenoptera", "advice": "hymenoptera"}
-SWEEPS = ("sweep_truth", "sources", "regularisers", "layers", "effective_rate")
+TASKS = {
+    "predicted_vs_actual": "hymenoptera",
+    "prediction_kinds": "hymenoptera",
+    "advice": "hymenoptera",
+    "breaks": "mnist",
+}
+SWEEPS = ("sweep_truth", "breaks", "sources", "regularisers", "layers", "effective_rate")
 ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "training_mode": 1, "advice": 1}
 """How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}

@@ -12,6 +12,7 @@ from linft.predict.flow import gradient_flow as gradient_flow
 from linft.predict.flow import why_not as why_not_flow
 from linft.predict.moving import moving as moving
 from linft.predict.relinearized import relinearized as relinearized
+from linft.predict.sharpening import sharpening as sharpening
 from linft.predict.spectral import spectral as spectral
 from linft.predict.spectral import why_not as why_not_spectral
 from linft.predict.stability import stability as stability
@@ -19,6 +20,6 @@ from linft.predict.tangent import tangent as tangent
 
 __all__ = [
     "FeatureTangent", "dual", "explicit", "feature_dual", "feature_tangent", "gradient_flow", "moving", "nearest",
-    "relinearized", "spectral", "stability", "tangent", "why_not", "why_not_explicit", "why_not_flow",
+    "relinearized", "sharpening", "spectral", "stability", "tangent", "why_not", "why_not_explicit", "why_not_flow",
     "why_not_spectral",
 ]  # fmt: skip

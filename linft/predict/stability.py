@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from linft.core.base import Tangent
-from linft.core.recipe import Recipe
+from linft.core.recipe import Loss, Recipe
 from linft.predict.dual import predictable
 from linft.predict.eigen import largest
 from linft.predict.operator import among, on_host, operator
@@ -73,7 +73,7 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     numbers = optimizer.settings(recipe, tangent.groups, n)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     theta = on_host(operator(tangent.kernel_train, tangent, weights))
-    root = _hessian_root(tangent, recipe)
+    root = hessian_root(tangent.logits_train, recipe.loss)
     decay = max((weights[g] * float(numbers.decays[g]) for g in weights), default=0.0)
     limit = limit_of(recipe)
     curvature = largest(theta, root) / n
@@ -98,11 +98,11 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
     )
 
 
-def _hessian_root(tangent: Tangent, recipe: Recipe) -> Float[np.ndarray, "n c c"]:
-    """H^½ for every example."""
-    n, c = tangent.logits_train.shape
-    if recipe.loss == "squared_error":
+def hessian_root(logits: Float[Array, "n c"], loss: Loss) -> Float[np.ndarray, "n c c"]:
+    """H^½ for every example: of 1 for squared error, of diag(p) − ppᵀ for cross-entropy."""
+    n, c = logits.shape
+    if loss == "squared_error":
         return np.broadcast_to(np.eye(c), (n, c, c))
-    p = np.asarray(jax.nn.softmax(tangent.logits_train), np.float64)
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
     values, vectors = np.linalg.eigh(p[:, :, None] * np.eye(c) - p[:, :, None] * p[:, None, :])
     return (vectors * np.sqrt(np.maximum(values, 0))[:, None, :]) @ vectors.transpose(0, 2, 1)
