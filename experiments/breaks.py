@@ -12,6 +12,7 @@ results/breaks/SCALE; writes table.md and figure.svg there. Tasks may run at onc
 `--do report`.
 """
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,19 +27,24 @@ import tyro
 from matplotlib.figure import Figure
 from missing_rows import missing_rows
 from options import Options
-from paired_rows import Case, Row, carry_out, pairs
+from paired_rows import Case, Row, carry_out, cautious, pairs
 from starts import FAR, NEAR, SIZES, SOURCE, Sizes, start, task_of
-from tables import markdown
+from tables import markdown, share
 
 from linft import predict
 from linft.core.layer_settings import LayerSettings
-from linft.predict.sharpening import BREAKS, Edge, Sharpening, layers_of
+from linft.predict.sharpening import BREAKS, HOLDS, Edge, Sharpening, layers_of
 from linft.runtime import json_lines
 from linft.workflows.sweep.grid import at
 
 CHOSEN_ON = (*NEAR, *FAR)
 APART = ("fashion", "imagenet_coarse", "mnist")
 KINDS = {"broke": "#d55e00", "did not": "#0072b2"}
+LIMITS = (1.0, HOLDS, BREAKS, np.inf)
+
+Both = list[tuple[Row, Row]]
+"""Predicted and real rows."""
+Known = tuple[Case, Path, Sharpening, int]
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,10 @@ def main(options: Options) -> None:
         for row in missing_rows(directory, Config(), partial(paths, options, sizes)):
             print(row["key"], row["lambda_max"], flush=True)
     if "report" in options.do:
-        found = judged(directory, options.directory("sweep_truth"), sizes)
-        (directory / "table.md").write_text(table(found))
+        known = list(with_path(directory, options.directory("sweep_truth"), sizes))
+        long = [(case, path, n, pairs(case, where, sizes.long)) for case, where, path, n in known]
+        found = [_judged(case, path, n, *pair) for case, path, n, both in long for pair in both]
+        (directory / "table.md").write_text("\n".join([table(found), picks(known, sizes)]))
         figure(found).savefig(directory / "figure.svg", metadata={"Date": None})
         print(f"{len(found)} runs; wrote {directory}/table.md and {directory}/figure.svg")
 
@@ -93,18 +101,15 @@ def paths(options: Options, sizes: Sizes, done: set[str]) -> Iterator[Row]:
             yield {"key": name, "n": len(task.y_train), **numbers, "seconds": time.perf_counter() - begin}
 
 
-def judged(directory: Path, truth: Path, sizes: Sizes) -> list[Judged]:
-    """Every run whose path is known."""
+def with_path(directory: Path, truth: Path, sizes: Sizes) -> Iterator[Known]:
+    """Every case whose path is known, where its rows are, the path, and how many images are trained on."""
     of_task = {row["key"]: row for row in json_lines.read(directory / "rows.jsonl")}
     frozen = [(case, truth) for case in sweep_truth.cases(sizes) if case.name == "frozen"]
-    found = []
     for case, where in (*frozen, *((case, directory) for case in cases(sizes))):
         row = of_task.get(case.task)
         if row is not None:
             numbers = (np.array(row[key]) for key in ("way", "train_loss", "lambda_max"))
-            path = Sharpening(*numbers, layers_of(case.base))
-            found += [_judged(case, path, row["n"], *pair) for pair in pairs(case, where, sizes.long)]
-    return found
+            yield case, where, Sharpening(*numbers, layers_of(case.base)), row["n"]
 
 
 def _judged(case: Case, path: Sharpening, n: int, predicted: Row, real: Row) -> Judged:
@@ -132,6 +137,44 @@ def table(found: list[Judged]) -> str:
         "start: those that diverge by the kernel there."
     )
     return markdown(title, heads, rows)
+
+
+def picks(known: list[Known], sizes: Sizes) -> str:
+    """What is lost by taking the point predicted to be best, among those up to a limit along the path."""
+    rows, lost = [], {tasks: [] for tasks in (CHOSEN_ON, APART)}
+    for (case, where, path, n), (budget, step) in itertools.product(known, sizes.budgets.items()):
+        both = pairs(case, where, step)
+        if both:
+            best = max(real["test_accuracy"] or 0.0 for _, real in both)
+            among = [cautious(both, step), *(_below(case, path, n, step, both, limit) for limit in LIMITS)]
+            found = [_lost(best, of) for of in among]
+            rows.append([case.task, budget, share(best), *map(share, found)])
+            lost[APART if case.task in APART else CHOSEN_ON].append(found)
+    for name, tasks in (("the four", CHOSEN_ON), ("apart", APART)):
+        if lost[tasks]:
+            rows.append([f"mean, {name}", "", "", *map(share, np.mean(lost[tasks], 0))])
+    limits = [f"below {limit:g}" if np.isfinite(limit) else "all" for limit in LIMITS]
+    title = (
+        "Accuracy lost by taking the point that the network's kernel predicts to be best: among those that are safe by "
+        "the start alone (`linft.workflows.advise.rules.safe`), and among those whose rate stays below so many times "
+        "the largest stable one along the predicted path."
+    )
+    return markdown(title, ["task", "budget", "best", "safe at the start", *limits], rows)
+
+
+def _below(case: Case, path: Sharpening, n: int, step: int, both: Both, limit: float) -> Both:
+    def overshoot(predicted: Row) -> float:
+        recipe = at(predicted["values"], case.base, LayerSettings(), ()).recipe
+        return path.edge(recipe.replace(steps=step), n).overshoot
+
+    return [pair for pair in both if overshoot(pair[0]) < limit]
+
+
+def _lost(best: float, both: Both) -> float:
+    """Where nothing is left to choose from, all of it."""
+    order = lambda pair: (-pair[0]["test_accuracy"], pair[0]["test_loss"])  # noqa: E731
+    pick = min((pair for pair in both if pair[0]["status"] == "finished"), key=order, default=None)
+    return best - ((pick[1]["test_accuracy"] or 0.0) if pick else 0.0)
 
 
 def figure(found: list[Judged]) -> Figure:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from linft.cli.options import ImageOptions, ModelOptions, OutputOptions, TaskOptions, with_length
-from linft.core.errors import Unavailable
+from linft.core.errors import LinftError, Unavailable
 from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from linft.core.band import Band
-    from linft.core.base import Trajectory
+    from linft.core.base import Model, Trajectory
+    from linft.core.task import Task
     from linft.predict.choice import PredictionKind
+    from linft.predict.sharpening import Sharpening
+    from linft.runtime.progress import Progress
 
 DEFAULT_STEPS = 40
 
@@ -38,6 +41,9 @@ class Predict:
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     seeds: int = 1
     """Predict the recipe by so many seeds of the order of images, its own and those that follow: a band."""
+    edge: bool = False
+    """Also find how the loss sharpens along the predicted path, and whether the recipe meets the edge of stability
+    there, or is expected to break. Of frozen batch norm."""
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
@@ -55,6 +61,7 @@ class Predict:
         from linft.core.trajectory_json import saved
         from linft.predict.choice import KINDS, PredictMany, auto, by, chosen
         from linft.predict.result import FILE, ModelName, PredictionResult
+        from linft.predict.sharpening import why_no_edge
         from linft.predict.tangent import mode
         from linft.report import trajectories
         from linft.runtime.atomic_files import whole
@@ -69,6 +76,8 @@ class Predict:
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked))
+        if self.edge and (reason := why_no_edge(recipe)):
+            raise LinftError(f"leave out --edge: {reason}")
         recipes = by_seed(recipe, self.seeds, len(task.y_train))
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
@@ -109,6 +118,8 @@ class Predict:
                 choice = chosen(self.error, kind, of_seeds[recipe.seed])
             else:
                 kind, of_seeds, choice = self.how, predicted(self.how, KINDS[self.how].many, self.how), None
+            sharpens = self.sharpening(model, task, recipe, progress) if self.edge else None
+        edge = sharpens.edge(recipe, len(task.y_train)) if sharpens else None
         found, others = of_seeds[recipe.seed], {s: run for s, run in of_seeds.items() if s != recipe.seed}
         result = PredictionResult(
             model=ModelName(name=model.name),
@@ -121,15 +132,30 @@ class Predict:
             runs={kind: saved(found), **{with_seed(kind, seed): saved(run) for seed, run in others.items()}},
             versions=versions(),
             band=band(of_seeds) if others else None,
+            edge=edge,
         )
         store.finish(result, FILE)
         with whole(output / "trajectories.csv") as partial:
             partial.write_text(trajectories.table(result.runs), encoding="utf-8")
         told = [] if result.band is None else [in_words(result.band)]
+        told += [] if edge is None else [f"Along the predicted path the recipe {edge}."]
         for line in [dropped, *findings(kind, KINDS[kind], found, choice and choice.reason), *told]:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {output / FILE}", soft_wrap=True)
+
+    def sharpening(self, model: "Model", task: "Task", recipe: Recipe, progress: "Progress") -> "Sharpening":
+        """How the loss sharpens along the path that a kernel predicts."""
+        from linft import predict
+
+        return predict.sharpening(
+            model,
+            task,
+            recipe,
+            at="network" if self.model.head == "probe" else "features",
+            batch_size=self.kernel_batch,
+            progress=lambda done, total: progress("path", done, total),
+        )
 
 
 def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str | None) -> list[str]:

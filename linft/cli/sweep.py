@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from linft.runtime.progress import Progress
     from linft.workflows.sweep import result
     from linft.workflows.sweep.shared import Sharing, Watch
+    from linft.workflows.sweep.sweep import FindEdge
 
 FEATURES: dict[str, Literal["full", "trace", "low-rank"]] = {
     "features": "full",
@@ -88,6 +89,9 @@ class SweepRecipes:
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
     """A YAML file of options, which those given here override."""
+    edge: bool = False
+    """Also find how the loss sharpens along the predicted path, at the price of about a dozen real runs, and take no
+    point for the best whose rate goes far above the edge of stability there. Of frozen batch norm."""
     validation: float | None = None
     """Share of the training images held out and measured on, in place of the test images."""
     trying: Annotated[Points, tyro.conf.OmitArgPrefixes] = Points()
@@ -163,6 +167,7 @@ class SweepRecipes:
                 output=self.writing.output,
                 by=name(self),
                 described=described(self, model, task),
+                edge=edges(self, model, task, progress) if self.edge else None,
                 progress=progress,
             )
         tell(self, console, swept)
@@ -173,6 +178,11 @@ class SweepRecipes:
             raise LinftError("give --grid li2020 (or l2sp, plested2021, a YAML file), or --vary learning_rate=0.1,0.01")
         if self.by in (*FEATURES, "moving-features", *EXPLICIT) and self.kernel.kernel != "full":
             raise LinftError(f"--kernel {self.kernel.kernel} is of the network; give --by features-trace or another")
+        if self.edge:
+            from linft.predict.sharpening import why_no_edge
+
+            if reason := why_no_edge(self.training):
+                raise LinftError(f"leave out --edge: {reason}")
         chooses = self.workers.search == "tpe" or self.workers.prune
         if chooses and self.by in PREDICTED:
             raise LinftError(f"--by {self.by} predicts every point at once; leave out --search tpe and --prune")
@@ -205,6 +215,7 @@ def described(command: SweepRecipes, model: "Model", task: "Task") -> dict[str, 
         "model": {"name": model.name, "digest": model.digest, "layer_groups": list(model.layer_groups), **start},
         "task": {"name": task.name, "digest": task.digest, "held_out": command.validation, **sizes},
         "record_every": command.writing.record_every,
+        **({"edge": True} if command.edge else {}),
     }
 
 
@@ -265,6 +276,31 @@ def make(
     return finetune(started, task, record_every=every, tracking=watch)
 
 
+def edges(command: SweepRecipes, model: "Model", task: "Task", progress: "Progress") -> "FindEdge":
+    """Where points meet the edge, along one path for each start and its layers and factors."""
+    from linft import predict
+    from linft.predict.sharpening import Edge, Sharpening, layers_of, why_no_edge
+
+    paths: dict[tuple[int, Recipe], Sharpening] = {}
+
+    def of(point: grids.Point) -> Edge | None:
+        if why_no_edge(point.recipe):
+            return None
+        about = point.reinit_groups, layers_of(point.recipe)
+        if about not in paths:
+            paths[about] = predict.sharpening(
+                command.model.with_new_layers(model, task, command.images.sample_seed, point.reinit_groups),
+                task,
+                point.recipe,
+                at="network" if command.model.head == "probe" else "features",
+                batch_size=command.kernel.kernel_batch,
+                progress=lambda done, total: progress("path", done, total),
+            )
+        return paths[about].edge(point.recipe, len(task.y_train))
+
+    return of
+
+
 def tangent(command: SweepRecipes, model: "Model", task: "Task", point: grids.Point, progress: "Progress") -> "Tangent":
     """The kernel of a point's start, on disk once it has been computed."""
     from linft import predict
@@ -320,6 +356,10 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     reasons = dict.fromkeys(row.reason for row in swept.rows if row.status in ("refused", "failed"))
     lines += [f"Not run: {reason}." for reason in reasons]
     lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
+    edges = [row.edge for row in finished if row.edge]
+    if edges:
+        left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
+        lines.append(f"{left} of {len(edges)} points leave the predicted path, {broken} are expected to break.")
     print_lines(lines)
     page = write(schema.read(command.writing.output / result.FILE, result.SweepResult), command.writing.output)
     console.print(f"Report: {page}", soft_wrap=True)

@@ -6,6 +6,7 @@ from linft.core.band import Band
 from linft.core.recipe import Recipe
 from linft.core.trajectory_json import SavedTrajectory
 from linft.predict.choice import ChosenKind
+from linft.predict.sharpening import Edge
 from linft.training.result import TaskSummary
 
 FILE = "prediction.json"
@@ -40,3 +41,5 @@ class PredictionResult:
     versions: dict[str, str]
     band: Band | None = None
     """Of several seeds of order; None of one, and where all are predicted to diverge."""
+    edge: Edge | None = None
+    """Where the recipe meets the edge of stability along the predicted path, where that was asked for."""

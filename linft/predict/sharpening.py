@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import LinearOperator
 
+from linft.core import recipe_fields
 from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.ntk.matrix_free.krylov import spectral_measure
 from linft.ntk.matrix_free.operator import kernel_operator
-from linft.predict.dual import predictable
 from linft.predict.moving import Followed, Moving, moving
 from linft.predict.stability import hessian_root, limit_of
 from linft.predict.tangent import outputs_on
@@ -42,6 +42,8 @@ STEPS, MOMENTUM = 240, 0.95
 BREAKS = 4.0
 """The rate over the largest stable one on the path from which a run is said to break. Chosen on four tasks
 (experiments/breaks.py)."""
+HOLDS = 2.0
+"""The same up to which predictions still tell which recipe is best; chosen likewise."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Edge:
     """The rate over the largest stable one, the largest on the path."""
 
     @property
+    def holds(self) -> bool:
+        """Whether the run stays so near the path that its prediction may be compared with others."""
+        return self.overshoot < HOLDS
+
+    @property
     def breaks(self) -> bool:
         """Whether the run is expected to lose what it has learned, rather than to settle at the edge."""
         return self.overshoot >= BREAKS
@@ -62,7 +69,8 @@ class Edge:
         if self.step is None:
             return f"stays below the edge of stability, {self.overshoot:.2g} of it at most"
         what = "is expected to break" if self.breaks else "is expected to oscillate there"
-        return f"meets the edge of stability at about step {self.step}, goes {self.overshoot:.2g} times above: {what}"
+        above = f"up to {self.overshoot:.2g} times the largest stable rate"
+        return f"meets the edge of stability at about step {self.step} and goes {above}: {what}"
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,31 @@ class Sharpening:
         The path is the same for all rates, momenta and decays; a recipe is as far on it as the sum of its steps is.
 
         Raises:
-          LinftError: a recipe that no kernel predicts, that clips, that trains other layers, or another loss.
+          LinftError: a recipe that has no edge (`why_no_edge`), that trains other layers, or another loss.
         """
         if layers_of(recipe) != self.layers:
             raise LinftError("the path is of another loss, other layers or factors; call sharpening with the recipe")
-        predictable([recipe], "frozen")
-        if recipe.clip_norm is not None:
-            raise LinftError("a clipped gradient has no edge of stability; take clip_norm out of the recipe")
+        _refuse(recipe)
         rates, decay = recipe.rates(n), max(recipe.weight_decay, recipe.l2sp)
         before = np.concatenate([[0.0], ways(recipe, n)])[: len(rates)]
         lambdas = np.exp(np.interp(before, self.way, np.log(np.maximum(self.lambda_max, 1e-30))))
         shares = rates * (lambdas + decay) / limit_of(recipe)
         above = np.flatnonzero(shares >= 1)
         return Edge(int(above[0]) if len(above) else None, float(shares.max(initial=0.0)))
+
+
+def why_no_edge(recipe: Recipe) -> str | None:
+    """Why no edge of stability along a path is known of a recipe; None where one is."""
+    if recipe.batch_norm == "train":
+        return "batch norm is in training mode, where real runs do not break as with frozen statistics"
+    if recipe.clip_norm is not None:
+        return "its gradients are clipped, and clipped steps have no edge"
+    return recipe_fields.why_not(recipe, "kernel", batch_norm="frozen")
+
+
+def _refuse(recipe: Recipe) -> None:
+    if reason := why_no_edge(recipe):
+        raise LinftError(f"no edge of stability along a path is known of this recipe: {reason}")
 
 
 def layers_of(recipe: Recipe) -> Recipe:
@@ -130,7 +150,7 @@ def sharpening(
       batch_size, progress: as in `empirical_ntk`.
 
     Raises:
-      LinftError: batch norm in training mode; no kernel predicts the recipe.
+      LinftError: a recipe that has no edge (`why_no_edge`).
 
     Example:
       >>> import jax, linft
@@ -142,7 +162,7 @@ def sharpening(
       >>> found.edge(linft.Recipe(learning_rate=1e-6, batch_size=10, steps=5), 20).step is None
       True
     """
-    predictable([recipe], "frozen")
+    _refuse(recipe)
     layers = layers_of(recipe)
     slow = layers.replace(momentum=MOMENTUM, batch_size=recipe.batch_size, steps=STEPS)
     x = model.preprocess(task.x_train)

@@ -89,7 +89,7 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
     ends = [row for row in shown if row.status == "finished"]
     sentences = []
     if ends:
-        best = max(ends, key=lambda row: row.accuracy)
+        best = min(ends, key=best_first)
         sentences.append(
             f"Of {len(shown)} points the best {'reached' if real else 'is predicted to reach'} "
             f"{words.percent(best.test_accuracy)} of the {measured(content)} images: {setting(best)}."
@@ -104,6 +104,13 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
         sentences.append(
             f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}; "
             f"their kernels moved along {paths} path{'s' if paths > 1 else ''}."
+        )
+    edges = [row.edge for row in shown if row.edge]
+    if edges:
+        left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
+        sentences.append(
+            f"By how the loss sharpens along the predicted path {left} of {len(edges)} points leave it, and {broken} "
+            "are expected to break; those that leave it are not compared with the others."
         )
     if agreed and agreed.points:
         tau = agreed.tau_accuracy

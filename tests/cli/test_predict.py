@@ -41,6 +41,16 @@ def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     assert "Train loss goes from" in text
 
 
+def test_the_edge_along_the_path_is_told(call, capsys):
+    result = call("--how", "dual", "--edge", "--learning-rate", "100")
+    assert result["edge"]["step"] == 0 and result["edge"]["overshoot"] > 4
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "Along the predicted path the recipe meets the edge of stability at about step 0" in told
+    with pytest.raises(SystemExit):
+        call("--how", "dual", "--edge", "--batch-norm", "train")
+    assert "leave out --edge: batch norm is in training mode" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_where_no_kernel_can_move_it_takes_one_that_stays(call, capsys, monkeypatch):
     def too_large(*_):
         raise Unavailable("the kernels are too large")

@@ -56,6 +56,22 @@ def test_both_are_written_side_by_side(output):
     assert "Predicted and real" in (output / "sweep.html").read_text()
 
 
+def test_the_edge_is_met_where_rates_are_far_above_it(call, tmp_path, capsys):
+    call(*SMALL, "--vary", "learning_rate=1e-6,1e3", "--edge", "--output", tmp_path)
+    rows = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]["dual"]["rows"]
+    assert [row["edge"]["step"] for row in rows] == [None, 0] and rows[1]["edge"]["overshoot"] > 4
+    if rows[1]["status"] == "finished":
+        assert "1 of 2 points leave the predicted path, 1 are expected to break" in capsys.readouterr().out
+    assert "leave it, and 1 are expected to break" in (tmp_path / "sweep.html").read_text().replace("\n", " ")
+
+
+def test_no_edge_in_training_mode(call, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call(*SMALL, *VARY, *TRAINING_MODE, "--edge", "--output", tmp_path)
+    assert stopped.value.code == 2
+    assert "leave out --edge: batch norm is in training mode" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_the_points_are_those_of_the_library(output, model_file):
     task = linft.load_task("digits").subset(12, 10, 0)
     _, head = jax.random.split(jax.random.key(0))

@@ -108,14 +108,14 @@ def _cells(rows: Sequence[Row], chosen: dict[str, Any], x: str, y: str, settings
 def _doubtful(
     rows: Sequence[Row], chosen: dict[str, Any], x: str, y: str, settings: dict[str, list[Any]]
 ) -> np.ndarray:
-    """Whether a cell's value comes from a prediction that does not say of itself that it holds."""
+    """Whether a cell's value comes from a prediction that is said not to hold."""
     return _cells(rows, chosen, x, y, settings) != _cells(
         [row for row in rows if not _is_doubtful(row)], chosen, x, y, settings
     )
 
 
 def _is_doubtful(row: Row) -> bool:
-    return row.certificate is not None and not row.certificate.holds
+    return row.leaves or (row.certificate is not None and not row.certificate.holds)
 
 
 def _minus(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from linft.core.base import Certificate, Trajectory
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.core.trajectory_json import CURVES, saved
+from linft.predict.sharpening import Edge
 from linft.runtime import schema
 from linft.runtime.json_files import read_json
 from linft.runtime.schema import Number
@@ -61,6 +62,13 @@ class Row:
     diverged_at: int | None = None
     certificate: Certificate | None = None
     """Of a prediction that tells how far it is to be trusted."""
+    edge: Edge | None = None
+    """Where it meets the edge of stability along the predicted path, where that was asked for."""
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its rate goes so far above the edge that its prediction is not to be compared with others."""
+        return self.edge is not None and not self.edge.holds
 
     @property
     def accuracy(self) -> float:
@@ -68,9 +76,9 @@ class Row:
         return math.nan if self.test_accuracy is None else self.test_accuracy
 
 
-def best_first(row: Row) -> tuple[float, float]:
-    """The order of finished rows: the greatest test accuracy, and of equals the least loss."""
-    return -row.accuracy, math.inf if row.test_loss is None else row.test_loss
+def best_first(row: Row) -> tuple[bool, float, float]:
+    """The order of finished rows: those that keep to the path, the greatest test accuracy, of equals the least loss."""
+    return row.leaves, -row.accuracy, math.inf if row.test_loss is None else row.test_loss
 
 
 def row(point: Point, run: Trajectory, note: str = "") -> Row:
@@ -127,10 +135,13 @@ class Sweep:
         return dropped(self.rows)
 
     def best(self, by: str = "test_accuracy") -> Row | None:
-        """The finished point of greatest accuracy, or of least loss; the first of equals; None where none finished."""
+        """The finished point of greatest accuracy, or of least loss; the first of equals; None where none finished.
+
+        One that leaves the path (`Row.edge`) only where all do.
+        """
         finished = [row for row in self.rows if row.status == "finished"]
         sign = -1 if by.endswith("accuracy") else 1
-        return min(finished, key=lambda row: sign * getattr(row, by), default=None)
+        return min(finished, key=lambda row: (row.leaves, sign * getattr(row, by)), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

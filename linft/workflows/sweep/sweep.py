@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from linft.core.base import OneByOne, Run
 from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
+from linft.predict.sharpening import Edge
 from linft.runtime import schema
 from linft.runtime.claims import claim
 from linft.runtime.progress import Progress
@@ -26,6 +27,9 @@ TOGETHER = 256  # points replayed at a time: their coordinates need less memory 
 
 MakeRun = Callable[[Point], Run]
 """From a point to the Run of its start: of as many new layer groups, and of its recipe's batch norm."""
+
+FindEdge = Callable[[Point], Edge | None]
+"""From a point to where it meets the edge of stability; None where that is not known."""
 
 Start = tuple[int, str]
 """What points share that share a Run: new layer groups, and batch norm."""
@@ -46,6 +50,7 @@ def sweep(
     output: str | Path | None = None,
     by: str = "run",
     described: Mapping[str, Any] | None = None,
+    edge: FindEdge | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Run every point of a grid.
@@ -64,6 +69,8 @@ def sweep(
         which is made of these. A call that was interrupted goes on from there.
       by: what the run is called there; several may be kept beside one another.
       described: what is known of model and task, as JSON has it; an output directory of others is refused.
+      edge: from a point to where it meets the edge of stability (`predict.sharpening`); of those that go far above it
+        none is taken for the best.
       progress: called as points are done.
 
     Raises:
@@ -92,16 +99,22 @@ def sweep(
         claim(Path(output) / result.CONFIG, config, "results")
         lines = result.lines(Path(output), by)
 
-    def keep(rows: list[Row]) -> None:
+    def judged(row: Row) -> Row:
+        if edge is None or row.edge is not None or row.status in ("refused", "failed"):
+            return row
+        return replace(row, edge=edge(resolve(row.values)))
+
+    def keep(rows: list[Row]) -> list[Row]:
+        rows = list(map(judged, rows))
         if lines is not None:
             schema.append(lines, rows)
+        return rows
 
     runs = Runs(run)
     if sharing is None:
         found = {} if lines is None else result.rows_in(lines)
         for rows in _here(runs, [p for p in points if key(p.values) not in found], nearest):
-            keep(rows)
-            found |= {key(row.values): row for row in rows}
+            found |= {key(row.values): row for row in keep(rows)}
             tell(by, sum(key(p.values) in found for p in points), len(points))
         every = [found[key(point.values)] for point in points]
     else:
@@ -109,7 +122,7 @@ def sweep(
             for row in _together(shared, runs, resolve, nearest):
                 keep([row])
                 tell(by, shared.done(), shared.trials)
-            every = shared.rows(points)
+            every = list(map(judged, shared.rows(points)))
     swept = Sweep(every, time.perf_counter() - begin, runs.seconds)
     if output is not None:
         result.publish(Path(output), by, swept, [key(values) for values in chosen.points()])

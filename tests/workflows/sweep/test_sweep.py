@@ -15,9 +15,10 @@ from linft.core.base import OneByOne
 from linft.core.errors import LinftError
 from linft.core.recipe_fields import nearest
 from linft.models.reinitialize import reinitialize
+from linft.predict.sharpening import Edge
 from linft.runtime import schema
 from linft.workflows.sweep.grid import at, grid
-from linft.workflows.sweep.result import SweepResult, rows_in
+from linft.workflows.sweep.result import SweepResult, best_first, rows_in
 from linft.workflows.sweep.sweep import parts, sweep
 
 GRID = {"learning_rate": [0.02, 0.005, 1e4], "momentum": [0, 0.9], "weight_decay": [0, 0.1]}
@@ -53,6 +54,24 @@ def test_the_best_is_of_those_that_finished(swept):
     finished = [row for row in swept.rows if row.status == "finished"]
     assert swept.best().test_accuracy == max(row.test_accuracy for row in finished)
     assert swept.best("test_loss").test_loss == min(row.test_loss for row in finished)
+
+
+def test_points_far_above_the_edge_are_not_the_best(dual, swept, tmp_path):
+    best, asked = swept.best(), []
+
+    def edge(point):
+        asked.append(point.values)
+        return Edge(1, 5.0) if point.values == best.values else None if point.recipe.momentum else Edge(None, 0.5)
+
+    found = sweep(dual, GRID, STEPS, output=tmp_path, edge=edge)
+    assert found.rows[0].edge == Edge(None, 0.5) and len(asked) == len(found.rows)
+    others = [row for row in found.rows if row.status == "finished" and row.values != best.values]
+    assert found.best() in others and found.best().test_accuracy == max(row.test_accuracy for row in others)
+    assert min((row for row in found.rows if row.status == "finished"), key=best_first) in others
+    again = sweep(dual, GRID, STEPS, output=tmp_path, edge=edge)  # as the lines have it
+    assert again.rows == found.rows and len(asked) == len(found.rows)
+    everywhere = sweep(dual, GRID, STEPS, edge=lambda point: Edge(1, 5.0))
+    assert everywhere.best().values == best.values
 
 
 def test_points_are_predicted_in_parts_of_one_size(dual, swept, monkeypatch):
