@@ -342,11 +342,13 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     part = "test" if command.validation is None else "held-out"
     if best:
         names = list(dict.fromkeys(setting for row in best for setting in row.values))
+        above = ["over the edge"] if command.edge else []
         print_table(
-            [*(setting.replace("_", " ") for setting in names), f"{part} accuracy", f"{part} loss", "train loss"],
+            [*(s.replace("_", " ") for s in names), f"{part} accuracy", f"{part} loss", "train loss", *above],
             [
                 [f"{row.values.get(setting, '')}" for setting in names]
                 + [f"{row.test_accuracy:.1%}", f"{row.test_loss:.3f}", f"{row.train_loss:.3f}"]
+                + [f"{row.edge.overshoot:.2g}" if row.edge else "–" for _ in above]
                 for row in best
             ],
         )
@@ -356,7 +358,7 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     reasons = dict.fromkeys(row.reason for row in swept.rows if row.status in ("refused", "failed"))
     lines += [f"Not run: {reason}." for reason in reasons]
     lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
-    edges = [row.edge for row in finished if row.edge]
+    edges = [row.edge for row in swept.rows if row.edge]
     if edges:
         left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
         lines.append(f"{left} of {len(edges)} points leave the predicted path, {broken} are expected to break.")
