@@ -26,7 +26,7 @@ def room(model: Model, share: float) -> int:
     return int(share * 4 * CLASSES * (N + 5 + 2) * sum(leaf.size for leaf in jax.tree.leaves(model.params)))
 
 
-SMALLER = ((0.2, 1), (0.3, 3), (0.25, 2))
+SMALLER = ((0.2, 1), (0.45, 3), (0.25, 2))
 BUDGETS = [(0.6, None), *(pytest.param(*more, marks=pytest.mark.slow) for more in SMALLER)]
 
 
