@@ -235,6 +235,7 @@ def make(
 ) -> "Run":
     """The run of a point's start."""
     from linft import predict
+    from linft.core.base import OneByOne
     from linft.models.linearize import linearize
     from linft.predict.moving import SharedPaths
     from linft.predict.tangent import mode
@@ -257,7 +258,7 @@ def make(
             batch_size=command.kernel.kernel_batch,
             record_every=every,
         )
-        return SharedPaths(moving)
+        return OneByOne(SharedPaths(moving))  # whose rows are kept as they are found
     if command.by in EXPLICIT:
         return predict.explicit(
             started,

@@ -14,6 +14,7 @@ import linft
 from linft import predict
 from linft.cli.main import main
 from linft.cli.sweep import SweepRecipes
+from linft.predict.moving import SharedPaths
 from linft.workflows.sweep.trial_queue import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
@@ -63,6 +64,24 @@ def test_the_edge_is_met_where_rates_are_far_above_it(call, tmp_path, capsys):
     if rows[1]["status"] == "finished":
         assert "1 of 2 points leave the predicted path, 1 are expected to break" in capsys.readouterr().out
     assert "leave it, and 1 are expected to break" in (tmp_path / "sweep.html").read_text().replace("\n", " ")
+
+
+def test_moving_predictions_are_kept_as_they_come(call, tmp_path, monkeypatch):
+    follow, asked = SharedPaths.follow, []
+
+    def interrupted(self, recipe):
+        asked.append(recipe)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return follow(self, recipe)
+
+    monkeypatch.setattr(SharedPaths, "follow", interrupted)
+    points = (*SMALL, "--vary", "learning_rate=0.01,0.001", "--by", "moving", "--output", tmp_path)
+    with pytest.raises(SystemExit):
+        call(*points)
+    assert len((tmp_path / "moving.jsonl").read_text().splitlines()) == 1
+    call(*points)
+    assert [recipe.learning_rate for recipe in asked] == [0.01, 0.001, 0.001]
 
 
 def test_no_edge_in_training_mode(call, tmp_path, capsys):
