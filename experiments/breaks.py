@@ -110,8 +110,8 @@ def with_path(directory: Path, truth: Path, sizes: Sizes) -> Iterator[Known]:
     for case, where in (*frozen, *((case, directory) for case in cases(sizes))):
         row = of_task.get(case.task)
         if row is not None:
-            numbers = (np.array(row[key]) for key in ("way", "train_loss", "lambda_max"))
-            yield case, where, Sharpening(*numbers, layers_of(case.base)), row["n"]
+            way, train_loss, lambda_max = (np.array(row[key]) for key in ("way", "train_loss", "lambda_max"))
+            yield case, where, Sharpening(way, train_loss, lambda_max, layers_of(case.base)), row["n"]
 
 
 def _judged(case: Case, path: Sharpening, n: int, predicted: Row, real: Row) -> Judged:
