@@ -42,7 +42,7 @@ ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "tra
 """How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
-SLOW = ("selection", "prediction_kinds", "sweep_truth", "advice")
+SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "advice")
 """The first compiles every score for each network of the shipped zoo, the others a dozen runs of different kinds."""
 
 

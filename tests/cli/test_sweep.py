@@ -13,8 +13,10 @@ from optuna.trial import TrialState
 import linft
 from linft import predict
 from linft.cli.main import main
-from linft.cli.sweep import SweepRecipes
+from linft.cli.sweep import SweepRecipes, make
+from linft.core.base import OneByOne
 from linft.predict.moving import SharedPaths
+from linft.workflows.sweep import grid as grids
 from linft.workflows.sweep.trial_queue import opened
 
 SMALL = ("--train-images", "12", "--test-images", "10", "--steps", "2", "--batch-size", "6", "--head", "normal")
@@ -66,22 +68,12 @@ def test_the_edge_is_met_where_rates_are_far_above_it(call, tmp_path, capsys):
     assert "leave it, and 1 are expected to break" in (tmp_path / "sweep.html").read_text().replace("\n", " ")
 
 
-def test_moving_predictions_are_kept_as_they_come(call, tmp_path, monkeypatch):
-    follow, asked = SharedPaths.follow, []
-
-    def interrupted(self, recipe):
-        asked.append(recipe)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return follow(self, recipe)
-
-    monkeypatch.setattr(SharedPaths, "follow", interrupted)
-    points = (*SMALL, "--vary", "learning_rate=0.01,0.001", "--by", "moving", "--output", tmp_path)
-    with pytest.raises(SystemExit):
-        call(*points)
-    assert len((tmp_path / "moving.jsonl").read_text().splitlines()) == 1
-    call(*points)
-    assert [recipe.learning_rate for recipe in asked] == [0.01, 0.001, 0.001]
+def test_moving_predictions_are_kept_as_they_come(model_file):
+    command = SweepRecipes(by="moving")
+    point = grids.at({"learning_rate": 0.1}, command.training, command.depth, ())
+    task = linft.load_task("digits").subset(12, 10, 0)
+    run = make(command, linft.load_model(model_file), task, point, None, lambda *_: None)
+    assert isinstance(run, OneByOne) and isinstance(run.run, SharedPaths)
 
 
 def test_no_edge_in_training_mode(call, tmp_path, capsys):
