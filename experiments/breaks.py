@@ -42,6 +42,7 @@ from linft.workflows.sweep.grid import at
 CHOSEN_ON = (*NEAR, *FAR)
 APART = ("fashion", "imagenet_coarse", "mnist")
 KINDS = {"broke": "#d55e00", "did not": "#0072b2"}
+NUMBERS = ("way", "train_loss", "lambda_max")
 LIMITS = (1.0, HOLDS, BREAKS, np.inf)
 
 Both = list[tuple[Row, Row]]
@@ -99,7 +100,7 @@ def paths(options: Options, sizes: Sizes, done: set[str]) -> Iterator[Row]:
             task = task_of(name, options)
             begin = time.perf_counter()
             found = predict.sharpening(start(SOURCE, task), task, sizes.recipe())
-            numbers = {key: getattr(found, key).tolist() for key in ("way", "train_loss", "lambda_max")}
+            numbers = {key: getattr(found, key) for key in NUMBERS}
             yield {"key": name, "n": len(task.y_train), **numbers, "seconds": time.perf_counter() - begin}
 
 
@@ -110,8 +111,8 @@ def with_path(directory: Path, truth: Path, sizes: Sizes) -> Iterator[Known]:
     for case, where in (*frozen, *((case, directory) for case in cases(sizes))):
         row = of_task.get(case.task)
         if row is not None:
-            way, train_loss, lambda_max = (np.array(row[key]) for key in ("way", "train_loss", "lambda_max"))
-            yield case, where, Sharpening(way, train_loss, lambda_max, layers_of(case.base)), row["n"]
+            numbers = {key: tuple(row[key]) for key in NUMBERS}
+            yield case, where, Sharpening(**numbers, layers=layers_of(case.base)), row["n"]
 
 
 def _judged(case: Case, path: Sharpening, n: int, predicted: Row, real: Row) -> Judged:

@@ -145,16 +145,20 @@ class Predict:
         console.print(f"Written: {output / FILE}", soft_wrap=True)
 
     def sharpening(self, model: "Model", task: "Task", recipe: Recipe, progress: "Progress") -> "Sharpening":
-        """How the loss sharpens along the path that a kernel predicts."""
+        """How the loss sharpens along the path that a kernel predicts, on disk once it is known."""
         from linft import predict
+        from linft.predict.sharpening import kept
 
-        return predict.sharpening(
-            model,
-            task,
-            recipe,
-            at="network" if self.model.head == "probe" else "features",
-            batch_size=self.kernel_batch,
-            progress=lambda done, total: progress("path", done, total),
+        return kept(
+            self.writing.output / "path.json",
+            lambda: predict.sharpening(
+                model,
+                task,
+                recipe,
+                at="network" if self.model.head == "probe" else "features",
+                batch_size=self.kernel_batch,
+                progress=lambda done, total: progress("path", done, total),
+            ),
         )
 
 

@@ -278,25 +278,30 @@ def make(
 
 
 def edges(command: SweepRecipes, model: "Model", task: "Task", progress: "Progress") -> "FindEdge":
-    """Where points meet the edge, along one path for each start and its layers and factors."""
+    """Where points meet the edge, along one path for each start and its layers and factors, on disk once known."""
     from linft import predict
-    from linft.predict.sharpening import Edge, Sharpening, layers_of, why_no_edge
+    from linft.core.trees import digest
+    from linft.predict.sharpening import Edge, Sharpening, kept, layers_of, why_no_edge
 
     paths: dict[tuple[int, Recipe], Sharpening] = {}
+
+    def path(point: grids.Point, layers: Recipe) -> Sharpening:
+        return predict.sharpening(
+            command.model.with_new_layers(model, task, command.images.sample_seed, point.reinit_groups),
+            task,
+            layers,
+            at="network" if command.model.head == "probe" else "features",
+            batch_size=command.kernel.kernel_batch,
+            progress=lambda done, total: progress("path", done, total),
+        )
 
     def of(point: grids.Point) -> Edge | None:
         if why_no_edge(point.recipe):
             return None
         about = point.reinit_groups, layers_of(point.recipe)
         if about not in paths:
-            paths[about] = predict.sharpening(
-                command.model.with_new_layers(model, task, command.images.sample_seed, point.reinit_groups),
-                task,
-                point.recipe,
-                at="network" if command.model.head == "probe" else "features",
-                batch_size=command.kernel.kernel_batch,
-                progress=lambda done, total: progress("path", done, total),
-            )
+            file = command.writing.output / f"path-{digest(about)[:8]}.json"
+            paths[about] = kept(file, lambda: path(point, layers_of(point.recipe)))
         return paths[about].edge(point.recipe, len(task.y_train))
 
     return of

@@ -7,7 +7,9 @@ leaves the path, and oscillates. The oscillations hold the curvature down (Cohen
 only so far: runs whose rate is four times the edge by the time half of the loss is gone mostly do not come back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,7 @@ from linft.ntk.matrix_free.operator import kernel_operator
 from linft.predict.moving import Followed, Moving, moving
 from linft.predict.stability import hessian_root, limit_of
 from linft.predict.tangent import outputs_on
+from linft.runtime import schema
 from linft.runtime.progress import Count
 from linft.training import optimizer
 
@@ -73,15 +76,16 @@ class Edge:
         return f"meets the edge of stability at about step {self.step} and goes {above}: {what}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharpening:
-    """The curvature along a predicted path."""
+    """The curvature along a predicted path, at k places."""
 
-    way: Float[np.ndarray, "k"]
+    schema: str = "linft-sharpening-1"
+    way: tuple[float, ...]
     """How far each place is: as a recipe would lead under a constant gradient of 1 (`ways`)."""
-    train_loss: Float[np.ndarray, "k"]
+    train_loss: tuple[float, ...]
     """Predicted there."""
-    lambda_max: Float[np.ndarray, "k"]
+    lambda_max: tuple[float, ...]
     """λmax of the loss's Gauss–Newton matrix Σ_g μ_g J_gᵀ H J_g / N of the network there."""
     layers: Recipe
     """What trains, and with which factors on the rate."""
@@ -175,7 +179,21 @@ def sharpening(
     lambdas = [curvature(path.network(int(step)), x, layers) for step in steps]
     places = np.concatenate([[0], steps])
     way = np.concatenate([[0.0], ways(path.recipe, len(task.y_train))])
-    return Sharpening(way[places], loss[places], np.array([start, *lambdas]), layers)
+    return Sharpening(
+        way=tuple(way[places].tolist()),
+        train_loss=tuple(loss[places].tolist()),
+        lambda_max=(start, *lambdas),
+        layers=layers,
+    )
+
+
+def kept(file: Path, make: Callable[[], Sharpening]) -> Sharpening:
+    """That in a file, or a new one that is kept there."""
+    if file.exists():
+        return schema.read(file, Sharpening)
+    found = make()
+    schema.write(file, found)
+    return found
 
 
 def ways(recipe: Recipe, n: int) -> Float[np.ndarray, "steps"]:

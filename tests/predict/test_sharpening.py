@@ -10,7 +10,7 @@ import linft
 from linft import predict
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.predict.sharpening import Sharpening, curvature, layers_of, ways
+from linft.predict.sharpening import Sharpening, curvature, kept, layers_of, ways
 
 LAYERS = {
     "cross-entropy": Recipe(),
@@ -82,7 +82,7 @@ def test_under_a_fresh_head_it_grows_to_what_the_network_really_has(fresh, task,
 
 def flat(lambda_max: float) -> Sharpening:
     """A path on which nothing sharpens."""
-    return Sharpening(np.array([0.0, 1.0]), np.array([2.0, 1.0]), np.full(2, lambda_max), layers_of(Recipe()))
+    return Sharpening(way=(0.0, 1.0), train_loss=(2.0, 1.0), lambda_max=(lambda_max,) * 2, layers=layers_of(Recipe()))
 
 
 @pytest.mark.parametrize("rule", [{"nesterov": False}, {}, {"momentum": 0.0, "weight_decay": 0.5}])
@@ -97,7 +97,7 @@ def test_on_a_flat_path_the_edge_is_that_of_stability(tangent, rule):
 
 
 def test_it_is_met_where_the_rate_is_above_the_curvature_there():
-    path = Sharpening(np.array([0.0, 10.0]), np.array([2.0, 1.0]), np.array([1.0, 100.0]), layers_of(Recipe()))
+    path = Sharpening(way=(0.0, 10.0), train_loss=(2.0, 1.0), lambda_max=(1.0, 100.0), layers=layers_of(Recipe()))
     recipe = Recipe(learning_rate=0.2, momentum=0.0, batch_size=1, steps=60)
     edge = path.edge(recipe, 1)
     assert edge.step == 25  # after 25 steps, half of the way, the curvature is 10, and 0.2 · 10 the limit of 2
@@ -106,6 +106,12 @@ def test_it_is_met_where_the_rate_is_above_the_curvature_there():
     assert calm.step is None and not calm.breaks and "below the edge of stability" in str(calm)
     between = path.edge(recipe.replace(steps=32), 1)
     assert between.step == 25 and not between.breaks and "oscillate" in str(between)
+
+
+def test_a_path_is_found_once(found, tmp_path):
+    file = tmp_path / "path.json"
+    assert kept(file, lambda: found) is found
+    assert kept(file, lambda: pytest.fail("it is known")) == found
 
 
 def test_what_a_path_does_not_tell_is_refused(fresh, task):

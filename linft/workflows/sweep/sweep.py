@@ -99,10 +99,13 @@ def sweep(
         claim(Path(output) / result.CONFIG, config, "results")
         lines = result.lines(Path(output), by)
 
+    edges = {key(p.values): edge(p) for p in points} if edge else {}  # first of all: no prediction waits for them
+
     def judged(row: Row) -> Row:
         if edge is None or row.edge is not None or row.status in ("refused", "failed"):
             return row
-        return replace(row, edge=edge(resolve(row.values)))
+        found = edges[key(row.values)] if key(row.values) in edges else edge(resolve(row.values))
+        return replace(row, edge=found)
 
     def keep(rows: list[Row]) -> list[Row]:
         rows = list(map(judged, rows))
