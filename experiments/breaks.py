@@ -111,8 +111,9 @@ def with_path(directory: Path, truth: Path, sizes: Sizes) -> Iterator[Known]:
     for case, where in (*frozen, *((case, directory) for case in cases(sizes))):
         row = of_task.get(case.task)
         if row is not None:
-            numbers = {key: tuple(row[key]) for key in NUMBERS}
-            yield case, where, Sharpening(**numbers, layers=layers_of(case.base)), row["n"]
+            way, train_loss, lambda_max = (tuple(row[key]) for key in NUMBERS)
+            path = Sharpening(way=way, train_loss=train_loss, lambda_max=lambda_max, layers=layers_of(case.base))
+            yield case, where, path, row["n"]
 
 
 def _judged(case: Case, path: Sharpening, n: int, predicted: Row, real: Row) -> Judged:
