@@ -132,7 +132,7 @@ class Predict:
             runs={kind: saved(found), **{with_seed(kind, seed): saved(run) for seed, run in others.items()}},
             versions=versions(),
             band=band(of_seeds) if others else None,
-            edge=edge,
+            edge_on_path=edge,
         )
         store.finish(result, FILE)
         with whole(output / "trajectories.csv") as partial:

@@ -354,7 +354,7 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
             [
                 [f"{row.values.get(setting, '')}" for setting in names]
                 + [f"{row.test_accuracy:.1%}", f"{row.test_loss:.3f}", f"{row.train_loss:.3f}"]
-                + [f"{row.edge.overshoot:.2g}" if row.edge else "–" for _ in above]
+                + [f"{row.edge_on_path.overshoot:.2g}" if row.edge_on_path else "–" for _ in above]
                 for row in best
             ],
         )
@@ -364,7 +364,7 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     reasons = dict.fromkeys(row.reason for row in swept.rows if row.status in ("refused", "failed"))
     lines += [f"Not run: {reason}." for reason in reasons]
     lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
-    edges = [row.edge for row in swept.rows if row.edge]
+    edges = [row.edge_on_path for row in swept.rows if row.edge_on_path]
     if edges:
         left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
         lines.append(f"{left} of {len(edges)} points leave the predicted path, {broken} are expected to break.")

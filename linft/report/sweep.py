@@ -105,7 +105,7 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
             f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}; "
             f"their kernels moved along {paths} path{'s' if paths > 1 else ''}."
         )
-    edges = [row.edge for row in shown if row.edge]
+    edges = [row.edge_on_path for row in shown if row.edge_on_path]
     if edges:
         left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
         sentences.append(

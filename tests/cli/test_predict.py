@@ -43,7 +43,7 @@ def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
 
 def test_the_edge_along_the_path_is_told(call, capsys):
     result = call("--how", "dual", "--edge", "--learning-rate", "100")
-    assert result["edge"]["step"] == 0 and result["edge"]["overshoot"] > 4
+    assert result["edge_on_path"]["step"] == 0 and result["edge_on_path"]["overshoot"] > 4
     told = capsys.readouterr().out.replace("\n", " ")
     assert "Along the predicted path the recipe meets the edge of stability at about step 0" in told
     with pytest.raises(SystemExit):

@@ -62,7 +62,7 @@ def test_both_are_written_side_by_side(output):
 def test_the_edge_is_met_where_rates_are_far_above_it(call, tmp_path, capsys):
     call(*SMALL, "--vary", "learning_rate=1e-6,1e3", "--edge", "--output", tmp_path)
     rows = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]["dual"]["rows"]
-    assert [row["edge"]["step"] for row in rows] == [None, 0] and rows[1]["edge"]["overshoot"] > 4
+    assert [row["edge_on_path"]["step"] for row in rows] == [None, 0] and rows[1]["edge_on_path"]["overshoot"] > 4
     if rows[1]["status"] == "finished":
         assert "1 of 2 points leave the predicted path, 1 are expected to break" in capsys.readouterr().out
     assert "leave it, and 1 are expected to break" in (tmp_path / "sweep.html").read_text().replace("\n", " ")

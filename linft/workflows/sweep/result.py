@@ -62,13 +62,13 @@ class Row:
     diverged_at: int | None = None
     certificate: Certificate | None = None
     """Of a prediction that tells how far it is to be trusted."""
-    edge: Edge | None = None
+    edge_on_path: Edge | None = None
     """Where it meets the edge of stability along the predicted path, where that was asked for."""
 
     @property
     def leaves(self) -> bool:
         """Whether its rate goes so far above the edge that its prediction is not to be compared with others."""
-        return self.edge is not None and not self.edge.holds
+        return self.edge_on_path is not None and not self.edge_on_path.holds
 
     @property
     def accuracy(self) -> float:
@@ -137,7 +137,7 @@ class Sweep:
     def best(self, by: str = "test_accuracy") -> Row | None:
         """The finished point of greatest accuracy, or of least loss; the first of equals; None where none finished.
 
-        One that leaves the path (`Row.edge`) only where all do.
+        One that leaves the path (`Row.edge_on_path`) only where all do.
         """
         finished = [row for row in self.rows if row.status == "finished"]
         sign = -1 if by.endswith("accuracy") else 1

@@ -102,10 +102,10 @@ def sweep(
     edges = {key(p.values): edge(p) for p in points} if edge else {}  # first of all: no prediction waits for them
 
     def judged(row: Row) -> Row:
-        if edge is None or row.edge is not None or row.status in ("refused", "failed"):
+        if edge is None or row.edge_on_path is not None or row.status in ("refused", "failed"):
             return row
         found = edges[key(row.values)] if key(row.values) in edges else edge(resolve(row.values))
-        return replace(row, edge=found)
+        return replace(row, edge_on_path=found)
 
     def keep(rows: list[Row]) -> list[Row]:
         rows = list(map(judged, rows))

@@ -64,7 +64,7 @@ def test_points_far_above_the_edge_are_not_the_best(dual, swept, tmp_path):
         return Edge(1, 5.0) if point.values == best.values else None if point.recipe.momentum else Edge(None, 0.5)
 
     found = sweep(dual, GRID, STEPS, output=tmp_path, edge=edge)
-    assert found.rows[0].edge == Edge(None, 0.5) and len(asked) == len(found.rows)
+    assert found.rows[0].edge_on_path == Edge(None, 0.5) and len(asked) == len(found.rows)
     others = [row for row in found.rows if row.status == "finished" and row.values != best.values]
     assert found.best() in others and found.best().test_accuracy == max(row.test_accuracy for row in others)
     assert min((row for row in found.rows if row.status == "finished"), key=best_first) in others
