@@ -375,8 +375,7 @@ def test_what_was_kept_goes_on_to_the_same(subject, name, tmp_path):
     row = RUNS[name]
     recipe = first(row)
     assert row.resumed is not None
-    expected = made(row, subject, recipe)(recipe)
-    assert_same(values(row.resumed(subject, recipe, tmp_path)), values(expected), 0)
+    assert_same(values(row.resumed(subject, recipe, tmp_path)), values(made(row, subject, recipe)(recipe)), 0)
     assert any(tmp_path.iterdir())
 
 
