@@ -19,10 +19,13 @@ from linft.core.errors import LinftError
 FILES = {  # experiment -> what its results are
     "breaks": {"table.md", "figure.svg", "rows.jsonl", "config.json", "real", "predicted"},
     "sweep_truth": {"table.md", "figure.svg", "real", "predicted", "features"},
-    "sources": {"table.md", "real", "predicted"},
-    "regularisers": {"table.md", "real", "predicted"},
+    "sources": {"table.md", "real", "predicted", "real-held-out", "predicted-held-out"},
+    "regularisers": {"table.md", "real", "predicted", "real-held-out", "predicted-held-out"},
     "layers": {"table.md", "real", "predicted", "real-held-out", "predicted-held-out"},
-    "effective_rate": {"table.md", "momentum.svg", "sources.svg", "noise.svg", "real", "predicted"},
+    "effective_rate": {
+        *("table.md", "momentum.svg", "sources.svg", "noise.svg"),
+        *("real", "predicted", "real-held-out", "predicted-held-out"),
+    },
     "advice": {"table.md", "rows.jsonl"},
     "predicted_vs_actual": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "prediction_kinds": {"table.md", "figure.svg", "rows.jsonl", "config.json", "once.json"},
