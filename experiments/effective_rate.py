@@ -6,11 +6,13 @@
 
 After Li and others 2020, eq. 3 and Fig. 1, 3 to 7, from the rows of the other two experiments: error against η' at
 every momentum and with the momentum free; the best η' against the similarity of source and target (EMD of class
-means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η.
+means; LFC and LGC, the alignment of features and of the tangent kernel with the labels); effective weight decay λ/η
+at momentum 0.9.
 Its own runs are for the noise scale g = η(N/B − 1): batches B of 8 and 32 of N = 128 images beside the others' 16,
 without momentum. Writes table.md, momentum.svg, sources.svg and noise.svg into results/effective_rate/SCALE.
 A dash is a similarity that is undefined: the EMD needs a class of five images, which 16 of ten classes need not have.
-The best η' and λ/η are chosen on training images that are held out; for λ/η the runs on those are made here.
+The best η' and λ/η are chosen on training images that are held out; for λ/η the runs are made here once more, since
+above the edge of stability rounding decides, and other versions of XLA round otherwise.
 Expected: at safe rates runs of equal η' are 0 to 2 points apart after 120 steps, runs of equal η 8 to 22.
 """
 
@@ -35,7 +37,7 @@ import linft
 
 BATCHES = (8, 32)
 NOISY = ("ucmerced16", "digits")
-DECAYS = [{**block, "momentum": (0.9, 0.0)} for block in sweep_truth.GRID]
+DECAYS = [{**block, "momentum": (0.9,)} for block in sweep_truth.GRID]
 SIMILARITIES = {"domain_similarity": "EMD similarity", "lfc": "LFC", "lgc": "LGC"}
 COLOURS = ("#0072b2", "#d55e00", "#cc79a7", "#009e73", "#e69f00")
 
@@ -53,7 +55,7 @@ def cases(sizes: Sizes) -> list[Case]:
             for task in NOISY
             for size in BATCHES
         ),
-        *(Case(task, "decays", DECAYS, base, parts=("held-out",)) for task in (*NEAR, *FAR)),
+        *(Case(task, "decays", DECAYS, base, parts=("test", "held-out")) for task in (*NEAR, *FAR)),
     ]
 
 
@@ -82,14 +84,15 @@ def main(options: Options) -> None:
     }
     batches = {
         task: {sizes.batch_size: [p for p in undecayed["long"][task] if p[0]["values"]["momentum"] == 0]}
-        | {case.base.batch_size: pairs(case, directory, sizes.long) for case in cases(sizes) if case.task == task}
+        | {
+            case.base.batch_size: pairs(case, directory, sizes.long)
+            for case in cases(sizes)
+            if case.task == task and case.name.startswith("batch")
+        }
         for task in NOISY
     }
     decayed = {
-        case.task: tuple(
-            [pair for pair in both if pair[0]["values"]["momentum"] in DECAYS[0]["momentum"]]
-            for both in (pairs(frozen[case.task], truth, sizes.long), pairs(case, directory, sizes.long, "held-out"))
-        )
+        case.task: (pairs(case, directory, sizes.long), pairs(case, directory, sizes.long, "held-out"))
         for case in cases(sizes)
         if case.name == "decays"
     }
