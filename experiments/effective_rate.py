@@ -211,7 +211,7 @@ def _taus(of: tuple[list[float], list[float], list[float]]) -> list[float | None
     return [None if np.isnan(tau) else tau for tau in found]
 
 
-def decays(by_task: dict[str, tuple[Both, Both]], steps: int) -> str:
+def decays(by_task: Mapping[str, tuple[Both, Both]], steps: int) -> str:
     """The best effective weight decay λ/η of every task."""
     rows = []
     for task, (measured, held_out) in by_task.items():
