@@ -300,7 +300,7 @@ def edges(command: SweepRecipes, model: "Model", task: "Task", progress: "Progre
             return None
         about = point.reinit_groups, layers_of(point.recipe)
         if about not in paths:
-            file = command.writing.output / f"path-{digest(about)[:8]}.json"
+            file = command.writing.output / f"path-{digest(repr(about))[:8]}.json"
             paths[about] = kept(file, lambda: path(point, layers_of(point.recipe)))
         return paths[about].edge(point.recipe, len(task.y_train))
 

@@ -224,6 +224,8 @@ def digest(tree: Tree) -> str:
             state.update(f"{path} {leaf.digest};".encode())
             continue
         array = np.ascontiguousarray(leaf)
+        if array.dtype.hasobject:  # whose bytes are addresses
+            raise TypeError(f"{type(leaf).__name__} is neither a number nor a text, and has no digest")
         state.update(f"{path} {array.dtype} {array.shape};".encode())
         state.update(array.tobytes())
     return state.hexdigest()[:16]

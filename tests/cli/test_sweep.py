@@ -65,6 +65,8 @@ def test_the_edge_is_met_where_rates_are_far_above_it(call, tmp_path, capsys):
     assert [row["edge_on_path"]["step"] for row in rows] == [None, 0] and rows[1]["edge_on_path"]["overshoot"] > 4
     if rows[1]["status"] == "finished":
         assert "1 of 2 points leave the predicted path, 1 are expected to break" in capsys.readouterr().out
+    path, *others = tmp_path.glob("path-*.json")
+    assert not others and path.name == "path-7f8eaf90.json"  # the same for every process
     assert "leave it, and 1 are expected to break" in (tmp_path / "sweep.html").read_text().replace("\n", " ")
 
 

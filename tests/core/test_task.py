@@ -5,6 +5,7 @@ import pytest
 
 from linft.core.errors import LinftError
 from linft.core.task import Task
+from linft.core.trees import digest
 from linft.data.lazy import LazyImages
 
 LABELS = np.repeat([0, 1, 2], [60, 30, 10])
@@ -185,3 +186,8 @@ def test_refuses_a_label_without_a_name():
 def test_refuses_samples(task, sample, message):
     with pytest.raises(LinftError, match=message):
         sample(task)
+
+
+def test_a_digest_is_of_what_has_bytes_of_its_own():
+    with pytest.raises(TypeError, match="object is neither a number nor a text"):
+        digest((1, object()))
