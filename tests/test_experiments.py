@@ -41,7 +41,7 @@ TASKS = {
     "breaks": "mnist",
 }
 SWEEPS = ("sweep_truth", "breaks", "sources", "regularisers", "layers", "effective_rate")
-ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "training_mode": 1, "advice": 1}
+ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "training_mode": 2, "advice": 1}
 """How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
