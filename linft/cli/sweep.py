@@ -364,10 +364,9 @@ def tell(command: SweepRecipes, console: "Console", swept: "result.Sweep") -> No
     reasons = dict.fromkeys(row.reason for row in swept.rows if row.status in ("refused", "failed"))
     lines += [f"Not run: {reason}." for reason in reasons]
     lines += [f"Not as the recipe says: {note}." for note in swept.dropped]
-    edges = [row.edge_on_path for row in swept.rows if row.edge_on_path]
-    if edges:
-        left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
-        lines.append(f"{left} of {len(edges)} points leave the predicted path, {broken} are expected to break.")
+    known, left, broken = result.beyond_edge(swept.rows)
+    if known:
+        lines.append(f"{left} of {known} points leave the predicted path, {broken} are expected to break.")
     print_lines(lines)
     page = write(schema.read(command.writing.output / result.FILE, result.SweepResult), command.writing.output)
     console.print(f"Report: {page}", soft_wrap=True)

@@ -11,7 +11,7 @@ from linft.report.figures import sweeps
 from linft.report.page import Shown
 from linft.runtime.atomic_files import whole
 from linft.workflows.sweep.agreement import SweepAgreement, agreement
-from linft.workflows.sweep.result import STATUSES, Row, SweepBy, SweepResult, best_first
+from linft.workflows.sweep.result import STATUSES, Row, SweepBy, SweepResult, best_first, beyond_edge
 
 FIGURES = {
     "heat_maps": sweeps.heat_maps,
@@ -105,11 +105,10 @@ def lead(content: SweepResult, agreed: SweepAgreement | None) -> list[str]:
             f"{held} of {len(certificates)} predictions say of themselves that they hold to within {within}; "
             f"their kernels moved along {paths} path{'s' if paths > 1 else ''}."
         )
-    edges = [row.edge_on_path for row in shown if row.edge_on_path]
-    if edges:
-        left, broken = sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges)
+    known, left, broken = beyond_edge(shown)
+    if known:
         sentences.append(
-            f"By how the loss sharpens along the predicted path {left} of {len(edges)} points leave it, and {broken} "
+            f"By how the loss sharpens along the predicted path {left} of {known} points leave it, and {broken} "
             "are expected to break; those that leave it are not compared with the others."
         )
     if agreed and agreed.points:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from linft.core.base import Certificate, Trajectory
 from linft.core.layer_settings import LayerSettings
@@ -79,6 +79,22 @@ class Row:
 def best_first(row: Row) -> tuple[bool, float, float]:
     """The order of finished rows: those that keep to the path, the greatest test accuracy, of equals the least loss."""
     return row.leaves, -row.accuracy, math.inf if row.test_loss is None else row.test_loss
+
+
+class BeyondEdge(NamedTuple):
+    """Of the rows whose edge on the path is known,"""
+
+    known: int
+    left: int
+    """how many leave it,"""
+    broken: int
+    """and how many are expected to break."""
+
+
+def beyond_edge(rows: Iterable[Row]) -> BeyondEdge:
+    """How many rows go above the edge on the path."""
+    edges = [row.edge_on_path for row in rows if row.edge_on_path]
+    return BeyondEdge(len(edges), sum(not edge.holds for edge in edges), sum(edge.breaks for edge in edges))
 
 
 def row(point: Point, run: Trajectory, note: str = "") -> Row:
