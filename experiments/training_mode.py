@@ -16,7 +16,7 @@ the final test accuracy is off by 0 points (2.5 at most), frozen by 10 (11). Wit
 61 %, the features' kernel errs 6.5 % (15.5 %), frozen 17.7 % (26 %); there the network's kernel errs 16 % in training
 mode, no better than frozen. On the four others, probe head: 7.5 % (16.9 %) and 28 % (39 %); fresh: 4.8 % (16.7 %) and
 5.1 % (26 %). Of the moving kernel the rows of fashion from a fresh head are there so far: 2.0 and 0.7 %, where the
-features' kernel errs 15.5 and 3.2 %; each takes ten minutes and more of a processor.
+features' kernel errs 15.5 and 3.2 %.
 """
 
 import itertools

@@ -90,8 +90,8 @@ class SweepRecipes:
     config: Path | None = None
     """A YAML file of options, which those given here override."""
     edge: bool = False
-    """Also find how the loss sharpens along the predicted path, at the price of about a dozen real runs, and take no
-    point for the best whose rate goes far above the edge of stability there. Of frozen batch norm."""
+    """Also find how the loss sharpens along the predicted path, and take no point for the best whose rate goes far
+    above the edge of stability there. Of frozen batch norm."""
     validation: float | None = None
     """Share of the training images held out and measured on, in place of the test images."""
     trying: Annotated[Points, tyro.conf.OmitArgPrefixes] = Points()
