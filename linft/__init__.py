@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from linft.data.load import load_task as load_task
     from linft.models.from_flax import from_flax as from_flax
     from linft.models.linearize import linearize as linearize
+    from linft.models.lora import lora as lora
+    from linft.models.lora import merged as merged
     from linft.ntk.empirical import empirical_ntk as empirical_ntk
     from linft.ntk.projected import projected_ntk as projected_ntk
     from linft.training.finetune import finetune as finetune
@@ -50,6 +52,8 @@ _HOME = {
     "LinftError": "linft.core.errors",
     "load_model": "linft.zoo.load",
     "load_task": "linft.data.load",
+    "lora": "linft.models.lora",
+    "merged": "linft.models.lora",
     "Model": "linft.core.base",
     "projected_ntk": "linft.ntk.projected",
     "rank": "linft.workflows.rank.rank",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from linft.core import trees
+from linft.core.constants import statistics_of
 from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward, forward_pass
 from linft.core.preprocessing import Images, Preprocessing
@@ -51,6 +52,7 @@ class Model:
     name: str
     params: Tree
     batch_stats: Tree
+    """Running statistics of batch norm, and constants of the forward pass, if it has any (`core.constants`)."""
     forward: Forward
     """(params, batch_stats, x) -> (logits, features), batch norm frozen."""
     forward_train: Callable[[Tree, Tree, Array, Array], tuple[Array, Tree]] | None
@@ -97,6 +99,11 @@ class Model:
     def stages(self) -> Groups:
         """The layer groups of each stage as one: the groups of kernels, unless others are asked for, and of reports."""
         return trees.stages(self.layer_groups)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it has batch norm, whose statistics may move."""
+        return bool(jax.tree.leaves(statistics_of(self.batch_stats)))
 
     @property
     def num_classes(self) -> int:

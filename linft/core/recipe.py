@@ -206,16 +206,16 @@ class Recipe:
 
     def multiplier(self, group: str) -> float:
         """Factor on the learning rate of one layer group; 0 where it is frozen."""
-        if _matches(group, self.frozen_groups):
+        if matches(group, self.frozen_groups):
             return 0.0
-        factors = [factor for pattern, factor in self.rate_multipliers if _matches(group, (pattern,))]
+        factors = [factor for pattern, factor in self.rate_multipliers if matches(group, (pattern,))]
         return factors[-1] if factors else 1.0
 
     def decay(self, group: str) -> tuple[float, float]:
         """Decay strength of one layer group, and its reference: 0 for zero, 1 for the pretrained weights."""
-        if self.l2sp > 0 and _matches(group, self.l2sp_groups):
+        if self.l2sp > 0 and matches(group, self.l2sp_groups):
             return self.l2sp, 1.0
-        return (self.weight_decay if _matches(group, self.decay_groups) else 0.0), 0.0
+        return (self.weight_decay if matches(group, self.decay_groups) else 0.0), 0.0
 
     @property
     def decays(self) -> bool:
@@ -228,12 +228,13 @@ class Recipe:
         for pattern in patterns:
             finer = "; a kernel of finer groups has groups=optimizer.kernel_groups(model.layer_groups, recipe)"
             _require(
-                any(_matches(group, (pattern,)) for group in groups),
+                any(matches(group, (pattern,)) for group in groups),
                 f"no layer group matches {pattern!r}; this model has {', '.join(groups)}" + finer * ("." in pattern),
             )
 
 
-def _matches(group: str, patterns: tuple[str, ...]) -> bool:
+def matches(group: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a layer group is named by one of the patterns, of which those without a dot name stages."""
     stage = group.partition(".")[0]
     return any(fnmatchcase(group if "." in pattern else stage, pattern) for pattern in patterns)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import Model
+from linft.core.constants import constants_of, statistics_of
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Images, Preprocessing
 from linft.core.trees import Tree
@@ -51,7 +52,7 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
       True
     """
     training_mode(model)
-    if not jax.tree.leaves(model.batch_stats):
+    if not model.has_statistics:
         raise LinftError(f"{model.name} has no batch norm, so no statistics to re-estimate")
     if len(images) == 0 or batch < 1:
         raise LinftError(f"{len(images)} images in batches of {batch}: both must be 1 or more")
@@ -62,8 +63,8 @@ def reestimated(model: Model, images: Images, batch: int = 250) -> Model:
         parts.append(momentum_and_statistics(model, resized[i:j])[1])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float64), *parts)
     pooled = _pooled(stacked, np.diff(cuts) / len(images), model.name)
-    batch_stats = jax.tree.map(lambda old, new: jnp.asarray(new.astype(old.dtype)), model.batch_stats, pooled)
-    return model.replace(batch_stats=batch_stats, class_means=None)
+    new = jax.tree.map(lambda leaf: jnp.asarray(leaf.astype(model.dtype)), pooled)
+    return model.replace(batch_stats={**new, **constants_of(model.batch_stats)}, class_means=None)
 
 
 def over_parts(model: Model, size: int | None) -> Model:
@@ -100,7 +101,8 @@ def _over_parts(train: TrainingMode, size: int) -> TrainingMode:
             raise LinftError(f"a batch of {len(x)} images is not a multiple of batch norm's {size}; change one of them")
         each = jax.vmap(train, in_axes=(None, None, 0, 0))
         logits, changed = each(params, batch_stats, x.reshape(parts, size, *x.shape[1:]), jax.random.split(key, parts))
-        return logits.reshape(len(x), -1), jax.tree.map(lambda leaf: leaf.mean(0), changed)
+        mean = jax.tree.map(lambda leaf: leaf.mean(0), statistics_of(changed))
+        return logits.reshape(len(x), -1), {**mean, **constants_of(batch_stats)}
 
     return forward_train
 
@@ -136,9 +138,9 @@ def _of_batch(train: TrainingMode, preprocessing: Preprocessing, params: Tree, b
 
     def updated(old: Tree) -> Tree:
         with nn.intercept_methods(without_dropout):
-            return train(params, old, x, jax.random.key(0))[1]
+            return statistics_of(train(params, {**old, **constants_of(batch_stats)}, x, jax.random.key(0))[1])
 
-    first = updated(jax.tree.map(jnp.zeros_like, batch_stats))  # (1 − m)·batch
+    first = updated(jax.tree.map(jnp.zeros_like, statistics_of(batch_stats)))  # (1 − m)·batch
     # Far from zero, so that the difference has the momentum in all digits, however large the statistics.
     far = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1 + jnp.abs(leaf).max()), first)
     momentum = jax.tree.map(lambda new, old, at: (new - old) / at, updated(far), first, far)

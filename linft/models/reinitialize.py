@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from linft.core import trees
 from linft.core.base import Model
+from linft.core.constants import CONSTANTS
 from linft.core.errors import LinftError
 from linft.core.task import Task
 from linft.models.modes import modes
@@ -41,6 +42,8 @@ def reinitialize(model: Model, groups: int, key: Array) -> Model:
     names = tuple(model.layer_groups)
     if not 1 <= groups <= len(names):
         raise LinftError(f"{groups} layer groups to reinitialise; {model.name} has {len(names)}: {', '.join(names)}")
+    if CONSTANTS in model.batch_stats:
+        raise LinftError(f"{model.name} has frozen weights; reinitialise the model that its adapters were added to")
     if model.module is None:
         raise LinftError(f"{model.name} has no linen module whose initialisers could draw its weights")
     below, head = jax.random.split(key)

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import Model
+from linft.core.constants import constants_of, statistics_of
 from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward
 from linft.core.preprocessing import Images
@@ -47,7 +48,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Coupled:
-    """`forward` of a model in training mode; `batch_stats` holds s0, w0, U⁺ D and U."""
+    """`forward` of a model in training mode; `batch_stats` holds s0, w0, U⁺ D and U, and its constants."""
 
     base: Forward
 
@@ -62,7 +63,7 @@ class Coupled:
         statistics = jax.tree.map(
             lambda s, u: s + jnp.tensordot(moved, u, 1), batch_stats["statistics"], batch_stats["directions"]
         )
-        return self.base(params, statistics, x)
+        return self.base(params, {**statistics, **constants_of(batch_stats)}, x)
 
 
 def coupling(forward: Any, params: Tree, batch_stats: Tree, x: Array, cotangents: Array) -> Float[Array, "b k r"]:
@@ -103,7 +104,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
       True
     """
     train = training_mode(model)
-    if not jax.tree.leaves(model.batch_stats):
+    if not model.has_statistics:
         raise LinftError(f"{model.name} has no batch norm, so training mode is evaluation mode")
     if rank < 1:
         raise LinftError(f"rank is {rank}; it must be 1 or more")
@@ -130,6 +131,7 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
     _, unravel = ravel_pytree(statistics)
     along = jax.vmap(unravel)(jnp.asarray(directions))
     held = {"statistics": statistics, "start": start, "rows": rows, "directions": along}
+    held |= constants_of(model.batch_stats)
     return model.replace(
         name=f"{model.name} (training mode)",
         forward=Coupled(model.forward),
@@ -144,7 +146,8 @@ def in_training_mode(model: Model, images: Images, rank: int = RANK, progress: C
 def with_statistics(model: Model, images: Images) -> Model:
     """The model with the statistics that `in_training_mode` begins with: the value without the derivative."""
     _, statistics = momentum_and_statistics(model, _chosen(model, images))
-    return model.replace(batch_stats=jax.tree.map(jnp.asarray, statistics))
+    found = jax.tree.map(jnp.asarray, statistics)
+    return model.replace(batch_stats={**found, **constants_of(model.batch_stats)})
 
 
 def _chosen(model: Model, images: Images) -> np.ndarray:
@@ -154,7 +157,7 @@ def _chosen(model: Model, images: Images) -> np.ndarray:
 
 def needs(model: Model, rank: int = RANK) -> dict[str, int]:
     """Bytes that `in_training_mode` takes for its largest arrays: D, twice, and how features depend on statistics."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(model.batch_stats))
+    size = trees.count(statistics_of(model.batch_stats))
     features = len(trees.get(model.params, model.head)["kernel"])
     item = model.dtype.itemsize
     found = {"derivative of the statistics": 2 * min(rank, size) * trees.count(model.params) * item}
@@ -178,12 +181,12 @@ def _compiled(train: TrainingMode, forward: Forward) -> _Functions:
     def statistics(below: frozenset[str], params: Tree, momentum: Tree, old: Tree, x: Array):
         """The weights below the head, and the function from them to the statistics."""
         own, put_back = trees.chosen(params, below)
-        zero = jax.tree.map(jnp.zeros_like, old)
+        zero = jax.tree.map(jnp.zeros_like, statistics_of(old))
 
         def of(own: dict[str, Array]) -> Float[Array, "s"]:
             with nn.intercept_methods(without_dropout):
-                new = train(put_back(own), zero, x, jax.random.key(0))[1]
-            return ravel_pytree(jax.tree.map(lambda leaf, m: leaf / (1 - m), new, momentum))[0]
+                new = train(put_back(own), {**zero, **constants_of(old)}, x, jax.random.key(0))[1]
+            return ravel_pytree(jax.tree.map(lambda leaf, m: leaf / (1 - m), statistics_of(new), momentum))[0]
 
         return own, of
 
@@ -199,11 +202,11 @@ def _compiled(train: TrainingMode, forward: Forward) -> _Functions:
         return jax.jvp(of, (own,), (optax.tree_utils.tree_random_like(key, own),))[1]
 
     @jax.jit
-    def feel(params: Tree, at: Tree, x: Array) -> Float[Array, "b d s"]:
+    def feel(params: Tree, at: Tree, held: Tree, x: Array) -> Float[Array, "b d s"]:
         flat, unravel = ravel_pytree(at)
 
         def of_one(image: Array) -> Array:
-            return jax.jacrev(lambda s: forward(params, unravel(s), image[None])[1][0])(flat)
+            return jax.jacrev(lambda s: forward(params, {**unravel(s), **held}, image[None])[1][0])(flat)
 
         return jax.vmap(of_one)(x)
 
@@ -223,7 +226,7 @@ def _felt(
     ]
     scale = np.sqrt(np.mean(np.square(moves), 0)).astype(np.float64)
     scale = np.maximum(scale, 1e-6 * scale.max())
-    felt = np.asarray(functions.feel(model.params, statistics, x[:FELT]), np.float64)
+    felt = np.asarray(functions.feel(model.params, statistics, constants_of(model.batch_stats), x[:FELT]), np.float64)
     weighed = felt.reshape(-1, felt.shape[-1]) * scale
     _, values, right = np.linalg.svd(weighed, full_matrices=False)
     rank = min(rank, len(values))

@@ -13,6 +13,7 @@ from linft.core import trees
 from linft.core.base import Kernel, Model, Outputs
 from linft.core.errors import LinftError
 from linft.core.trees import Groups
+from linft.models import lora
 from linft.ntk.engine import Engine, How, Precision
 from linft.ntk.tiled import tiles
 from linft.ntk.tiled.tiles import Work, assemble
@@ -130,6 +131,8 @@ def works(
     x_train = checked(model, x_train)
     x_test = None if x_test is None else checked(model, x_test)
     labels = labels_of(model, groups)
+    nothing = lora.still(model.params)
+    labels = {path: group for path, group in labels.items() if path not in nothing}
     of_pair = model.num_classes**2 if how.outputs == "full" else 1
     reserve = len({*labels.values()}) * of_pair * np.dtype(how.sums or x_train.dtype).itemsize
     return tiles.cut(model, x_train, x_test, labels, how, progress, reserve * sum(n * m for n, m in held))

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from linft.core.base import Model, Run, Trajectory
 from linft.core.recipe import Recipe
 from linft.core.task import Task
+from linft.models.lora import has_adapters
 from linft.predict.dual import dual
 from linft.predict.explicit import explicit
 from linft.predict.feature_dual import feature_dual
@@ -158,6 +159,7 @@ def unmeasured(model: Model, task: Task, recipe: Recipe, head: str, scale: float
         f"a {head} head of scale {scale:g} (measured: normal of 0.01, probe)": (
             head not in ("normal", "probe") or (head == "normal" and scale != 0.01)
         ),
+        "adapters (measured: all weights)": has_adapters(model),
         f"{n} training images (measured: 96)": n != 96,
         f"{task.num_classes} classes (measured: 2 to 16)": not CLASSES[0] <= task.num_classes <= CLASSES[1],
         f"{recipe.num_steps(n)} steps (measured: {RUNS.steps})": recipe.num_steps(n) != RUNS.steps,

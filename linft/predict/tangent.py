@@ -96,12 +96,12 @@ def tangent(
 
 def mode(model: Model, recipe: Recipe) -> BatchNorm:
     """Batch norm as the recipe has it, where the network has any."""
-    return "train" if recipe.batch_norm == "train" and model.batch_stats else "frozen"
+    return "train" if recipe.batch_norm == "train" and model.has_statistics else "frozen"
 
 
 def in_mode(model: Model, task: Task, batch_norm: BatchNorm, progress: Count | None = None) -> Model:
     """The model that is linearized: in training mode where it is asked for, and another than evaluation mode."""
-    if batch_norm == "frozen" or not model.batch_stats:
+    if batch_norm == "frozen" or not model.has_statistics:
         return model
     advice = 'predict with frozen batch norm, recipe.replace(batch_norm="frozen"), or use a smaller network'
     memory.check(needs(model), memory.budget(None), advice)
@@ -110,7 +110,7 @@ def in_mode(model: Model, task: Task, batch_norm: BatchNorm, progress: Count | N
 
 def with_value(model: Model, task: Task, batch_norm: BatchNorm) -> Model:
     """The model with the value of `in_mode`, and not its derivative."""
-    if batch_norm == "frozen" or not model.batch_stats:
+    if batch_norm == "frozen" or not model.has_statistics:
         return model
     return with_statistics(model, task.x_train)
 

@@ -81,7 +81,7 @@ def evaluation(model: Model, train: Part, test: Part, execution: Execution) -> C
     def measure(recipe: Recipe, state: State) -> Measurement:
         params, batch_stats = state.measured
         row: Measurement = curves(recipe, params, batch_stats)
-        if recipe.batch_norm == "train" and model.batch_stats and execution.mesh is None:
+        if recipe.batch_norm == "train" and model.has_statistics and execution.mesh is None:
             there = model.replace(params=params, batch_stats=batch_stats)
             own = batch_norm.reestimated(there, images()).batch_stats
             row["reestimated"] = curves(recipe, params, own)

@@ -15,6 +15,7 @@ from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import saved
+from linft.models.lora import without_adapters
 from linft.runtime import checkpoints, schema
 from linft.runtime.atomic_files import whole
 from linft.runtime.claims import claim
@@ -81,7 +82,7 @@ def run_in(
     It is the same if recipe, weights and images are, whatever these are called (identity.json has their
     digests). A run that is the same but shorter goes on to the new length: at a constant rate as if that had
     been asked for at first; of a schedule over the whole run the longer one holds from there on, which is said.
-    The weights of a network of no registered architecture are plain named tensors.
+    The weights of a network of no registered architecture are plain named tensors. Adapters are folded into the model.
 
     Args:
       until: stop after so many steps of the recipe.
@@ -110,7 +111,9 @@ def run_in(
     (lengthen if _is_longer(path, described, identity) else begin)(path, described, identity)
     total = recipe.num_steps(len(task.y_train))
     if _finished(path, total if until is None else min(until, total)):
-        return FinishedRun(schema.read(path / RESULT, RunResult), _load_weights(model, path / WEIGHTS), None)
+        return FinishedRun(
+            schema.read(path / RESULT, RunResult), _load_weights(without_adapters(model), path / WEIGHTS), None
+        )
     with checkpoints.open(path / "checkpoints", conduct.keep) as kept:
         trajectory = finetune(
             model,
@@ -125,8 +128,9 @@ def run_in(
     if trajectory.diverged_at is not None:
         raise Diverged(_why(trajectory, recipe.rates(len(task.y_train)), path))
     assert trajectory.model is not None
-    logits = trajectory.model.logits_of(task.x_test)
-    tuned = measured(trajectory.model, task, logits)
+    tuned = without_adapters(trajectory.model)
+    logits = tuned.logits_of(task.x_test)
+    tuned = measured(tuned, task, logits)
     tuned = tuned.replace(source={**tuned.source, "recipe": settings(recipe), "init": model.name})
     result = RunResult(
         model=ModelSummary(name=model.name, parameters=trees.count(model.params)),
@@ -140,7 +144,7 @@ def run_in(
         (path / WEIGHTS).unlink(missing_ok=True)  # of a shorter run; those beside a result are its own
         schema.write(path / RESULT, result)
         save_weights(tuned, path / WEIGHTS)
-    return FinishedRun(result, tuned, trajectory.best)
+    return FinishedRun(result, tuned, None if trajectory.best is None else without_adapters(trajectory.best))
 
 
 def begin(path: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -134,3 +134,8 @@ def test_refuses_parameters_that_the_module_has_not(resnet):
     params = {**resnet.params, "stem": {**resnet.params["stem"], "adapter": np.zeros(3, np.float32)}}
     with pytest.raises(LinftError, match="other parameters than its module"):
         reinitialize(resnet.replace(params=params), 2, KEY)
+
+
+def test_refuses_frozen_weights(resnet):
+    with pytest.raises(LinftError, match="has frozen weights; reinitialise the model that its adapters were added to"):
+        reinitialize(linft.lora(resnet, rank=1, key=KEY), 2, KEY)

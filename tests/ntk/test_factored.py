@@ -117,5 +117,5 @@ def test_a_network_without_a_convolution_is_refused():
             hidden = nn.relu(nn.Dense(3, name="hidden")(x.mean((1, 2))))
             return nn.Dense(CLASSES, name="linear")(hidden)
 
-    with pytest.raises(LinftError, match="has no convolution; score it by the kernel of a layer group"):
+    with pytest.raises(LinftError, match="has no convolution that trains; score it by the kernel of a layer group"):
         last_convolution(user(Plain()))

@@ -249,6 +249,18 @@ def test_plain_tensors_of_another_network_are_refused(model, tmp_path):
         run_directory._load_weights(model, tmp_path / "model.safetensors")
 
 
+def test_adapters_are_folded_into_the_model_on_disk(model, digits, tmp_path):
+    """Of a network of no registered architecture; the command's test is of one that is."""
+    adapted = linft.lora(model, rank=2, key=jax.random.key(0))
+    done = run_in(tmp_path, adapted, digits, RECIPE)
+    again = run_in(tmp_path, adapted, digits, RECIPE)
+    assert done.model.name == again.model.name == done.best.name == "Net"
+    equal(again.model.params, done.model.params)
+    assert jax.tree.structure(done.model.params) == jax.tree.structure(model.params)
+    assert not np.allclose(done.model.params["conv"]["kernel"], model.params["conv"]["kernel"])
+    assert done.result.model.parameters == 4 * 2 + 9 * 2 + 170
+
+
 def test_digests_tell_values_dtypes_and_paths_apart(model):
     assert model.digest == model.replace().digest != nudged(model).digest
     assert model.digest != model.replace(params=jax.tree.map(lambda p: p.astype(jnp.bfloat16), model.params)).digest

@@ -21,7 +21,9 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import Model, Outputs
+from linft.core.constants import CONSTANTS
 from linft.core.trees import Tree
+from linft.models import lora
 from linft.models.training_mode import Coupled, coupling
 from linft.ntk.layerwise import conv_norm, factored, projection
 from linft.ntk.layerwise.plan import Layer, interceptor, own
@@ -121,6 +123,8 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
         found = Rows({}, {}, {}, {})
         every = jnp.broadcast_to(cotangents[:, None, :], (len(cotangents), len(x), cotangents.shape[1]))
         deltas = jax.vmap(lambda e: pull((e, jnp.zeros_like(features)))[0])(every)
+        if CONSTANTS in batch_stats:
+            deltas = jax.tree.map(lambda delta: lora.scale(batch_stats) * delta, deltas)
         summed: dict[str, Array] = {}
         for i in perturbed:
             if i not in wanted.factored:

@@ -108,7 +108,8 @@ def _plan(model: Model) -> tuple[plan.Layer, ...]:
 
 
 def _last(model: Model, layers: tuple[plan.Layer, ...]) -> plan.Layer:
-    found = [layer for layer in layers if isinstance(layer.module, CONVOLUTIONS)]
+    kernels = [layer for layer in layers if "kernel" in plan.own(model.params, layer.path)]
+    found = [layer for layer in kernels if isinstance(layer.module, CONVOLUTIONS)]
     if not found:
-        raise LinftError(f"{model.name} has no convolution; score it by the kernel of a layer group")
+        raise LinftError(f"{model.name} has no convolution that trains; score it by the kernel of a layer group")
     return found[-1]

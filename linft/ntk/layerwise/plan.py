@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 from linft.core import trees
 from linft.core.base import Model
 from linft.core.trees import Tree
-from linft.ntk.layerwise import conv_norm
+from linft.models.lora import A
+from linft.ntk.layerwise import conv_norm, low_rank
 from linft.ntk.layerwise.rules import RULES, LayerRule, rule_for
 
 MARK = "linft layer "
@@ -78,6 +79,8 @@ def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: An
         if not args[0].shape[:1] == output.shape[:1] == x.shape[:1]:
             raise Uncovered(f"{path} does not map one example to one example")
         unbound, rule = module.clone(parent=None, name=None), rule_for(module)
+        if A in own(params, path):
+            rule = low_rank.adapted(rule)
         delta = jax.ShapeDtypeStruct((1, *output.shape), output.dtype)
         try:
             jax.eval_shape(  # in a trace of its own, or it would count among the uses of the layer's input
@@ -131,7 +134,7 @@ def _flow(layers: list[Layer], jaxpr: Any) -> tuple[Layer, ...]:
             layer,
             normalizes=layer.normalizes if layer.normalizes is not None and uses[layer.normalizes] == 1 else None,
             last=i in origins.get(features, ())
-            and layer.rule is not RULES[-1]
+            and layer.rule in RULES[:-1]
             and calls.count(layer.path) == 1
             and all(isinstance(layers[j].module, nn.BatchNorm) for j in reached[i]),
         )

@@ -16,6 +16,7 @@ from linft.core.layer_settings import LayerSettings
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, digest
+from linft.models.lora import has_adapters
 from linft.predict.choice import FALLS, KINDS, fall, unmeasured
 from linft.predict.stability import stability
 from linft.predict.tangent import mode
@@ -245,7 +246,8 @@ def _about(task: Task) -> AdvisedTask:
 
 def _possible(space: Space, model: Model) -> Space:
     """The space without new layer groups that this model cannot have: there must be one left, and initialisers."""
-    most = len(model.layer_groups) - 1 if model.module is not None else 1
+    drawn = model.module is not None and not has_adapters(model)
+    most = len(model.layer_groups) - 1 if drawn else 1
     return replace(space, reinit_groups=tuple(k for k in space.reinit_groups if k <= max(most, 1)))
 
 

@@ -197,7 +197,7 @@ def _choose(
     batch_norm, n = mode(model, recipe), len(task.y_train)
     near, _ = predict.nearest(recipe, batch_norm)
     reasons = {
-        "finetuned_train_bn": None if model.batch_stats else "the model has no batch norm",
+        "finetuned_train_bn": None if model.has_statistics else "the model has no batch norm",
         "spectral": predict.why_not_spectral(near, n, batch_norm) or too_large(n * task.num_classes),
         "gradient_flow": predict.why_not_flow(near, outputs, batch_norm)
         or (too_large(n * task.num_classes) if outputs == "full" else None),

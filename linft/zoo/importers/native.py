@@ -14,6 +14,7 @@ from linft.core.base import ClassMeans, Model
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
 from linft.models import registry
+from linft.models.lora import without_adapters
 from linft.runtime.atomic_files import whole
 from linft.zoo.importers.importer import Importer
 from linft.zoo.tensors import Tensors
@@ -23,7 +24,7 @@ SOURCE = "source/"  # what is kept of the source's images, beside params/ and ba
 
 
 def save_model(model: Model, path: str | Path, dtype: str = "float32") -> None:
-    """Write weights, batch statistics, class means and metadata to a file.
+    """Write weights, batch statistics, class means and metadata to a file; adapters as part of their kernels.
 
     Args:
       dtype: float32, or float16, which halves the file, has 11 bits of precision and ends at 65504.
@@ -32,6 +33,7 @@ def save_model(model: Model, path: str | Path, dtype: str = "float32") -> None:
       LinftError: the model is a user's own module, which a file of ours could not rebuild; a number
         is too large for float16; the file cannot be written.
     """
+    model = without_adapters(model)
     if model.architecture is None:
         raise LinftError(
             f"{model.name} is not of a registered architecture, so a file could not rebuild it; "
