@@ -225,6 +225,8 @@ class Finetune:
             raise LinftError(f"{path} holds a run; go on with it by --resume auto, or choose another --output")
         if self.choices.choose_epoch and self.choices.validation is None:
             raise LinftError("--choose-epoch needs images to choose on; give --validation 0.2")
+        if self.network.scratch is not None and self.model.lora_rank is not None:
+            raise LinftError("--lora-rank adapts a pretrained network; leave it out with --scratch")
         if len(set(self.choices.seeds)) < len(self.choices.seeds):
             raise LinftError(f"seeds are {self.choices.seeds}; give every seed once")
 

@@ -66,12 +66,23 @@ class ModelOptions:
     """The new head: random, the ridge solution on the training features, or zero."""
     head_scale: float = 0.01
     """Standard deviation of a random head."""
+    lora_rank: int | None = None
+    """Rank of LoRA's adapters, which then train in place of all below the head; None: all weights train."""
+    lora_alpha: float = 16.0
+    """The adapters count alpha/rank times."""
+    lora_layers: tuple[str, ...] = ("*",)
+    """Layer groups with adapters."""
 
     def load(self) -> "Model":
-        """The network as it was pretrained."""
+        """The network as it was pretrained, with its adapters, the same for every seed."""
+        import jax
+
         import linft
 
-        return linft.load_model(self.model)
+        model = linft.load_model(self.model)
+        if self.lora_rank is None:
+            return model
+        return linft.lora(model, self.lora_rank, self.lora_alpha, self.lora_layers, key=jax.random.key(0))
 
     def with_head(self, task: "Task", seed: int) -> "Model":
         """The network with a head for the task's classes."""

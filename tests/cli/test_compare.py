@@ -43,6 +43,12 @@ BAD = {
     "steps and epochs": (["--steps", "3", "--epochs", "1"], "not both"),
     "unknown run": (["--steps", "1", "--runs", "finetuned", "duel"], "no run duel"),
     "unknown group": (["--steps", "1", "--frozen-groups", "stage9"], "no layer group matches 'stage9'"),
+    "no rank": (["--lora-rank", "0"], "rank is 0; it must be 1 or more"),
+    "a rank too great": (
+        ["--lora-rank", "99"],
+        "rank is 99, and the kernel of stage1/block0/conv1 has one of 2 at most",
+    ),
+    "no layers": (["--lora-rank", "1", "--lora-layers", "stage9"], "'stage9' names no layer group with kernels"),
     "unwritable output": (["--steps", "1", "--output", f"{__file__}/out"], "cannot make the directory"),
 }
 

@@ -48,6 +48,20 @@ def test_everything_is_written(once, result):
     assert result["trajectory"]["steps"] == [0, 2, 4] and set(result["versions"]) >= {"linft", "jax", "device"}
 
 
+def test_with_adapters_the_merged_model_is_written(call, model_file, tmp_path, capsys):
+    output, before = tmp_path / "run", linft.load_model(model_file)
+    adapters = ("--lora-rank", "1", "--lora-alpha", "2", "--lora-layers", "stage1", "--learning-rate", "0.1")
+    call("--task", "digits", "--model", model_file, *SMALL, *adapters, "--output", output)
+    model, result = linft.load_model(output / "model.safetensors"), json.loads((output / "result.json").read_text())
+    assert set(result["trajectory"]["distance"]) == {"stage1", "head"}
+    for group, moved in {"stem": False, "stage1": True}.items():
+        leaves = zip(jax.tree.leaves(model.params[group]), jax.tree.leaves(before.params[group]), strict=True)
+        assert any(bool((a != b).any()) for a, b in leaves) == moved
+    task = linft.load_task("digits").subset(40, 20)
+    again = evaluation.evaluate(np.asarray(model.logits_of(task.x_test)), task.y_test)
+    np.testing.assert_allclose(result["trajectory"]["test_loss"][-1], again.loss, rtol=1e-5)
+
+
 def test_the_final_metrics_are_those_of_the_weights_written(once, result):
     model = linft.load_model(once / "model.safetensors")
     task = linft.load_task("digits").subset(40, 20)

@@ -275,3 +275,13 @@ def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_pat
         (study,) = storage.get_all_studies()
         ended = [trial for trial in storage.get_all_trials(study._study_id) if trial.state == TrialState.COMPLETE]
     assert len(ended) == 4, "each point was run once"
+
+
+def test_adapters_are_swept(call, tmp_path):
+    """Predicted, and trained: on the same adapters, groups of which a grid may name."""
+    adapters = ("--lora-rank", "1", "--lora-layers", "stage1")
+    for by in ("dual", "finetune"):
+        call(*SMALL, *adapters, "--vary", "learning_rate=0.002,0.001", "--by", by, "--output", tmp_path)
+    written = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]
+    for one, other in zip(written["dual"]["rows"], written["finetune"]["rows"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
