@@ -34,6 +34,8 @@ class FinetunedNetwork:
     """An architecture at random weights instead; `linft zoo list --architectures` names them."""
     input_size: int | None = None
     """Side of the network's input in pixels; the model's own if None."""
+    drop_path_rate: float | None = None
+    """How often the last residual block is left out in training mode, those before it less; the model's own if None."""
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,14 @@ class Finetune:
 
         import linft
 
-        scratch, side = self.network.scratch, self.network.input_size
+        scratch, side, drop = self.network.scratch, self.network.input_size, self.network.drop_path_rate
         model = (
             self.model.load()
             if scratch is None
             else linft.models.create(scratch, task.num_classes, jax.random.key(self.training.seed))
         )
+        if drop is not None:
+            model = linft.models.with_options(model, drop_path_rate=drop)
         if side is None:
             return model
         channels = model.preprocessing.input_size[2]

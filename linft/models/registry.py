@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from linft.core import trees
 from linft.core.base import NEW_HEAD, Model
 from linft.core.errors import LinftError
 from linft.core.preprocessing import Preprocessing
@@ -86,6 +87,32 @@ def network(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
         return architecture(name).build(num_classes=num_classes, **options)
     except TypeError as error:
         raise LinftError(f"{name} cannot be built with the options {options} ({error})") from None
+
+
+def with_options(model: Model, **options: Any) -> Model:
+    """The model with some options of its architecture changed, at the same weights, such as `drop_path_rate`.
+
+    Raises:
+      LinftError: a model of no registered architecture, or that is linearized or has adapters; options that the
+        architecture has not, or at which it has other weights.
+
+    Example:
+      >>> model = create("cifar_resnet8", 10, jax.random.key(0), width=4)
+      >>> with_options(model, drop_path_rate=0.2).architecture["options"]
+      {'width': 4, 'drop_path_rate': 0.2}
+    """
+    about = model.architecture
+    if about is None or set(about) != {"name", "options"}:
+        raise LinftError(f"{model.name} is not a plain network of a registered architecture; it has no options")
+    options = {**about["options"], **options}
+    channels = model.preprocessing.input_size[2]
+    found = shapes(about["name"], model.num_classes, options, channels)["params"]
+    wanted, own = (trees.put(tree, model.head, {}) for tree in (found, model.params))  # a head of its own
+    if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, own):
+        raise LinftError(f"{model.name} has other weights at the options {options}")
+    variables = {"params": model.params, "batch_stats": model.batch_stats}
+    rest = {name: getattr(model, name) for name in ("name", "source", "class_means")}
+    return build(about["name"], model.num_classes, variables, model.preprocessing, options, **rest)
 
 
 def layer_groups(name: str, options: dict[str, Any]) -> Groups:

@@ -62,6 +62,12 @@ def test_with_adapters_the_merged_model_is_written(call, model_file, tmp_path, c
     np.testing.assert_allclose(result["trajectory"]["test_loss"][-1], again.loss, rtol=1e-5)
 
 
+def test_paths_are_dropped(call, model_file, tmp_path):
+    call("--task", "digits", "--model", model_file, *SMALL, "--drop-path-rate", "0.5", "--output", tmp_path / "run")
+    model = linft.load_model(tmp_path / "run" / "model.safetensors")
+    assert model.architecture["options"]["drop_path_rate"] == 0.5
+
+
 def test_the_final_metrics_are_those_of_the_weights_written(once, result):
     model = linft.load_model(once / "model.safetensors")
     task = linft.load_task("digits").subset(40, 20)

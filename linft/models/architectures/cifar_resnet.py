@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, drop_path, drop_path_rates, in_stages, numbered
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
@@ -29,12 +29,14 @@ class Block(nn.Module):
     width: int
     stride: int
     shortcut: Literal["a", "b"]
+    drop: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         y = conv3x3(self.width, strides=(self.stride, self.stride), name="conv1")(x)
         y = nn.relu(Norm(not train, name="norm1")(y))
         y = Norm(not train, name="norm2")(conv3x3(self.width, name="conv2")(y))
+        y = drop_path(self.drop, train)(y)
         if x.shape != y.shape:
             x = self.join(x, train)
         return nn.relu(x + y)
@@ -50,15 +52,16 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    blocks: int
+    drops: tuple[float, ...]
+    """Drop path's rate in every block."""
     width: int
     stride: int
     shortcut: Literal["a", "b"]
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
-        for i in range(self.blocks):
-            x = Block(self.width, self.stride if i == 0 else 1, self.shortcut, name=f"block{i}")(x, train)
+        for i, drop in enumerate(self.drops):
+            x = Block(self.width, self.stride if i == 0 else 1, self.shortcut, drop, name=f"block{i}")(x, train)
         return x
 
 
@@ -69,6 +72,8 @@ class CifarResNet(nn.Module):
     blocks: int
     width: int = 16
     shortcut: Literal["a", "b"] = "a"
+    drop_path_rate: float = 0.0
+    """Of the last block in training mode, the others' rising up to it."""
 
     @property
     def layer_groups(self) -> Groups:
@@ -77,7 +82,7 @@ class CifarResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         x = Stem(self.width, name="stem")(x, train)
-        for i in range(3):
+        for i, drops in enumerate(drop_path_rates(self.drop_path_rate, [self.blocks] * 3)):
             stride = 1 if i == 0 else 2
-            x = Stage(self.blocks, self.width * 2**i, stride, self.shortcut, name=f"stage{i + 1}")(x, train)
+            x = Stage(drops, self.width * 2**i, stride, self.shortcut, name=f"stage{i + 1}")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))

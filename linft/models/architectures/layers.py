@@ -16,6 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from linft.core.errors import LinftError
 from linft.core.trees import Groups
 
 Sizes = tuple[int, int]
@@ -184,6 +185,30 @@ class Norm(nn.BatchNorm):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+
+
+def drop_path(rate: float, train: bool) -> nn.Dropout:
+    """Leaves an image's residual branch out with a probability, in training mode, and divides it by 1 − p else.
+
+    Stochastic depth (Huang and others 2016); its mean over what it leaves out is the branch, which evaluation mode has.
+    """
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+
+
+def drop_path_rates(rate: float, stages: Sequence[int]) -> list[tuple[float, ...]]:
+    """The rate of every block, stage by stage: from 0 in the first linearly up to `rate` in the last, as timm has it.
+
+    Raises:
+      LinftError: a rate outside [0, 1).
+
+    Example:
+      >>> drop_path_rates(0.75, (1, 3))
+      [(0.0,), (0.25, 0.5, 0.75)]
+    """
+    if not 0 <= rate < 1:
+        raise LinftError(f"drop_path_rate is {rate}; it must lie in [0, 1)")
+    rates = [rate * i / max(sum(stages) - 1, 1) for i in range(sum(stages))]
+    return [tuple(rates[sum(stages[:i]) : sum(stages[: i + 1])]) for i in range(len(stages))]
 
 
 def in_stages(*stages: Sequence[str], closing: str | None = None) -> Groups:

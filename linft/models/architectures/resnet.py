@@ -12,7 +12,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, drop_path, drop_path_rates, in_stages, numbered
 
 conv = partial(Conv, use_bias=False)
 
@@ -30,18 +30,20 @@ class Stem(nn.Module):
 class BasicBlock(nn.Module):
     width: int
     stride: int
+    drop: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
         strides, pad = (self.stride, self.stride), ((1, 1), (1, 1))
         y = nn.relu(Norm(not train, name="norm1")(conv(self.width, (3, 3), strides, padding=pad, name="conv1")(x)))
         y = Norm(not train, name="norm2")(conv(self.width, (3, 3), padding=pad, name="conv2")(y))
-        return nn.relu(y + _join(x, y, strides, train))
+        return _joined(x, y, strides, self.drop, train)
 
 
 class Bottleneck(nn.Module):
     width: int
     stride: int
+    drop: float
     factor: int = 1
     """Of the width between the outer convolutions; 2 in the wide networks."""
     version: Literal["v1", "v1.5"] = "v1.5"
@@ -54,27 +56,29 @@ class Bottleneck(nn.Module):
         y = nn.relu(Norm(not train, name="norm1")(conv(inner, (1, 1), first, padding="VALID", name="conv1")(x)))
         y = nn.relu(Norm(not train, name="norm2")(conv(inner, (3, 3), second, padding=pad, name="conv2")(y)))
         y = Norm(not train, name="norm3")(conv(self.width * 4, (1, 1), name="conv3")(y))
-        return nn.relu(y + _join(x, y, strides, train))
+        return _joined(x, y, strides, self.drop, train)
 
 
-def _join(x: Array, y: Array, strides: tuple[int, int], train: bool) -> Array:
-    """The shortcut: x itself, or a 1×1 convolution where the shape changes (called inside a block)."""
-    if x.shape == y.shape:
-        return x
-    x = conv(y.shape[-1], (1, 1), strides, padding="VALID", name="shortcut_conv")(x)
-    return Norm(not train, name="shortcut_norm")(x)
+def _joined(x: Array, y: Array, strides: tuple[int, int], drop: float, train: bool) -> Array:
+    """A branch and its shortcut, x itself or a 1×1 convolution where the shape changes (called inside a block)."""
+    y = drop_path(drop, train)(y)
+    if x.shape != y.shape:
+        x = conv(y.shape[-1], (1, 1), strides, padding="VALID", name="shortcut_conv")(x)
+        x = Norm(not train, name="shortcut_norm")(x)
+    return nn.relu(x + y)
 
 
 class Stage(nn.Module):
     block: Callable[..., nn.Module]
-    blocks: int
+    drops: tuple[float, ...]
+    """Drop path's rate in every block."""
     width: int
     stride: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
-        for i in range(self.blocks):
-            x = self.block(self.width, self.stride if i == 0 else 1, name=f"block{i}")(x, train)
+        for i, drop in enumerate(self.drops):
+            x = self.block(self.width, self.stride if i == 0 else 1, drop, name=f"block{i}")(x, train)
         return x
 
 
@@ -85,6 +89,8 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     block: Callable[..., nn.Module]
     width: int = 64
+    drop_path_rate: float = 0.0
+    """Of the last block in training mode, the others' rising up to it."""
 
     @property
     def layer_groups(self) -> Groups:
@@ -93,7 +99,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         x = Stem(self.width, name="stem")(x, train)
-        for i, blocks in enumerate(self.blocks):
-            stage = Stage(self.block, blocks, self.width * 2**i, 1 if i == 0 else 2, name=f"stage{i + 1}")
+        for i, drops in enumerate(drop_path_rates(self.drop_path_rate, self.blocks)):
+            stage = Stage(self.block, drops, self.width * 2**i, 1 if i == 0 else 2, name=f"stage{i + 1}")
             x = stage(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm, StandardizedConv, in_stages, numbered
+from linft.models.architectures.layers import (
+    Conv,
+    Norm,
+    StandardizedConv,
+    drop_path,
+    drop_path_rates,
+    in_stages,
+    numbered,
+)
 
 conv = partial(Conv, use_bias=False)
 max_pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore
@@ -41,6 +49,7 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[[bool, str], nn.Module]
+    drop: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
@@ -53,11 +62,12 @@ class Bottleneck(nn.Module):
         y = self.conv(4 * self.width, (1, 1), padding=valid, name="conv3")(y)
         if x.shape != y.shape:
             x = self.conv(4 * self.width, (1, 1), strides, padding=valid, name="shortcut_conv")(active)
-        return x + y
+        return x + drop_path(self.drop, train)(y)
 
 
 class Stage(nn.Module):
-    blocks: int
+    drops: tuple[float, ...]
+    """Drop path's rate in every block."""
     width: int
     stride: int
     conv: Callable[..., nn.Module]
@@ -65,9 +75,9 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
-        for i in range(self.blocks):
+        for i, drop in enumerate(self.drops):
             stride = self.stride if i == 0 else 1
-            x = Bottleneck(self.width, stride, self.conv, self.norm, name=f"block{i}")(x, train)
+            x = Bottleneck(self.width, stride, self.conv, self.norm, drop, name=f"block{i}")(x, train)
         return x
 
 
@@ -89,6 +99,8 @@ class ResNetV2(nn.Module):
     norm: Callable[[bool, str], nn.Module] = batch_norm
     """(train, name) -> layer."""
     pool: Callable[[Array], Array] = max_pool
+    drop_path_rate: float = 0.0
+    """Of the last block in training mode, the others' rising up to it."""
 
     @property
     def layer_groups(self) -> Groups:
@@ -97,10 +109,10 @@ class ResNetV2(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         x = Stem(self.width, self.conv, self.pool, name="stem")(x)
-        for i, blocks in enumerate(self.blocks):
+        for i, drops in enumerate(drop_path_rates(self.drop_path_rate, self.blocks)):
             kind = LastStage if i == len(self.blocks) - 1 else Stage
             stride = 1 if i == 0 else 2
-            x = kind(blocks, self.width * 2**i, stride, self.conv, self.norm, name=f"stage{i + 1}")(x, train)
+            x = kind(drops, self.width * 2**i, stride, self.conv, self.norm, name=f"stage{i + 1}")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
@@ -118,7 +130,9 @@ def zero_padded_max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"
     return nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
 
 
-def bit(num_classes: int, blocks: tuple[int, ...], width: int = 64, groups: int = 32) -> ResNetV2:
+def bit(
+    num_classes: int, blocks: tuple[int, ...], width: int = 64, groups: int = 32, drop_path_rate: float = 0.0
+) -> ResNetV2:
     """A BiT network; `groups` are those of every norm."""
     norm = partial(group_norm, groups=groups)
-    return ResNetV2(num_classes, blocks, width, StandardizedConv, norm, zero_padded_max_pool)
+    return ResNetV2(num_classes, blocks, width, StandardizedConv, norm, zero_padded_max_pool, drop_path_rate)

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from linft.core.trees import Groups
-from linft.models.architectures.layers import Conv, Norm, in_stages, numbered
+from linft.models.architectures.layers import Conv, Norm, drop_path, drop_path_rates, in_stages, numbered
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
 
@@ -24,6 +24,7 @@ class Block(nn.Module):
 
     width: int
     stride: int
+    drop: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
@@ -33,18 +34,19 @@ class Block(nn.Module):
         y = conv3x3(self.width, name="conv2")(nn.relu(Norm(not train, name="norm2")(y)))
         if x.shape != y.shape:
             x = Conv(self.width, (1, 1), strides, use_bias=False, padding="VALID", name="shortcut_conv")(active)
-        return x + y
+        return x + drop_path(self.drop, train)(y)
 
 
 class Stage(nn.Module):
-    blocks: int
+    drops: tuple[float, ...]
+    """Drop path's rate in every block."""
     width: int
     stride: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 d"]:
-        for i in range(self.blocks):
-            x = Block(self.width, self.stride if i == 0 else 1, name=f"block{i}")(x, train)
+        for i, drop in enumerate(self.drops):
+            x = Block(self.width, self.stride if i == 0 else 1, drop, name=f"block{i}")(x, train)
         return x
 
 
@@ -63,6 +65,8 @@ class WideResNet(nn.Module):
     blocks: int
     factor: int
     width: int = 16
+    drop_path_rate: float = 0.0
+    """Of the last block in training mode, the others' rising up to it."""
 
     @property
     def layer_groups(self) -> Groups:
@@ -72,7 +76,8 @@ class WideResNet(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         x = Stem(self.width, name="stem")(x)
         width = self.width * self.factor
-        x = Stage(self.blocks, width, 1, name="stage1")(x, train)
-        x = Stage(self.blocks, 2 * width, 2, name="stage2")(x, train)
-        x = LastStage(self.blocks, 4 * width, 2, name="stage3")(x, train)
+        first, second, last = drop_path_rates(self.drop_path_rate, [self.blocks] * 3)
+        x = Stage(first, width, 1, name="stage1")(x, train)
+        x = Stage(second, 2 * width, 2, name="stage2")(x, train)
+        x = LastStage(last, 4 * width, 2, name="stage3")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
