@@ -104,9 +104,7 @@ class Advise:
 
         options: dict[str, Any] = {
             "task": self.task.task,
-            "model": self.model.model,
-            "head": self.model.head,
-            "head_scale": self.model.head_scale,
+            **config.flat(self.model),
             "train_images": len(task.y_train),
             "test_images": len(task.y_test),
             "sample_seed": self.images.sample_seed,

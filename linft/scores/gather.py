@@ -16,6 +16,7 @@ from linft.core.base import NEW_HEAD, Kernel, Model, Tangent
 from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_batches, equal_size, forward_pass
 from linft.core.task import Task
+from linft.models.lora import without_adapters
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.layerwise.last_convolution import last_convolution, last_convolution_gradients
 from linft.ntk.projected import projected_ntk
@@ -59,7 +60,7 @@ def gather(
     for it serves every model of one architecture.
 
     Args:
-      model: with its source's head, where LEEP and NCE are to be defined.
+      model: with its source's head, where LEEP and NCE are to be defined; with adapters the network that they make.
       task: its training images are the sample, at most some of each class; see `Task.max_per_class`.
       needs: names of what is wanted, of `ScoreInputs`; `table.needs` tells them for scores.
       small: the network that was trained on the same images, for RSA and the probe gap.
@@ -77,6 +78,7 @@ def gather(
       >>> inputs.features.shape, inputs.kernel.shape, inputs.probabilities.shape
       ((20, 64), (20, 20), (20, 10))
     """
+    model = without_adapters(model)
     with_gradients, seconds = "kernel" in needs and gradients == LAST_CONVOLUTION, {}
     kernel = error = tangent = None
     with compiling.apart(seconds, "pass"):

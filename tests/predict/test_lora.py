@@ -40,6 +40,10 @@ def finetuned(model: linft.Model, task: linft.Task, **how) -> Run:
     return linft.finetune(linft.linearize(model), task, **how)
 
 
+def relinearized(model: linft.Model, task: linft.Task, **how) -> Run:
+    return predict.relinearized(linft.linearize(model), task, after=17, **how)
+
+
 def moving(model: linft.Model, task: linft.Task, **how) -> Run:
     return with_all_anchors(predict.moving(model, task, anchors=2, **how))
 
@@ -51,6 +55,7 @@ WAYS: dict[str, tuple[Callable[..., Run], Callable[..., judges.Network], Recipe]
     "explicit": (predict.explicit, linear, ADAMW),
     "explicit, features": (partial(predict.explicit, at="features", rank=None), linear_features, ADAMW),
     "moving": (moving, moved, ADAPTED),
+    "relinearized, of a linear network": (relinearized, linear, ADAPTED),
     "spectral": (predict.spectral, linear, FULL_BATCH["Nesterov, decay to zero"]),
 }
 

@@ -48,6 +48,11 @@ def test_it_is_what_the_model_says(model, digits, inputs):
     np.testing.assert_allclose(inputs.kernel, expected, rtol=0, atol=2e-6 * np.linalg.norm(expected))
 
 
+def test_with_adapters_it_is_the_network_that_they_make(model, digits, inputs):
+    again = gather(linft.lora(model, rank=1, key=jax.random.key(0)), digits, NEEDS, batch_size=10)
+    np.testing.assert_array_equal(again.kernel, inputs.kernel)
+
+
 @pytest.mark.parametrize("batch_size", [5, 24])
 def test_batches_do_not_matter(model, digits, inputs, batch_size):
     again = gather(model, digits, NEEDS, batch_size=batch_size)
