@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import linft
 from linft import load_model, save_model
 from linft.core.base import ClassMeans
 from linft.core.errors import LinftError
@@ -41,6 +42,13 @@ def test_precision_of_a_file(model, tmp_path, dtype):
 def test_a_model_without_class_means(model, tmp_path):
     save_model(model.replace(class_means=None), tmp_path / "small.safetensors")
     assert load_model(tmp_path / "small.safetensors").class_means is None
+
+
+def test_adapters_are_written_folded_in(model, tmp_path):
+    adapted = linft.lora(model, rank=2, key=jax.random.key(0))
+    adapted = adapted.replace(params=jax.tree.map(lambda w: w + 0.1, adapted.params))
+    save_model(adapted, tmp_path / "small.safetensors")
+    assert load_model(tmp_path / "small.safetensors").digest == linft.merged(adapted).digest != model.digest
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1e5, "float16"), (np.nan, "float32")])
