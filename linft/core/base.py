@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from linft.core import trees
 from linft.core.constants import statistics_of
+from linft.core.draws import Draws
 from linft.core.errors import LinftError
 from linft.core.forward_pass import Forward, forward_pass
 from linft.core.preprocessing import Images, Preprocessing
@@ -235,7 +236,8 @@ class Tangent:
     logits_train: Float[Array, "n c"]
     """f0 on the training images."""
     logits_test: Float[Array, "m c"]
-    labels_train: Int[Array, "n"]
+    labels_train: Int[Array, "n"] | Float[Array, "n classes"]
+    """Classes; of draws their probabilities."""
     labels_test: Int[Array, "m"]
     kernel_train: Kernel
     """Train × train."""
@@ -249,6 +251,18 @@ class Tangent:
     mixing: dict[str, Float[Array, "c c"]]
     """A_g; used with trace and pseudo kernels."""
     batch_norm: BatchNorm = field(default="frozen", metadata={"static": True})
+    draws: Draws | None = field(default=None, metadata={"static": True})
+    """Where the images to train on are draws, as of a Task."""
+
+    @property
+    def num_images(self) -> int:
+        """n, of the training images."""
+        return len(self.labels_train) // (1 if self.draws is None else self.draws.count)
+
+    def rows(self, recipe: Recipe) -> Int[np.ndarray, "steps batch"]:
+        """Which of the rows to train on every step takes."""
+        order = recipe.order(self.num_images)
+        return order.batches() if self.draws is None else self.draws.rows(order)
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -10,8 +10,12 @@ from linft.core.recipe import Loss
 DIVERGED = 1e4  # a loss this many times the first one is beyond recovery, and would soon overflow
 
 
-def targets(labels: Int[Array, "n"], like: Float[Array, "m c"], smoothing: float = 0.0) -> Float[Array, "n c"]:
-    """(1 − ε) e_y + ε/C with e_y the one-hot label, of the type and the C classes of some logits.
+Labels = Int[Array, "n"] | Float[Array, "n c"]
+"""Of each example the class, or the probability of every class."""
+
+
+def targets(labels: Labels, like: Float[Array, "m c"], smoothing: float = 0.0) -> Float[Array, "n c"]:
+    """(1 − ε) e_y + ε/C with e_y the one-hot label, or probabilities, of the type and the C classes of some logits.
 
     Szegedy and others 2016, section 7; as `optax.smooth_labels` and torch's `label_smoothing`.
 
@@ -21,23 +25,22 @@ def targets(labels: Int[Array, "n"], like: Float[Array, "m c"], smoothing: float
       [[0.25, 0.75]]
     """
     classes = like.shape[1]
-    return (1 - smoothing) * jax.nn.one_hot(labels, classes, dtype=like.dtype) + smoothing / classes
+    certain = jax.nn.one_hot(labels, classes, dtype=like.dtype) if labels.ndim == 1 else labels.astype(like.dtype)
+    return (1 - smoothing) * certain + smoothing / classes
 
 
-def per_example(
-    loss: Loss, logits: Float[Array, "n c"], labels: Int[Array, "n"], smoothing: float = 0.0
-) -> Float[Array, "n"]:
+def per_example(loss: Loss, logits: Float[Array, "n c"], labels: Labels, smoothing: float = 0.0) -> Float[Array, "n"]:
     """Loss of each example: cross-entropy in nats to the targets, or ½‖f − target‖²."""
     if loss == "squared_error":
         return 0.5 * jnp.sum((logits - targets(labels, logits, smoothing)) ** 2, axis=1)
     log_probabilities = jax.nn.log_softmax(logits)
+    if labels.ndim == 2:
+        return -jnp.sum(targets(labels, logits, smoothing) * log_probabilities, axis=1)
     of_label = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
     return (1 - smoothing) * of_label - smoothing * jnp.mean(log_probabilities, axis=1) if smoothing else of_label
 
 
-def mean_loss(
-    loss: Loss, logits: Float[Array, "n c"], labels: Int[Array, "n"], smoothing: float = 0.0
-) -> Float[Array, ""]:
+def mean_loss(loss: Loss, logits: Float[Array, "n c"], labels: Labels, smoothing: float = 0.0) -> Float[Array, ""]:
     """Mean loss over the examples, of targets smoothed by ε.
 
     Example:
@@ -53,9 +56,7 @@ def accuracy(logits: Float[Array, "n c"], labels: Int[Array, "n"]) -> Float[Arra
     return jnp.mean(jnp.argmax(logits, axis=1) == labels, dtype=logits.dtype)
 
 
-def gradient(
-    loss: Loss, logits: Float[Array, "b c"], labels: Int[Array, "b"], smoothing: float = 0.0
-) -> Float[Array, "b c"]:
+def gradient(loss: Loss, logits: Float[Array, "n c"], labels: Labels, smoothing: float = 0.0) -> Float[Array, "n c"]:
     """∂(mean loss)/∂logits: (softmax(f) − target)/b, or (f − target)/b."""
     return jax.grad(mean_loss, argnums=1)(loss, logits, labels, smoothing)
 

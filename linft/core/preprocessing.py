@@ -15,6 +15,7 @@ from PIL import Image
 from linft.core.errors import LinftError
 
 Images = UInt8[np.ndarray, "n h w c"] | UInt8[np.ndarray, "n h w"] | Sequence[UInt8[np.ndarray, "_ _ _"]]
+Pixels = UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w c"]  # from 0 to 255
 Size = tuple[int, int]  # height and width
 
 
@@ -155,16 +156,15 @@ class Preprocessing:
         picture = picture.crop((left, top, left + width, top + height))
         return np.asarray(picture, np.uint8).reshape(height, width, self.input_size[2])
 
-    def normalize(
-        self, images: UInt8[Array | np.ndarray, "n h w c"], dtype: Any = jnp.float32
-    ) -> Float[Array, "n h w c"]:
+    def normalize(self, images: Pixels, dtype: Any = jnp.float32) -> Float[Array, "n h w c"]:
         """(pixels / 255 − mean) / std in the type of the weights, under jit or not."""
         mean, std = (jnp.asarray(of_channels, dtype).reshape(1, 1, 1, -1) for of_channels in (self.mean, self.std))
         return (jnp.asarray(images).astype(dtype) / 255 - mean) / std
 
     def __call__(self, images: Any, dtype: Any = jnp.float32) -> Float[Array, "n h w c"]:
-        """Resize and normalize."""
-        return self.normalize(self.resize(images), dtype)
+        """Resize and normalize; pixels that are no whole numbers have the input size already."""
+        sized = isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating)
+        return self.normalize(images if sized else self.resize(images), dtype)
 
 
 def _covering(size: tuple[int, ...], covered: Size) -> Size:

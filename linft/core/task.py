@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from linft.core.draws import Draws, refuse_draws
 from linft.core.errors import LinftError
 from linft.core.names import printable
 from linft.core.trees import digest
@@ -32,11 +33,16 @@ class Task:
 
     name: str
     x_train: Any
-    """uint8 images [n h w c], a list of [h w c] where sizes differ, or a sequence that reads each when asked."""
-    y_train: Int[np.ndarray, "n"]
+    """uint8 images [n h w c], a list of [h w c] where sizes differ, or a sequence that reads each when asked; of draws
+    pixels, of the size that a network takes."""
+    y_train: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
+    """Classes; of draws their probabilities."""
     x_test: Any
     y_test: Int[np.ndarray, "m"]
     class_names: tuple[str, ...]
+    draws: Draws | None = None
+    """Where the images to train on are draws, by `predict.augmented`: then those to test on are all training images
+    as they are, and the test images after them."""
 
     @classmethod
     def from_arrays(
@@ -81,6 +87,11 @@ class Task:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def num_images(self) -> int:
+        """n, of the training images."""
+        return len(self.y_train) // (1 if self.draws is None else self.draws.count)
+
     @cached_property
     def digest(self) -> str:
         """Tells these images and labels from any others, whatever they are called; computed once."""
@@ -92,6 +103,7 @@ class Task:
 
     def few_shot(self, k: int, seed: int = 0) -> Self:
         """k training images of each class, class by class; the test part stays whole."""
+        refuse_draws(self.draws)
         fewest = int(np.bincount(self.y_train, minlength=self.num_classes).min())
         if not 1 <= k <= fewest:
             raise LinftError(f"few_shot({k}) needs {k} training images of each class; the rarest has {fewest}")
@@ -99,12 +111,14 @@ class Task:
 
     def max_per_class(self, k: int, seed: int = 0) -> Self:
         """At most k training images of each class, class by class; the test part stays whole."""
+        refuse_draws(self.draws)
         if k < 1:
             raise LinftError(f"max_per_class({k}) leaves no training image; give 1 or more of each class")
         return self._train(_pick(self.y_train, [k] * self.num_classes, seed))
 
     def subset(self, n_train: int, n_test: int | None = None, seed: int = 0) -> Self:
         """n_train training and n_test test images (all by default), shuffled, classes in proportion."""
+        refuse_draws(self.draws)
         task = self._train(_proportional(self.y_train, n_train, self.num_classes, seed, "training"))
         if n_test is None:
             return task
@@ -113,6 +127,7 @@ class Task:
 
     def holdout(self, fraction: float, seed: int = 0) -> Self:
         """A share of each class's training images as the test part, for validation; the old test part is dropped."""
+        refuse_draws(self.draws)
         counts = np.bincount(self.y_train, minlength=self.num_classes)
         held = np.round(fraction * counts).astype(int)
         if not 0 < fraction < 1 or (held < 1).any() or (held >= counts).any():

@@ -1,5 +1,6 @@
 """Predictions from kernels, of network or features: replayed, in closed form, in continuous time; stability."""
 
+from linft.predict.augmented import augmented as augmented
 from linft.predict.dual import dual as dual
 from linft.predict.dual import nearest as nearest
 from linft.predict.dual import why_not as why_not
@@ -19,7 +20,7 @@ from linft.predict.stability import stability as stability
 from linft.predict.tangent import tangent as tangent
 
 __all__ = [
-    "FeatureTangent", "dual", "explicit", "feature_dual", "feature_tangent", "gradient_flow", "moving", "nearest",
-    "relinearized", "sharpening", "spectral", "stability", "tangent", "why_not", "why_not_explicit", "why_not_flow",
-    "why_not_spectral",
+    "FeatureTangent", "augmented", "dual", "explicit", "feature_dual", "feature_tangent", "gradient_flow", "moving",
+    "nearest", "relinearized", "sharpening", "spectral", "stability", "tangent", "why_not", "why_not_explicit",
+    "why_not_flow", "why_not_spectral",
 ]  # fmt: skip

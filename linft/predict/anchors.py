@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Tangent
+from linft.core.draws import Draws
 from linft.core.errors import Unavailable
 from linft.core.forward_pass import Forward, equal_size
 from linft.core.trees import Tree
@@ -50,6 +51,16 @@ class Subject:
     how: How
     batch_norm: BatchNorm = "frozen"
     """Of what is linearized."""
+    draws: Draws | None = None
+    """As of a Task."""
+
+    @property
+    def as_they_are(self) -> tuple[Array, Array]:
+        """The training images where they are no draws, and their labels."""
+        if self.draws is None:
+            return self.images[0], self.targets[0]
+        n = len(self.images[0]) // self.draws.count
+        return self.images[1][:n], self.targets[1][:n]
 
 
 class Anchor(NamedTuple):
@@ -244,8 +255,8 @@ def _tangent(built: Anchors, count: int) -> Tangent:
     return Tangent(
         logits_train=on_train,
         logits_test=on_test,
-        labels_train=jnp.tile(subject.targets[0], count),
-        labels_test=jnp.tile(subject.targets[1], count),
+        labels_train=of_all([subject.targets[0]] * count),
+        labels_test=of_all([subject.targets[1]] * count),
         kernel_train=joined(between),
         kernel_test=joined(lambda k, j: built.blocks["test", k, j]),
         weights_train={g: of_all(a.from_weights[0][g] for a in anchors) for g in subject.groups},
@@ -253,6 +264,7 @@ def _tangent(built: Anchors, count: int) -> Tangent:
         squared_norms={g: squares[g] for g in subject.groups},
         mixing=built.mixing,
         batch_norm=subject.batch_norm,
+        draws=subject.draws,
     )
 
 

@@ -13,13 +13,14 @@ from jaxtyping import Array
 
 from linft.core import recipe_fields
 from linft.core.base import BatchNorm, Model, Tangent, Trajectory
+from linft.core.draws import Draws, still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.recipe_fields import By
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.predict import replay
-from linft.predict.replay import Network
+from linft.predict.replay import Network, on_images
 from linft.predict.span import BundleItems, OnBatch, Span, bundle, from_pretrained, items, span
 from linft.predict.tangent import tangent as tangent_of
 from linft.training import optimizer
@@ -38,19 +39,27 @@ def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
 
 
 def nearest(
-    recipe: Recipe, batch_norm: BatchNorm = "frozen", by: Literal["kernel", "Jacobian"] = "kernel"
+    recipe: Recipe,
+    batch_norm: BatchNorm = "frozen",
+    by: Literal["kernel", "Jacobian"] = "kernel",
+    *,
+    from_draws: bool = False,
 ) -> tuple[Recipe, str]:
     """The nearest recipe that a kernel predicts, and what was dropped ("" if nothing).
 
     Args:
       batch_norm: of the kernel.
       by: the Jacobian itself, as in `predict.explicit`, where that predicts.
+      from_draws: augmentation and mixup are kept, for a kernel of draws of images (`predict.augmented`).
 
     Example:
       >>> nearest(Recipe(steps=1, batch_norm="train", optimizer="adam"), "train")[1]
       'dropped: optimizer=adam'
     """
-    return recipe_fields.nearest(recipe, by, batch_norm=batch_norm)
+    if not from_draws:
+        return recipe_fields.nearest(recipe, by, batch_norm=batch_norm)
+    near, dropped = recipe_fields.nearest(still(recipe), by, batch_norm=batch_norm)
+    return near.replace(augmentation=recipe.augmentation, mixup=recipe.mixup), dropped
 
 
 def dual(model: Model | Tangent, task: Task | None = None, *, record_every: int | None = None, **kernel: Any) -> "Dual":
@@ -109,22 +118,28 @@ class Dual:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(predictable(recipes, self.batch_norm), len(self.tangent.labels_train), self._family)
+        taken = predictable(recipes, self.batch_norm, self.tangent.draws)
+        return replay.many(taken, self.tangent.num_images, self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
-        t, n = self.tangent, len(self.tangent.labels_train)
-        bundles, settings = bundle([optimizer.settings(recipe, t.groups, n) for recipe in recipes])
-        found = replay.replay(_network, items(bundles), t, settings, recipes, n, self.record_every)
+        t = self.tangent
+        bundles, settings = bundle([optimizer.settings(recipe, t.groups, t.num_images) for recipe in recipes])
+        found = replay.replay(_network, items(bundles), t, settings, recipes, t.rows(recipes[0]), self.record_every)
         return [replayed.trajectory for replayed in found]
 
 
 def predictable(
-    recipes: Iterable[Recipe], batch_norm: BatchNorm, by: Literal["kernel", "Jacobian"] = "kernel"
+    recipes: Iterable[Recipe],
+    batch_norm: BatchNorm,
+    draws: Draws | None = None,
+    by: Literal["kernel", "Jacobian"] = "kernel",
 ) -> list[Recipe]:
-    """The recipes, of which none may be one that a kernel does not predict whose batch norm is in this mode."""
+    """The recipes, of which none may be one that a kernel of such draws does not predict, batch norm in this mode."""
     recipes = list(recipes)
     for recipe in recipes:
-        if reason := recipe_fields.why_not(recipe, by, batch_norm=batch_norm):
+        if draws is not None and not draws.are_of(recipe):
+            raise LinftError(f"the {by} is of draws by {draws}, and the recipe has other ones; draw for the recipe")
+        if reason := recipe_fields.why_not(recipe if draws is None else still(recipe), by, batch_norm=batch_norm):
             raise LinftError(f"no {by} predicts this recipe: {reason}; {instead(recipe, batch_norm, by)}")
     return recipes
 
@@ -137,6 +152,8 @@ def instead(recipe: Recipe, batch_norm: BatchNorm, by: By) -> str:
         return "use predict.dual"
     if recipe_fields.why_not(recipe, "Jacobian", batch_norm=batch_norm) is None:
         return "use predict.explicit"
+    if by in ("kernel", "Jacobian") and recipe_fields.why_not(still(recipe), by, batch_norm=batch_norm) is None:
+        return f'predict from a few draws, predict.augmented(…), or use predict.nearest(recipe, "{batch_norm}")'
     return f'use predict.nearest(recipe, "{batch_norm}")'
 
 
@@ -154,13 +171,15 @@ def of_logits(reach: Span, tangent: Tangent) -> Network:
     def logits(at: Tree) -> tuple[Array, Array]:
         return tangent.logits_train + reach.on_train(at), tangent.logits_test + reach.on_test(at)
 
-    return Network(
+    network = Network(
         origin=reach.origin,
         here=reach.here,
         groups={b: b for b in reach.origin},
         of_batch=of_batch,
         logits=logits,
         lengths=reach.lengths,
+        towards=tangent.labels_train,
         labels_train=tangent.labels_train,
         labels_test=tangent.labels_test,
     )
+    return on_images(network, tangent.draws)

@@ -142,11 +142,11 @@ class Explicit:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        taken = predictable(recipes, self.batch_norm, "Jacobian")
-        return replay.many(taken, len(self.start.labels_train), self._family)
+        taken = predictable(recipes, self.batch_norm, self.start.draws, "Jacobian")
+        return replay.many(taken, self.start.num_images, self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
-        n, every = len(self.start.labels_train), (*self.groups, *self.head_groups)
+        n, rows, every = self.start.num_images, self.start.rows(recipes[0]), (*self.groups, *self.head_groups)
         row = self.jacobian.train[0].nbytes
         needs = {
             "the rows of a minibatch": recipes[0].batch_size_for(n) * row,
@@ -159,7 +159,7 @@ class Explicit:
         whole = below.on(below.groups | head_settings(settings, self.head_groups).groups)
         stages = tuple((path, trees.stage(group)) for path, group in self.groups)
         build = _logits if isinstance(self.start, Tangent) else _under_head
-        found = replay.replay(build, stages, (self.jacobian, self.start), whole, recipes, n, self.record_every)
+        found = replay.replay(build, stages, (self.jacobian, self.start), whole, recipes, rows, self.record_every)
         return [replayed.trajectory for replayed in found]
 
 
@@ -239,7 +239,7 @@ def _beginning(task: Task, batch_norm: BatchNorm, on_train: Array, on_test: Arra
     """A tangent of no groups: outputs and labels."""
     labels = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     nothing = Kernel({}, "full")
-    return Tangent(on_train, on_test, *labels, nothing, nothing, {}, {}, {}, {}, batch_norm)
+    return Tangent(on_train, on_test, *labels, nothing, nothing, {}, {}, {}, {}, batch_norm, task.draws)
 
 
 def _by_path(labels: Tree) -> ByName:

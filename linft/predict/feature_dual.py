@@ -20,7 +20,7 @@ from linft.core.trees import Tree
 from linft.predict import replay
 from linft.predict.dual import predictable
 from linft.predict.feature_tangent import FeatureTangent, feature_tangent
-from linft.predict.replay import Network
+from linft.predict.replay import Network, on_images
 from linft.predict.span import BundleItems, OnBatch, Span, bundle, from_pretrained, items, lifted, span, stacked
 from linft.training import optimizer
 from linft.training.optimizer import Settings
@@ -79,14 +79,15 @@ class FeatureDual:
 
     def many(self, recipes: Iterable[Recipe]) -> list[Trajectory]:
         """One compiled program for all recipes of one structure and one sequence of minibatches."""
-        return replay.many(predictable(recipes, self.batch_norm), len(self.tangent.labels_train), self._family)
+        taken = predictable(recipes, self.batch_norm, self.tangent.draws)
+        return replay.many(taken, self.tangent.num_images, self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
-        t, n = self.tangent, len(self.tangent.labels_train)
-        settings = [optimizer.settings(recipe, t.groups, n) for recipe in recipes]
+        t, rows = self.tangent, self.tangent.rows(recipes[0])
+        settings = [optimizer.settings(recipe, t.groups, t.num_images) for recipe in recipes]
         bundles, below = bundle([s.on({g: s.groups[g] for g in t.projected.groups}) for s in settings])
         whole = below.on(below.groups | head_settings(settings, t.head_groups).groups)
-        found = replay.replay(_network, items(bundles), t, whole, recipes, n, self.record_every)
+        found = replay.replay(_network, items(bundles), t, whole, recipes, rows, self.record_every)
         return [replayed.trajectory for replayed in found]
 
 
@@ -142,13 +143,15 @@ def under_head(below: Span, t: FeatureTangent) -> Network:
                 found[kind][group] = jnp.sqrt(others**2 + jnp.vdot(arrays[name], arrays[name]))
         return found
 
-    return Network(
+    network = Network(
         origin=origin,
         here=origin,
         groups={"below": {b: b for b in below.origin}, "head": {name: _member(name) for name in t.head}},
         of_batch=of_batch,
         logits=logits,
         lengths=lengths,
+        towards=t.projected.labels_train,
         labels_train=t.projected.labels_train,
         labels_test=t.projected.labels_test,
     )
+    return on_images(network, t.projected.draws)

@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Tangent
+from linft.core.draws import Draws
 from linft.core.errors import LinftError
+from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.empirical import Engine, empirical_ntk, train_test_ntk
@@ -56,8 +58,16 @@ class FeatureTangent:
     """The group of each array of the head."""
 
     @property
-    def labels_train(self) -> Int[Array, "n"]:
-        return self.projected.labels_train
+    def draws(self) -> Draws | None:
+        return self.projected.draws
+
+    @property
+    def num_images(self) -> int:
+        return self.projected.num_images
+
+    def rows(self, recipe: Recipe) -> Int[np.ndarray, "steps batch"]:
+        """As of a Tangent."""
+        return self.projected.rows(recipe)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -228,4 +238,5 @@ def _projected(
         squared_norms={g: squares[g] for g in names},
         mixing=dict.fromkeys(names, alike),
         batch_norm=batch_norm,
+        draws=task.draws,
     )

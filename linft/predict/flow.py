@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from linft.core import losses, recipe_fields
 from linft.core.base import BatchNorm, Model, OneByOne, Outputs, Run, Tangent, Trajectory, recorded_steps
+from linft.core.draws import refuse_draws
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -59,6 +60,7 @@ def gradient_flow(
     if outputs == "full":
         neural_tangents_compat.load()  # says how to get it before a kernel is computed
     tangent = as_tangent(model, task, **kernel)
+    refuse_draws(tangent.draws)
     n = len(tangent.labels_train)
 
     def run(recipe: Recipe) -> Trajectory:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from linft.core import losses, trees
-from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
+from linft.core.base import BatchNorm, Certificate, Model, Outputs, Tangent, Trajectory
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -108,8 +108,10 @@ class Followed(NamedTuple):
     """A prediction, what it went through, and how far it is to be trusted."""
 
     trajectory: Trajectory
+    certificate: Certificate
+    """Which the trajectory has too, but where images are draws: of what others would do it does not tell."""
     evidence: Evidence
-    """How far it is to be trusted; the trajectory has its certificate."""
+    """How far it is to be trusted."""
     way: "Way"
     recipe: Recipe
     network: Callable[[int], Model]
@@ -132,7 +134,7 @@ class Followed(NamedTuple):
         if self.way.built[-1].subject.directions is not None:
             return ()
         tangents = self.tangents
-        steps = self.recipe.num_steps(len(tangents[0].labels_train))
+        steps = self.recipe.num_steps(tangents[0].num_images)
         whole = self.recipe.replace(batch_size=None, steps=steps, epochs=None)
         return tuple(found.h / found.limit for found in (stability(tangent, whole) for tangent in tangents))
 
@@ -198,10 +200,10 @@ class Moving:
 
     def stages(self, recipe: Recipe) -> Iterator[Followed]:
         """The predictions with one anchor, with two, and so on."""
-        predictable([recipe], self.batch_norm)
+        predictable([recipe], self.batch_norm, self.task.draws)
         groups = optimizer.kernel_groups(self.model.layer_groups, recipe)
         frame = FRAMES[self.at](self, groups)
-        names, settings = _settings(frame, recipe, len(self.task.y_train))
+        names, settings = _settings(frame, recipe, self.task.num_images)
         built = at_start(frame.subject, self.anchors, self._tell(0))
         way, runs = Way(frame, groups, names, frame.start(built), (built,), (0,)), []
         while True:
@@ -221,42 +223,44 @@ class Moving:
         Whether it leaves the path the network at the predicted weights tells.
         """
         begin = time.perf_counter()
-        predictable([recipe], self.batch_norm)
+        predictable([recipe], self.batch_norm, self.task.draws)
         if optimizer.kernel_groups(self.model.layer_groups, recipe) != way.groups:
             return None
-        names, settings = _settings(way.frame, recipe, len(self.task.y_train))
+        names, settings = _settings(way.frame, recipe, self.task.num_images)
         if names != way.names:
             return None
         replays = [self._replay(way, settings, recipe, built) for built in way.built]
         runs = [predicted(1)[0].trajectory for predicted in replays]
         found = self._followed(way, recipe, replays[-1], runs)
-        assert found.trajectory.certificate is not None
-        shared = replace(found.trajectory.certificate, shared=True)
-        seconds = time.perf_counter() - begin
-        return found._replace(trajectory=replace(found.trajectory, certificate=shared, seconds=seconds))
+        shared, seconds = replace(found.certificate, shared=True), time.perf_counter() - begin
+        own = None if found.trajectory.certificate is None else shared
+        trajectory = replace(found.trajectory, certificate=own, seconds=seconds)
+        return found._replace(trajectory=trajectory, certificate=shared)
 
     def _replay(self, way: Way, settings: Settings, recipe: Recipe, built: Anchors) -> Callable[..., list[Replayed]]:
         """(record_every, stop) -> the replay."""
-        arrays, n = (built.path(), way.start), len(self.task.y_train)
-        return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], n)
+        arrays, rows = (built.path(), way.start), way.start.rows(recipe)
+        return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], rows)
 
     def _followed(
         self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], runs: list[Trajectory]
     ) -> Followed:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
         looks, model, subject = {}, self.model, way.frame.subject
+        images, labels = subject.as_they_are
 
         def network(step: int) -> Model:
             return self._at(way, predicted(1, stop=step)[0].measured)
 
         for step in steps_to_look_at(runs[-1]):  # the last of them its end
             model = network(step)
-            logits = outputs_on(with_value(model, self.task, self.batch_norm), subject.images[0])
-            looks[step] = float(losses.mean_loss(recipe.loss, logits, subject.targets[0]))
+            logits = outputs_on(with_value(model, self.task, self.batch_norm), images)
+            looks[step] = float(losses.mean_loss(recipe.loss, logits, labels))
         told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
         certificate = told.certificate(WITHIN if self.error is None else self.error)
-        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=certificate, model=model)
-        return Followed(trajectory, told, way, recipe, network)
+        own = certificate if subject.draws is None else None
+        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=own, model=model)
+        return Followed(trajectory, certificate, told, way, recipe, network)
 
     def _at(self, way: Way, at: Tree) -> Model:
         """The network at coordinates."""
@@ -290,7 +294,7 @@ class SharedPaths:
     def follow(self, recipe: Recipe) -> Followed:
         """The prediction along the path that is kept, else along its own, which is kept from then on."""
         shared = self.run.along(self.kept[0], recipe) if self.kept else None
-        if shared is not None and shared.trajectory.certificate is not None and shared.trajectory.certificate.holds:
+        if shared is not None and shared.certificate.holds:
             return shared
         del shared  # and its path, before the next one takes as much memory
         self.kept.clear()
@@ -380,7 +384,7 @@ def _subject(moving: Moving, view: Model, directions: Array | None, labels: Tree
     images = view.preprocess(task.x_train), view.preprocess(task.x_test)
     targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     of_task = view.params, images, targets, labels, names, view.num_classes
-    return Subject(at, directions, *of_task, moving.how, moving.batch_norm)
+    return Subject(at, directions, *of_task, moving.how, moving.batch_norm, task.draws)
 
 
 def _logits(names: BundleItems, arrays: tuple[Path, Tangent]) -> Network:

@@ -91,8 +91,10 @@ def relinearized(
         there = in_mode(model.replace(params=state.params), task, batch_norm, kernel.get("progress"))
         arrays = _departed(model, there, task, state, groups, recipe, kernel)
         names = (tuple(arrays.tangent.groups), recipe.convention, after)
-        rest = replay.replay(_network, names, arrays, stacked([settings]), [recipe], n, record_every, first=after)[0]
-        return _joined(at, rows, rest.trajectory, time.perf_counter() - begin, f"linearized at step {after}")
+        found = replay.replay(
+            _network, names, arrays, stacked([settings]), [recipe], recipe.batches(n), record_every, first=after
+        )
+        return _joined(at, rows, found[0].trajectory, time.perf_counter() - begin, f"linearized at step {after}")
 
     return OneByOne(run)
 

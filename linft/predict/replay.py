@@ -17,7 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from linft.core import losses, trees
 from linft.core.base import Trajectory, recorded_steps
+from linft.core.draws import Draws
 from linft.core.errors import LinftError
+from linft.core.losses import Labels
 from linft.core.recipe import Recipe
 from linft.core.recipe_fields import structure
 from linft.core.trees import Tree
@@ -41,7 +43,9 @@ class Network(NamedTuple):
     """Of all training and all test images."""
     lengths: Callable[[Tree], dict[str, dict[str, Float[Array, ""]]]]
     """Distance moved and norm of every layer group."""
-    labels_train: Int[Array, "n"]
+    towards: Labels
+    """What every image that a step may take is trained towards."""
+    labels_train: Labels
     labels_test: Int[Array, "m"]
     resume: Callable[[Any], Any] = lambda state: state
     """From the optimizer's first state to the one that the replay begins with."""
@@ -57,6 +61,19 @@ class Replayed(NamedTuple):
     """Coordinates after the last step, or where the run stood before it diverged."""
     measured: Tree
     """Those of the weights' average, at which it is measured, where the recipe has one; else the same."""
+
+
+def on_images(network: Network, draws: Draws | None) -> Network:
+    """A network that trains on draws, measured on the training images as they are: the first of its test images."""
+    if draws is None:
+        return network
+    n = len(network.towards) // draws.count
+
+    def logits(at: Tree) -> tuple[Array, Array]:
+        of_test = network.logits(at)[1]
+        return of_test[:n], of_test[n:]
+
+    return network._replace(logits=logits, labels_train=network.labels_test[:n], labels_test=network.labels_test[n:])
 
 
 Build = Callable[[Any, Any], Network]
@@ -80,7 +97,7 @@ def replay(
     arrays: Any,
     settings: Settings,
     recipes: list[Recipe],
-    n: int,
+    rows: Int[np.ndarray, "steps batch"],
     record_every: int | None,
     first: int = 0,
     stop: int | None = None,
@@ -92,12 +109,12 @@ def replay(
     Args:
       build, names, arrays: the network, made where it is compiled.
       settings: of the recipes, stacked.
-      n: number of training images.
+      rows: of the tangent, that every step takes.
       record_every: measure every so many steps; about a dozen times by default.
       stop: the step after which the weights stand still; none by default.
     """
     begin = time.perf_counter()
-    batches = recipes[0].order(n).batches()[first:]
+    batches = rows[first:]
     steps = first + len(batches)
     at = recorded_steps(steps, record_every)
     at = at[at >= first]
@@ -156,7 +173,7 @@ def _replay(
         i, batch, is_recorded = inputs
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, average, alive)
         logits, gradient, squares = network.of_batch(at, batch)
-        y = network.labels_train[batch]
+        y = network.towards[batch]
         residual = losses.gradient(loss_name, logits, y, recipe.label_smoothing)
         to_clip = {} if recipe.clip_norm is None else {"squares": squares(residual)}
         updates, new_state = chain.update(gradient(residual), opt_state, at, **to_clip)

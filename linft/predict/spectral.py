@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from linft.core import losses, recipe_fields
 from linft.core.base import BatchNorm, Model, OneByOne, Run, Tangent, Trajectory, recorded_steps
+from linft.core.draws import refuse_draws
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -59,6 +60,7 @@ def spectral(
       np.int64(1000)
     """
     tangent = as_tangent(model, task, **kernel)
+    refuse_draws(tangent.draws)
     n = len(tangent.labels_train)
     decompositions: dict[tuple, Eigenbasis] = {}  # by group weights: paid once, then every recipe is free
 

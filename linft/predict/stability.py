@@ -68,16 +68,16 @@ def stability(tangent: Tangent, recipe: Recipe) -> Stability:
       >>> edge.limit
       1.3571428571428572
     """
-    predictable([recipe], tangent.batch_norm)
+    predictable([recipe], tangent.batch_norm, tangent.draws)
     n = len(tangent.labels_train)
-    numbers = optimizer.settings(recipe, tangent.groups, n)
+    numbers = optimizer.settings(recipe, tangent.groups, tangent.num_images)
     weights = {g: float(m) for g, m in numbers.multipliers.items()}
     theta = on_host(operator(tangent.kernel_train, tangent, weights))
     root = hessian_root(tangent.logits_train, recipe.loss)
     decay = max((weights[g] * float(numbers.decays[g]) for g in weights), default=0.0)
     limit = limit_of(recipe)
     curvature = largest(theta, root) / n
-    rates, batches = recipe.rates(n), recipe.batches(n)
+    rates, batches = recipe.rates(tangent.num_images), tangent.rows(recipe)
     worst = max(
         (
             rate * (largest(among(theta, batch), root[batch]) / len(batch) + decay)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Outputs, Tangent
+from linft.core.draws import Draws
 from linft.core.errors import LinftError, no_derivative
 from linft.core.forward_pass import Forward, equal_batches, equal_size, forward_pass
 from linft.core.recipe import Recipe
@@ -91,6 +93,7 @@ def tangent(
         squared_norms={group: squares[group] for group in names},
         mixing=mixing(model, train, few, labels),
         batch_norm=batch_norm,
+        draws=task.draws,
     )
 
 
@@ -194,6 +197,7 @@ def save(path: str | Path, tangent: Tangent) -> None:
     kernel = tangent.kernel_train
     meta = {"outputs": kernel.outputs, "engine": kernel.engine, "groups": json.dumps(tangent.groups)}
     meta["batch_norm"] = tangent.batch_norm
+    meta["draws"] = json.dumps(tangent.draws and asdict(tangent.draws))
     with whole(Path(path)) as partial:
         save_file(leaves, partial, meta)
 
@@ -236,4 +240,5 @@ def load(path: str | Path) -> Tangent:
         squared_norms=by_group("squared_norms"),
         mixing=by_group("mixing"),
         batch_norm=meta.get("batch_norm", "frozen"),  # files without it are older than training mode
+        draws=Draws(**of_draws) if (of_draws := json.loads(meta.get("draws", "null"))) else None,
     )

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from linft.core import parallel
 from linft.core.base import Model
+from linft.core.draws import refuse_draws
 from linft.core.order import Order
 from linft.core.preprocessing import Preprocessing
 from linft.core.task import Task
@@ -38,6 +39,7 @@ def feed(model: Model, task: Task, canvas: bool, execution: Execution, workers: 
       execution: on which devices.
       workers: processes that read streamed images; 0 reads by threads.
     """
+    refuse_draws(task.draws)
     if isinstance(task.x_train, LazyImages):
         return _streamed(model, task, canvas, execution, workers)
     images, sizes = model.preprocessing.canvas(task.x_train) if canvas else _resized(model, task)

@@ -114,6 +114,29 @@ def _of_any_length(settings: Settings) -> Settings:
     return replace(settings, rates=jnp.asarray(np.pad(np.asarray(settings.rates), (0, beyond))))
 
 
+def met(
+    structure: Recipe, batch: Batch, key: Array, part: Any, shape: tuple[int, int], dtype: Any
+) -> tuple[Array, Float[Array, ""] | None, Array]:
+    """The images of a batch as a step meets them, augmented and mixed: pixels, and a key for what else is random.
+
+    Also the weight λ of mixup, None without: an image is λ times its own and 1 − λ times that of its partner.
+    """
+    augment_key, rest = jax.random.split(key)
+    mix_key, other_key = jax.random.split(jax.random.fold_in(rest, part))
+    keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch.index)
+    images = augment(structure.augmentation, keys, batch.images, batch.sizes, shape)
+    if structure.mixup == 0:
+        return images, None, other_key
+    weight = jax.random.beta(mix_key, structure.mixup, structure.mixup, dtype=dtype)
+    pixels = images.astype(dtype)
+    return weight * pixels + (1 - weight) * partners(pixels), weight, other_key
+
+
+def partners(of_batch: Any) -> Any:
+    """With what each of a batch is mixed: the batch in reverse, whose order is random anyhow."""
+    return of_batch[::-1]
+
+
 # Models of one architecture share `forward`, and so what is compiled; few are kept, since some hold weights.
 @lru_cache(maxsize=8)
 def _advance(
@@ -132,15 +155,8 @@ def _advance(
         params: Tree, batch_stats: Tree, batch: Batch, key: Array, part: Any, structure: Recipe
     ) -> tuple[Array, Tree]:
         """Mean loss over a batch, or a part of one."""
-        augment_key, rest = jax.random.split(key)
-        mix_key, dropout_key = jax.random.split(jax.random.fold_in(rest, part))
-        keys = jax.vmap(lambda index: jax.random.fold_in(augment_key, index))(batch.index)
-        images = augment(structure.augmentation, keys, batch.images, batch.sizes, (height, width))
+        images, weight, dropout_key = met(structure, batch, key, part, (height, width), trees.precision(params))
         x = preprocessing.normalize(images, trees.precision(params))
-        weight = None
-        if structure.mixup > 0:  # partners are the batch in reverse, whose order is random anyhow
-            weight = jax.random.beta(mix_key, structure.mixup, structure.mixup, dtype=x.dtype)
-            x = weight * x + (1 - weight) * x[::-1]
         compute, inputs = (params, x) if dtype == jnp.float32 else _cast((params, x), dtype)
         if forward_train is not None:
             logits, batch_stats = forward_train(compute, batch_stats, inputs, dropout_key)
@@ -153,7 +169,7 @@ def _advance(
 
         loss = towards(batch.labels)
         if weight is not None:
-            loss = weight * loss + (1 - weight) * towards(batch.labels[::-1])
+            loss = weight * loss + (1 - weight) * towards(partners(batch.labels))
         if penalty is not None:
             loss = loss + structure.delta * penalty(compute, batch_stats, inputs)
         return loss, batch_stats

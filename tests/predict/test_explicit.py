@@ -26,7 +26,7 @@ def test_in_training_mode_it_is_what_the_kernel_says(digits):
 
 
 def test_refuses_what_no_jacobian_follows(model, task):
-    with pytest.raises(LinftError, match=r"mixed images .*; use predict.nearest\(recipe, \"frozen\"\)"):
+    with pytest.raises(LinftError, match=r"mixed images .*; predict from a few draws, .* or use predict.nearest"):
         predict.explicit(model, task)(ADAM["Adam, decay to zero"].replace(mixup=0.1))
 
 

@@ -104,7 +104,7 @@ OTHER = BENT.replace(loss="squared_error", convention="decoupled")
 def test_a_network_bent_along_its_path_is_met_exactly(ends, recipe):
     network, explicit, d, path, start = bent(ends)
     groups, settings = bundle_equal([optimizer.settings(recipe, tuple(GROUPS), N)])
-    (found,) = replay.replay(network_of, items(groups), (path, start), settings, [recipe], N, 4)
+    (found,) = replay.replay(network_of, items(groups), (path, start), settings, [recipe], recipe.batches(N), 4)
     expected = judges.sgd(network, explicit, recipe, found.trajectory.steps)
     for name in ("train_loss", "test_loss"):
         np.testing.assert_allclose(getattr(found.trajectory, name), expected[name], rtol=1e-9)
