@@ -29,6 +29,9 @@ class Compare:
     seeds: int = 1
     """Seeds of the order of images, the recipe's and those that follow, by which the real run and its predictions are
     made; the predictions are held against the band that the real runs span."""
+    draws: int = 0
+    """Follow augmentation and mixup by so many draws of every training image, at as many times the Jacobians; 0 leaves
+    both out of what predictions follow."""
     task: Annotated[TaskOptions, tyro.conf.OmitArgPrefixes] = TaskOptions("digits")
     images: Annotated[ImageOptions, tyro.conf.OmitArgPrefixes] = ImageOptions(200, 200)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = ModelOptions(head="probe")
@@ -60,6 +63,7 @@ class Compare:
                 self.runs,
                 output,
                 seeds=self.seeds,
+                draws=self.draws,
                 record_every=self.writing.record_every,
                 **self.kernel.arguments(),
                 progress=progress,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from linft.cli.options import ImageOptions, ModelOptions, OutputOptions, TaskOptions, with_length
+from linft.core.draws import still
 from linft.core.errors import LinftError, Unavailable
 from linft.core.recipe import Recipe
 
@@ -41,6 +42,9 @@ class Predict:
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     seeds: int = 1
     """Predict the recipe by so many seeds of the order of images, its own and those that follow: a band."""
+    draws: int = 0
+    """Follow augmentation and mixup by so many draws of every training image, at as many times the Jacobians; 0 leaves
+    both out of the recipe."""
     edge: bool = False
     """Also find how the loss sharpens along the predicted path, and whether the recipe meets the edge of stability
     there, or is expected to break. Of frozen batch norm."""
@@ -75,12 +79,15 @@ class Predict:
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
-        recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked))
+        recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked), from_draws=self.draws != 0)
+        self.check_draws(recipe)
         if self.edge and (reason := why_no_edge(recipe)):
             raise LinftError(f"leave out --edge: {reason}")
         recipes = by_seed(recipe, self.seeds, len(task.y_train))
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
-        store = Store.open(output, "predict", model, task, recipe, {"record_every": self.writing.record_every})
+        given = predict.augmented(model, task, recipe, self.draws) if self.draws else task
+        options = {"record_every": self.writing.record_every, **({"draws": self.draws} if self.draws else {})}
+        store = Store.open(output, "predict", model, task, recipe, options)
         with bars(console) as progress:
 
             def predicted(kind: str, many: PredictMany, name: str) -> dict[int, linft.Trajectory]:
@@ -90,7 +97,7 @@ class Predict:
                 def made() -> list[linft.Trajectory]:
                     return many(
                         model,
-                        task,
+                        given,
                         list(recipes.values()),
                         self.writing.record_every,
                         groups=groups,
@@ -132,6 +139,7 @@ class Predict:
             runs={kind: saved(found), **{with_seed(kind, seed): saved(run) for seed, run in others.items()}},
             versions=versions(),
             band=band(of_seeds) if others else None,
+            draws=self.draws,
             edge_on_path=edge,
         )
         store.finish(result, FILE)
@@ -143,6 +151,15 @@ class Predict:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {output / FILE}", soft_wrap=True)
+
+    def check_draws(self, recipe: Recipe) -> None:
+        """Refuse draws of images where there is nothing to draw, or that are not followed."""
+        if self.draws and recipe == still(recipe):
+            raise LinftError("leave out --draws: the recipe has neither augmentation nor mixup")
+        if self.draws and self.how == "relinearize":
+            raise LinftError("--how relinearize trains on the images themselves; leave out --draws")
+        if self.draws and self.edge:
+            raise LinftError("leave out --edge, which is of the images as they are, or --draws")
 
     def sharpening(self, model: "Model", task: "Task", recipe: Recipe, progress: "Progress") -> "Sharpening":
         """How the loss sharpens along the path that a kernel predicts, on disk once it is known."""

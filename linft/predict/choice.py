@@ -227,6 +227,8 @@ def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:
     told = found.certificate
     if kind.startswith("explicit"):
         return ChosenKind(kind, None, False, "no kernel follows Adam, and a Jacobian does not tell its own error")
+    if told is None and kind.startswith("moving"):
+        return ChosenKind(kind, None, False, "what other draws of the images would do, no certificate tells")
     if told is None:
         return ChosenKind(
             kind, None, False, "no kernel that moves can be had: too little memory, or the network's layers"

@@ -41,5 +41,7 @@ class PredictionResult:
     versions: dict[str, str]
     band: Band | None = None
     """Of several seeds of order; None of one, and where all are predicted to diverge."""
+    draws: int = 0
+    """Of every training image, by which augmentation and mixup are followed."""
     edge_on_path: Edge | None = None
     """Where the recipe meets the edge of stability along the predicted path, where that was asked for."""

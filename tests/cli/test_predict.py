@@ -86,6 +86,13 @@ def test_seeds_of_order_leave_a_band(call, model_file, capsys):
     assert "By 2 orders of the images train loss ends between" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_augmentation_is_followed_by_draws(call, capsys):
+    found = call("--augmentation", "flip", "--mixup", "0.2", "--draws", 2, "--steps", 4)
+    assert (found["draws"], found["dropped"], found["recipe"]["augmentation"]) == (2, "", "flip")
+    assert found["how"] == "moving" and found["choice"]["expected"] is None and not found["choice"]["holds"]
+    assert "what other draws of the images would do, no certificate tells" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_adam_is_followed_by_the_jacobian_and_by_kernels_with_a_word(call, tmp_path, capsys):
     adamw = ("--optimizer", "adam", "--convention", "decoupled", "--weight-decay", "0.1")
     followed = call(*adamw)
@@ -98,5 +105,10 @@ def test_adam_is_followed_by_the_jacobian_and_by_kernels_with_a_word(call, tmp_p
 
 def test_bad_input_is_one_line(call, refused):
     assert "seeds is 0; it must be 1 or more" in refused("--seeds", "0")
+    assert "leave out --draws: the recipe has neither augmentation nor mixup" in refused("--draws", "2")
+    flips = ("--augmentation", "flip", "--draws")
+    assert "draws is -1; it must be 1 or more" in refused(*flips, "-1")
+    assert "trains on the images themselves; leave out --draws" in refused(*flips, "2", "--how", "relinearize")
+    assert "leave out --edge, which is of the images as they are" in refused(*flips, "2", "--edge")
     assert "error is 0.0; give a number above 0" in refused("--error", "0")
     assert "holds results with another recipe" in refused("--learning-rate", "0.5")

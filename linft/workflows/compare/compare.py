@@ -14,11 +14,12 @@ from linft import predict
 from linft.core import trees
 from linft.core.band import band, by_seed, held_against, with_seed
 from linft.core.base import Model, Outputs, Tangent, Trajectory, recorded_steps
+from linft.core.draws import still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trajectory_json import saved
-from linft.models.randomness import draws
+from linft.models import randomness
 from linft.ntk.empirical import Engine
 from linft.predict.eigen import too_large
 from linft.predict.spectrum import spectrum
@@ -60,6 +61,7 @@ def compare(
     output: str | Path | None = None,
     *,
     seeds: int = 1,
+    draws: int = 0,
     record_every: int | None = None,
     outputs: Outputs = "full",
     engine: Engine = "auto",
@@ -78,6 +80,8 @@ def compare(
       output: directory for `result.json`, the tangent and the finished runs.
       seeds: the real run and its predictions are made by so many seeds of the order of images, the recipe's and those
         that follow, and the predictions held against the band that the real ones leave open.
+      draws: of every training image, by which `dual`, `explicit`, `moving` and `moving_features` follow augmentation
+        and mixup (`predict.augmented`); 0: like the other predictions, they leave both out.
       record_every: measure every so many steps; about a dozen times by default.
       outputs, engine, batch_size: of the kernel, as in `empirical_ntk`.
       progress: called as work goes on.
@@ -98,10 +102,13 @@ def compare(
     tell = progress or (lambda what, done, total: None)
     chosen, skipped = _choose(model, task, recipe, runs, outputs)
     reference = _reference(recipe, chosen)
-    random = seeds > 1 and reference == "finetuned_train_bn" and draws(model)
+    if draws and recipe == still(recipe):
+        raise LinftError("draws are for a recipe with augmentation or mixup; leave them out")
+    random = seeds > 1 and reference == "finetuned_train_bn" and randomness.draws(model)
     recipes = by_seed(recipe, seeds, len(task.y_train), random)
     groups = kernel_groups(model.layer_groups, recipe)
-    options = dict(record_every=record_every, outputs=outputs, engine=engine)
+    met = predict.augmented(model, task, recipe, draws) if draws else task
+    options = dict(record_every=record_every, outputs=outputs, engine=engine, **({"draws": draws} if draws else {}))
     store = Store.open(output, "compare", model, task, recipe, options)
     kernel_begin = time.perf_counter()
     tangent = store.tangent(
@@ -117,7 +124,7 @@ def compare(
         )
     )
     kernel_seconds = time.perf_counter() - kernel_begin
-    setting = Setting(model, task, recipe, tangent, record_every, lambda *_: None)
+    setting = Setting(model, task, recipe, tangent, met, record_every, lambda *_: None)
     at_start, traces = traced(tangent, task, groups, batch_size)
     places = _places(recorded_steps(recipe.num_steps(len(task.y_train)), record_every), chosen)
 
@@ -132,8 +139,7 @@ def compare(
 
         own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps), visit=visit)
         trajectory = RUNS[name](own)
-        by = "kernel" if name in KERNELS else "Jacobian"
-        note = predict.nearest(of, setting.batch_norm, by)[1] if name in PREDICTED else ""
+        note = _note(own, name) if name in PREDICTED else ""
         settled = len(kernels) > 1 and trajectory.diverged_at is None
         drifted = drift(kernels, task.y_train[: len(next(iter(at_start.values())))]) if settled else None
         return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
@@ -150,6 +156,7 @@ def compare(
         found[name] = {seed: trajectory for seed, (trajectory, _) in made.items()}
         setting.paths.clear()
         setting.jacobians.clear()
+        setting.kernels.clear()
         if name in PREDICTED:
             tell(name, 1, 1)
     if setting.batch_norm == "train":
@@ -182,6 +189,7 @@ def compare(
         versions=versions(),
         seconds=time.perf_counter() - begin,
         seeds=_by_seeds(found, recipe.seed, reference) if seeds > 1 else None,
+        draws=draws,
     )
     return Comparison(store.finish(result, FILE), trajectories, tangent)
 
@@ -218,6 +226,15 @@ def _choose(
     if not any(name.startswith("finetuned") for name in chosen):
         raise LinftError("a comparison needs reality: add finetuned or finetuned_train_bn to runs")
     return chosen, skipped
+
+
+def _note(setting: Setting, name: str) -> str:
+    """What a prediction drops of the recipe, or follows by draws."""
+    by = "kernel" if name in KERNELS else "Jacobian"
+    if setting.met.draws is None or name not in BY_SEED:
+        return predict.nearest(setting.recipe, setting.batch_norm, by)[1]
+    from_draws = f"{setting.met.draws} by {setting.met.draws.count} draws of every image"
+    return "; ".join(filter(None, (setting.nearest(by)[1], from_draws)))
 
 
 def _causes(setting: Setting) -> Mapping[str, str]:

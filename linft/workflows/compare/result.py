@@ -115,3 +115,5 @@ class ComparisonResult:
     """Of the call, without what was on disk already."""
     seeds: SeedBands | None = None
     """Where several were asked for."""
+    draws: int = 0
+    """Of every training image, by which predictions follow augmentation and mixup."""

@@ -14,6 +14,7 @@ from linft.predict.explicit import Explicit
 from linft.predict.moving import SharedPaths
 from linft.predict.tangent import mode, to_trace
 from linft.training.finetune import OnStep, finetune
+from linft.training.optimizer import kernel_groups
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Setting:
     task: Task
     recipe: Recipe
     tangent: Tangent
+    met: Task
+    """What predictions by replay train on: the task, or draws of its images where the recipe augments them."""
     record_every: int | None
     progress: OnStep
     visit: Callable[[int, Callable[[], Model]], None] = lambda step, network: None
@@ -32,6 +35,8 @@ class Setting:
     """Of kernels that moved, for other seeds of order."""
     jacobians: list[Explicit] = field(default_factory=list)
     """That was computed, likewise."""
+    kernels: list[Tangent] = field(default_factory=list)
+    """Of draws, likewise."""
 
     @property
     def batch_norm(self) -> BatchNorm:
@@ -40,8 +45,12 @@ class Setting:
 
     @cached_property
     def kernel_recipe(self) -> Recipe:
-        """The nearest recipe that the kernel predicts."""
+        """The nearest recipe that the kernel predicts, of the images as they are."""
         return predict.nearest(self.recipe, self.batch_norm)[0]
+
+    def nearest(self, by: Literal["kernel", "Jacobian"] = "kernel") -> tuple[Recipe, str]:
+        """The nearest recipe that a replay predicts, and what was dropped."""
+        return predict.nearest(self.recipe, self.batch_norm, by, from_draws=self.met.draws is not None)
 
     @cached_property
     def full_batch(self) -> Recipe:
@@ -61,8 +70,8 @@ class Setting:
         """Predict with a kernel that moves."""
         if at not in self.paths:
             how = {"outputs": outputs, "batch_norm": self.batch_norm, "record_every": self.record_every}
-            self.paths[at] = SharedPaths(predict.moving(self.model, self.task, at=at, **how))
-        found = self.paths[at].follow(self.kernel_recipe)
+            self.paths[at] = SharedPaths(predict.moving(self.model, self.met, at=at, **how))
+        found = self.paths[at].follow(self.nearest()[0])
         for step in found.trajectory.steps.tolist():
             self.visit(step, partial(found.network, step))
         return found.noted()
@@ -71,8 +80,18 @@ class Setting:
         """Predict with the Jacobian itself."""
         if not self.jacobians:
             how = {"batch_norm": self.batch_norm, "record_every": self.record_every}
-            self.jacobians.append(predict.explicit(self.model, self.task, **how))
-        return self.jacobians[0](predict.nearest(self.recipe, self.batch_norm, "Jacobian")[0])
+            self.jacobians.append(predict.explicit(self.model, self.met, **how))
+        return self.jacobians[0](self.nearest("Jacobian")[0])
+
+    def replay(self) -> Trajectory:
+        """Predict with the network's kernel."""
+        if self.met.draws is None:
+            return predict.dual(self.tangent, record_every=self.record_every)(self.kernel_recipe)
+        if not self.kernels:
+            kernel, groups = self.tangent.kernel_train, kernel_groups(self.model.layer_groups, self.recipe)
+            how = partial(predict.tangent, groups=groups, outputs=kernel.outputs, engine=kernel.engine)
+            self.kernels.append(how(self.model, self.met, batch_norm=self.batch_norm))
+        return predict.dual(self.kernels[0], record_every=self.record_every)(self.nearest()[0])
 
     def train(self, model: Model, batch_norm: str) -> Trajectory:
         """Train weights."""
@@ -92,7 +111,7 @@ RUNS: dict[str, Callable[[Setting], Trajectory]] = {
     "feature_linearized": lambda s: s.train(linearize(s.model, "features", s.batch_norm), s.batch_norm),
     "linearized": lambda s: s.train(linearize(s.model, batch_norm=s.batch_norm), s.batch_norm),
     "explicit": lambda s: s.move_weights(),
-    "dual": lambda s: predict.dual(s.tangent, record_every=s.record_every)(s.kernel_recipe),
+    "dual": lambda s: s.replay(),
     "spectral": lambda s: predict.spectral(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "gradient_flow": lambda s: predict.gradient_flow(s.tangent, record_every=s.record_every)(s.kernel_recipe),
     "dual_trace": lambda s: predict.dual(s.trace, record_every=s.record_every)(s.kernel_recipe),

@@ -102,7 +102,8 @@ def test_exact_runs_agree(finished):
 def test_the_result_has_the_documented_parts(finished):
     found, directory = finished
     parts = (
-        "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds seeds"
+        "schema model task recipe reference runs skipped agreement attribution kernel stability versions seconds seeds "
+        "draws"
     )
     assert list(json.loads((directory / "result.json").read_text())) == parts.split()
     assert report.read(directory / "result.json") == found.result
@@ -205,6 +206,23 @@ def test_recipes_that_a_kernel_cannot_follow_are_predicted_by_the_nearest(settin
     found = compare(*setting, recipe, runs=("finetuned_train_bn", "dual"))
     assert found.result.reference == "finetuned_train_bn"
     assert found.result.runs["dual"].note == "dropped: augmentation=flip"
+
+
+def test_augmentation_is_followed_by_draws_where_that_is_asked_for(setting, tmp_path):
+    """With as many draws as epochs the prediction is the training of the linearized network; of other kinds none."""
+    model, task = setting
+    recipe = RECIPE.replace(augmentation="flip", mixup=0.2, batch_size=len(task.y_train) // 2, steps=4)
+    runs = ("finetuned", "linearized", "dual", "explicit", "dual_trace")
+    found = compare(model, task, recipe, runs=runs, draws=2, output=tmp_path)
+    for name in ("dual", "explicit"):
+        np.testing.assert_allclose(found.runs[name].train_loss, found.runs["linearized"].train_loss, rtol=1e-4)
+        assert found.runs[name].note == "augmentation=flip, mixup=0.2 by 2 draws of every image"
+    assert found.runs["dual_trace"].note == "dropped: augmentation=flip, mixup=0.2"
+    assert found.result.draws == 2 and report.read(tmp_path / "result.json") == found.result
+    with pytest.raises(linft.LinftError, match=r"draws \(2, now null\)"):
+        compare(model, task, recipe, runs=runs, output=tmp_path)
+    with pytest.raises(linft.LinftError, match="draws are for a recipe with augmentation or mixup; leave them out"):
+        compare(model, task, RECIPE, draws=2)
 
 
 BY_ORDER = linft.Recipe(learning_rate=0.05, batch_size=5, steps=6)
