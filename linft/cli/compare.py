@@ -10,6 +10,10 @@ from linft.cli.options import ImageOptions, KernelOptions, ModelOptions, OutputO
 from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from linft.core.base import Model
+    from linft.core.task import Task
     from linft.workflows.compare.result import ComparisonResult
 
 DEFAULT_STEPS = 40
@@ -27,8 +31,8 @@ class Compare:
     runs: tuple[str, ...] = ()
     """Runs to make, such as finetuned and dual, or all; by default without those that take as long as the real one."""
     seeds: int = 1
-    """Seeds of the order of images, the recipe's and those that follow, by which the real run and its predictions are
-    made; the predictions are held against the band that the real runs span."""
+    """Seeds of the order of images, and of a random head, the recipe's and those that follow, by which the real run and
+    its predictions are made; the predictions are held against the band that the real runs span."""
     draws: int = 0
     """Follow augmentation and mixup by so many draws of every training image, at as many times the Jacobians; 0 leaves
     both out of what predictions follow."""
@@ -63,6 +67,7 @@ class Compare:
                 self.runs,
                 output,
                 seeds=self.seeds,
+                heads=self.heads(model, task, recipe),
                 draws=self.draws,
                 record_every=self.writing.record_every,
                 **self.kernel.arguments(),
@@ -72,6 +77,12 @@ class Compare:
         for line in findings(comparison.result):
             console.print(line)
         console.print(f"Report: {page}", soft_wrap=True)
+
+    def heads(self, model: "Model", task: "Task", recipe: Recipe) -> "Callable[[int], Model] | None":
+        """From a seed of the recipe to the model with a head of its own, where heads are drawn."""
+        if self.model.head != "normal":
+            return None
+        return lambda seed: self.model.with_other_head(model, task, self.images.sample_seed + seed - recipe.seed)
 
 
 SUBJECTS = {

@@ -90,6 +90,14 @@ class ModelOptions:
 
         return self.load().with_head(task.num_classes, jax.random.key(seed), self.head, self.head_scale, task=task)
 
+    def with_other_head(self, model: "Model", task: "Task", seed: int) -> "Model":
+        """The network with a head by another seed, where heads are drawn."""
+        import jax
+
+        if self.head != "normal":
+            return model
+        return model.with_head(task.num_classes, jax.random.key(seed), self.head, self.head_scale)
+
     def with_new_layers(self, model: "Model", task: "Task", seed: int, groups: int) -> "Model":
         """A loaded network whose last layer groups are new, a head for the task's classes among them."""
         from linft.models.reinitialize import with_new_layers

@@ -41,7 +41,8 @@ class Predict:
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     seeds: int = 1
-    """Predict the recipe by so many seeds of the order of images, its own and those that follow: a band."""
+    """Predict the recipe by so many seeds, its own and those that follow: a band. They are of the order of images, and
+    of a random head too, for each of which any kernel but that of features, or its trace, is computed anew."""
     draws: int = 0
     """Follow augmentation and mixup by so many draws of every training image, at as many times the Jacobians; 0 leaves
     both out of the recipe."""
@@ -63,7 +64,7 @@ class Predict:
         from linft.cli.terminal import bars, terminal
         from linft.core.band import band, by_seed, with_seed
         from linft.core.trajectory_json import saved
-        from linft.predict.choice import KINDS, PredictMany, auto, by, chosen
+        from linft.predict.choice import KINDS, PredictMany, auto, by, chosen, under_heads
         from linft.predict.result import FILE, ModelName, PredictionResult
         from linft.predict.sharpening import why_no_edge
         from linft.predict.tangent import mode
@@ -83,7 +84,10 @@ class Predict:
         self.check_draws(recipe)
         if self.edge and (reason := why_no_edge(recipe)):
             raise LinftError(f"leave out --edge: {reason}")
-        recipes = by_seed(recipe, self.seeds, len(task.y_train))
+        heads = self.seeds > 1 and self.model.head == "normal"
+        recipes = by_seed(recipe, self.seeds, len(task.y_train), heads)
+        first = self.images.sample_seed - recipe.seed
+        models = [self.model.with_other_head(model, task, first + seed) for seed in recipes]
         groups = optimizer.kernel_groups(model.layer_groups, recipe)
         given = predict.augmented(model, task, recipe, self.draws) if self.draws else task
         options = {"record_every": self.writing.record_every, **({"draws": self.draws} if self.draws else {})}
@@ -95,18 +99,19 @@ class Predict:
 
                 @cache
                 def made() -> list[linft.Trajectory]:
-                    return many(
-                        model,
-                        given,
-                        list(recipes.values()),
-                        self.writing.record_every,
-                        groups=groups,
-                        batch_norm=batch_norm,
-                        batch_size=self.kernel_batch,
-                        progress=lambda done, total: progress(f"{kind}: kernel", done, total),
-                    )
+                    every, of_each = self.writing.record_every, [*recipes.values()]
+                    how = {
+                        "groups": groups,
+                        "batch_norm": batch_norm,
+                        "batch_size": self.kernel_batch,
+                        "progress": lambda done, total: progress(f"{kind}: kernel", done, total),
+                    }
+                    if heads:
+                        return under_heads(kind, many, models, given, of_each, every, **how)
+                    return many(model, given, of_each, every, **how)
 
-                names = {seed: name if seed == recipe.seed else with_seed(name, seed) for seed in recipes}
+                others = f"{name}-heads" if heads else name
+                names = {seed: name if seed == recipe.seed else with_seed(others, seed) for seed in recipes}
                 return {
                     seed: store.run(of_seed, lambda place=place: (made()[place], None))[0]
                     for place, (seed, of_seed) in enumerate(names.items())
@@ -139,6 +144,7 @@ class Predict:
             runs={kind: saved(found), **{with_seed(kind, seed): saved(run) for seed, run in others.items()}},
             versions=versions(),
             band=band(of_seeds) if others else None,
+            heads=heads,
             draws=self.draws,
             edge_on_path=edge,
         )
@@ -202,6 +208,6 @@ def in_words(band: "Band") -> str:
     loss, accuracy = (getattr(band, name) for name in ("train_loss", "test_accuracy"))
     broken = f" ({len(band.diverged)} more diverge)" if band.diverged else ""
     return (
-        f"By {len(band.seeds)} orders of the images{broken} train loss ends between {loss.lowest[-1]:.3f} and "
+        f"By {len(band.seeds)} seeds{broken} train loss ends between {loss.lowest[-1]:.3f} and "
         f"{loss.highest[-1]:.3f}, test accuracy between {accuracy.lowest[-1]:.1%} and {accuracy.highest[-1]:.1%}."
     )

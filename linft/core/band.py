@@ -48,7 +48,7 @@ def by_seed(recipe: Recipe, count: int, n: int, draws: bool = False) -> dict[int
     """The recipe by its own seed, and by those that follow, for n training images.
 
     Args:
-      draws: whether the network itself draws random numbers, as in dropout.
+      draws: whether the seed counts for more than that: dropout, or a new head.
 
     Raises:
       LinftError: fewer than one seed, or several of a recipe to which they make no difference.

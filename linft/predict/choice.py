@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from linft.core import trees
 from linft.core.base import Model, Run, Trajectory
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -15,6 +16,7 @@ from linft.models.lora import has_adapters
 from linft.predict.dual import dual
 from linft.predict.explicit import explicit
 from linft.predict.feature_dual import feature_dual
+from linft.predict.feature_tangent import FeatureOutputs, feature_tangent
 from linft.predict.moving import ANCHORS, SharedPaths, moving
 from linft.predict.relinearized import relinearized
 
@@ -124,6 +126,9 @@ def _kinds() -> dict[str, PredictionKind]:
 KINDS = _kinds()
 """Every kind of prediction, the cheapest first."""
 
+OF_NO_HEAD: Mapping[str, FeatureOutputs] = {"features": "full", "features-trace": "trace"}
+"""Kinds whose kernel is the same under any head."""
+
 FIRST = "trace"
 """The kind whose predicted fall of the loss is looked up."""
 
@@ -220,6 +225,32 @@ def auto(error: float, head: str, recipe: Recipe) -> Iterator[tuple[str, Predict
         yield kind, _moving(at, error, anchors)
     for name in ("dual", "trace"):
         yield name, KINDS[name].many
+
+
+def under_heads(
+    kind: str,
+    many: PredictMany,
+    models: Sequence[Model],
+    task: Task,
+    recipes: Sequence[Recipe],
+    record_every: int | None = None,
+    **kernel: Any,
+) -> list[Trajectory]:
+    """Each recipe from a model of its own, which are alike but for their heads.
+
+    The features' kernel along all directions is of no head, and serves all; any other is computed for each.
+    """
+    if kind not in OF_NO_HEAD:
+        return [
+            many(model, task, [recipe], record_every, **kernel)[0]
+            for model, recipe in zip(models, recipes, strict=True)
+        ]
+    tangent = feature_tangent(models[0], task, outputs=OF_NO_HEAD[kind], **kernel)
+    heads = (trees.get(model.params, model.head) for model in models)
+    return [
+        feature_dual(tangent.with_head(head), record_every=record_every)(recipe)
+        for head, recipe in zip(heads, recipes, strict=True)
+    ]
 
 
 def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:

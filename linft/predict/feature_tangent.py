@@ -4,8 +4,8 @@ The features are the outputs of the same network under a head U, so their kernel
 """
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,18 @@ class FeatureTangent:
     """Of the kernel, relative, from the number of random probes; 0 where there are none."""
     head_groups: tuple[tuple[str, str], ...] = field(metadata={"static": True})
     """The group of each array of the head."""
+
+    def with_head(self, head: dict[str, Array]) -> Self:
+        """The same features under another head, at no cost: their kernel knows of none.
+
+        Raises:
+          LinftError: their few directions are chosen for another one.
+        """
+        kernel = jnp.asarray(head["kernel"], self.directions.dtype)
+        followed = self.directions @ (self.directions.T @ kernel)
+        if not np.allclose(followed, kernel, rtol=0, atol=1e-5 * float(jnp.abs(kernel).max())):
+            raise LinftError('few directions of the features are those of one head; take outputs="full" or "trace"')
+        return replace(self, head=dict(head))
 
     @property
     def draws(self) -> Draws | None:

@@ -40,7 +40,9 @@ class PredictionResult:
     """By the kind; of other seeds by KIND-seed-SEED."""
     versions: dict[str, str]
     band: Band | None = None
-    """Of several seeds of order; None of one, and where all are predicted to diverge."""
+    """Of several seeds; None of one, and where all are predicted to diverge."""
+    heads: bool = False
+    """Whether the head is drawn by each seed too, beside the order of the images."""
     draws: int = 0
     """Of every training image, by which augmentation and mixup are followed."""
     edge_on_path: Edge | None = None

@@ -87,7 +87,7 @@ def by_seeds(result: Result) -> str | None:
         else f", its distance from their mean {number(held.error_over_width, 2)} times the width of their band"
     )
     return (
-        f"Over {count} orders of the images the mean prediction lies between the real runs at "
+        f"Over {count} seeds the mean prediction lies between the real runs at "
         f"{percent(held.inside, 0)} of the steps{off}."
     )
 

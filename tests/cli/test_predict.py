@@ -4,7 +4,9 @@ import csv
 import json
 import shutil
 import sys
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
@@ -83,7 +85,26 @@ def test_seeds_of_order_leave_a_band(call, model_file, capsys):
     for name, of in (("lowest", np.min), ("mean", np.mean), ("highest", np.max)):
         np.testing.assert_allclose(found["band"]["train_loss"][name], of(losses, axis=0))
     assert found["band"]["train_loss"]["lowest"][-1] < found["band"]["train_loss"]["highest"][-1]
-    assert "By 2 orders of the images train loss ends between" in capsys.readouterr().out.replace("\n", " ")
+    assert "By 2 seeds train loss ends between" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_seeds_draw_a_random_head_too(call, model_file):
+    """The features' kernel is of no head: as if computed for each, and each head is another."""
+    task = linft.load_task("digits").subset(12, 10, 0)
+    models = [linft.load_model(model_file).with_head(10, jax.random.key(seed)) for seed in (0, 1)]
+    recipe = linft.Recipe(learning_rate=0.001, steps=2, batch_size=6)
+    for kind, run in (
+        ("features", linft.predict.feature_dual),
+        ("features-low-rank", partial(linft.predict.feature_dual, outputs="low-rank")),
+    ):
+        found = call("--head", "normal", "--how", kind, "--seeds", 2)
+        assert found["heads"] and list(found["runs"]) == [kind, f"{kind}-seed-1"]
+        for seed, model in enumerate(models):
+            expected = run(model, task, record_every=1)(recipe.replace(seed=seed))
+            losses = [*found["runs"].values()][seed]["train_loss"]
+            np.testing.assert_allclose(losses, expected.train_loss, rtol=1e-4)
+        first, other = (run["train_loss"][0] for run in found["runs"].values())
+        assert abs(first - other) > 1e-4  # the heads differ before any order counts
 
 
 def test_augmentation_is_followed_by_draws(call, capsys):

@@ -100,3 +100,13 @@ def test_refuses_features_that_do_not_move(task):
     assert trees.count(model.params) == 64 * 3 + 3
     with pytest.raises(LinftError, match=r"no parameter lies below the head.*use predict.dual"):
         predict.feature_tangent(model, task)
+
+
+def test_few_directions_are_those_of_one_head(model, task):
+    other = model.with_head(3, jax.random.key(5))
+    head, narrow = other.params["head"], predict.feature_tangent(model, task, outputs="low-rank", rank=0)
+    with pytest.raises(LinftError, match='few directions of the features are those of one head; take outputs="full"'):
+        narrow.with_head(head)
+    whole, expected = predict.feature_tangent(model, task).with_head(head), predict.feature_tangent(other, task)
+    jax.tree.map(np.testing.assert_array_equal, whole.head, expected.head)
+    np.testing.assert_allclose(whole.projected.kernel_test.total(), expected.projected.kernel_test.total(), rtol=1e-9)

@@ -100,9 +100,9 @@ def test_what_orders_of_the_images_span_is_drawn_and_told(result: ComparisonResu
     )
     page = render(replace(result, seeds=seeds))
     text = Reader(page).text
-    assert "Over 2 orders of the images the mean prediction lies between the real runs at 62% of the steps" in text
+    assert "Over 2 seeds the mean prediction lies between the real runs at 62% of the steps" in text
     assert "its distance from their mean 1.8 times the width of their band" in text
-    assert "Shaded, what several orders of the images span." in text and "what orders of the images span" in text
+    assert "Shaded, what several seeds span." in text and "shaded, what several seeds span" in text
     row = page[page.rindex("</span>Predicted from the kernel") :]
     assert "<td>62%</td><td>1.75</td>" in row
     assert (
@@ -110,7 +110,7 @@ def test_what_orders_of_the_images_span_is_drawn_and_told(result: ComparisonResu
         in text
     )
     plain = render(result)
-    assert "Over several orders" not in plain and "orders of the images span" not in plain
+    assert "seeds the mean" not in plain and "several seeds span" not in plain
     assert page.count("<path") > plain.count("<path"), "the bands"
     assert "dual-seed-1" in table(every_run(replace(result, seeds=seeds)))
 

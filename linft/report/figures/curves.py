@@ -39,7 +39,7 @@ def curves(result: Result, narrow: bool) -> Drawing:
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // (1 if narrow else 3)))
     caption = "Losses and accuracies on the whole train and test sets after so many updates."
     if result.seeds is not None:
-        caption += " Shaded, what several orders of the images span."
+        caption += " Shaded, what several seeds span."
     if any(run.diverged_at is not None for run in runs.values()):
         caption += " A cross ends a run that diverged."
     if within := {run.certificate.within for run in runs.values() if run.certificate is not None}:

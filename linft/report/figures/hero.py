@@ -42,7 +42,7 @@ def hero(result: Result, narrow: bool) -> Drawing | None:
     }
     title = f"Final test accuracy, {CURVES[predicted].label[0].lower()}{CURVES[predicted].label[1:]}: {ends[predicted]}"
     title += f"; really trained: {ends[real]}"
-    shaded = "the gap between them is shaded" if result.seeds is None else "shaded, what orders of the images span"
+    shaded = "the gap between them is shaded" if result.seeds is None else "shaded, what several seeds span"
     caption = f"The real run in ink, its prediction dashed; {shaded}."
     return Drawing(figure, title, caption)
 

@@ -61,6 +61,7 @@ def compare(
     output: str | Path | None = None,
     *,
     seeds: int = 1,
+    heads: Callable[[int], Model] | None = None,
     draws: int = 0,
     record_every: int | None = None,
     outputs: Outputs = "full",
@@ -80,6 +81,8 @@ def compare(
       output: directory for `result.json`, the tangent and the finished runs.
       seeds: the real run and its predictions are made by so many seeds of the order of images, the recipe's and those
         that follow, and the predictions held against the band that the real ones leave open.
+      heads: from a seed to the model with a head of its own, where seeds are to be of the head too, as with a fresh
+        one; each takes kernels of its own.
       draws: of every training image, by which `dual`, `explicit`, `moving` and `moving_features` follow augmentation
         and mixup (`predict.augmented`); 0: like the other predictions, they leave both out.
       record_every: measure every so many steps; about a dozen times by default.
@@ -104,15 +107,17 @@ def compare(
     reference = _reference(recipe, chosen)
     if draws and recipe == still(recipe):
         raise LinftError("draws are for a recipe with augmentation or mixup; leave them out")
-    random = seeds > 1 and reference == "finetuned_train_bn" and randomness.draws(model)
+    random = seeds > 1 and (heads is not None or (reference == "finetuned_train_bn" and randomness.draws(model)))
     recipes = by_seed(recipe, seeds, len(task.y_train), random)
+    models = {seed: model if seed == recipe.seed or heads is None else heads(seed) for seed in recipes}
     groups = kernel_groups(model.layer_groups, recipe)
     met = predict.augmented(model, task, recipe, draws) if draws else task
     options = dict(record_every=record_every, outputs=outputs, engine=engine, **({"draws": draws} if draws else {}))
     store = Store.open(output, "compare", model, task, recipe, options)
     kernel_begin = time.perf_counter()
-    tangent = store.tangent(
-        lambda: predict.tangent(
+
+    def compute(model: Model, task: Task) -> Tangent:
+        return predict.tangent(
             model,
             task,
             groups=groups,
@@ -122,9 +127,12 @@ def compare(
             batch_norm=mode(model, recipe),
             progress=lambda done, total: tell("kernel", done, total),
         )
-    )
+
+    tangent = store.tangent(partial(compute, model, task))
     kernel_seconds = time.perf_counter() - kernel_begin
-    setting = Setting(model, task, recipe, tangent, met, record_every, lambda *_: None)
+    setting = Setting(
+        model, task, recipe, tangent, met, compute, record_every, lambda *_: None, kernels=[] if draws else [tangent]
+    )
     at_start, traces = traced(tangent, task, groups, batch_size)
     places = _places(recorded_steps(recipe.num_steps(len(task.y_train)), record_every), chosen)
 
@@ -138,25 +146,29 @@ def compare(
                 kernels[step] = traces(network())
 
         own = dataclasses.replace(setting, recipe=of, progress=lambda step, steps, loss: told(step, steps), visit=visit)
+        if models[of.seed] is not model:
+            own = own.under(models[of.seed])
         trajectory = RUNS[name](own)
         note = _note(own, name) if name in PREDICTED else ""
         settled = len(kernels) > 1 and trajectory.diverged_at is None
         drifted = drift(kernels, task.y_train[: len(next(iter(at_start.values())))]) if settled else None
         return dataclasses.replace(trajectory, note="; ".join(filter(None, (note, trajectory.note)))), drifted
 
+    def others(name: str) -> str:
+        return name if heads is None else f"{name}-heads"
+
     found: dict[str, dict[int, Trajectory]] = {}
     drifts = {}
     for name in sorted(chosen, key=lambda name: name not in PREDICTED):  # before the truth is known
         every = recipes if name == reference or name in BY_SEED else {recipe.seed: recipe}
         made = {
-            seed: store.run(name if of == recipe else with_seed(name, seed), partial(make, name, of))
+            seed: store.run(name if of == recipe else with_seed(others(name), seed), partial(make, name, of))
             for seed, of in every.items()
         }
         drifts[name] = made[recipe.seed][1]
         found[name] = {seed: trajectory for seed, (trajectory, _) in made.items()}
         setting.paths.clear()
         setting.jacobians.clear()
-        setting.kernels.clear()
         if name in PREDICTED:
             tell(name, 1, 1)
     if setting.batch_norm == "train":
@@ -188,7 +200,7 @@ def compare(
         stability=_stability(tangent, setting.kernel_recipe) if recipe.optimizer == "sgd" else None,
         versions=versions(),
         seconds=time.perf_counter() - begin,
-        seeds=_by_seeds(found, recipe.seed, reference) if seeds > 1 else None,
+        seeds=_by_seeds(found, recipe.seed, reference, heads is not None) if seeds > 1 else None,
         draws=draws,
     )
     return Comparison(store.finish(result, FILE), trajectories, tangent)
@@ -245,7 +257,7 @@ def _causes(setting: Setting) -> Mapping[str, str]:
     return {name: why for name, why in causes.items() if name not in KERNELS}
 
 
-def _by_seeds(found: Mapping[str, Mapping[int, Trajectory]], own: int, reference: str) -> SeedBands:
+def _by_seeds(found: Mapping[str, Mapping[int, Trajectory]], own: int, reference: str, heads: bool) -> SeedBands:
     """Bands of the runs that were made by several seeds, and the predictions held against the real one."""
     several = {name: of for name, of in found.items() if len(of) > 1}
     bands = {name: of_name for name, of in several.items() if (of_name := band(of)) is not None}
@@ -256,6 +268,7 @@ def _by_seeds(found: Mapping[str, Mapping[int, Trajectory]], own: int, reference
         real=real,
         predicted=predicted,
         agreement={name: of for name, of in held.items() if of is not None},
+        heads=heads,
     )
 
 

@@ -80,7 +80,7 @@ class StabilityResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedBands:
-    """The real run and its predictions by several seeds of the order of images."""
+    """The real run and its predictions by several seeds: of the order of images, perhaps of the head."""
 
     runs: dict[str, SavedTrajectory]
     """By RUN-seed-SEED, of the seeds beside the recipe's own."""
@@ -89,6 +89,8 @@ class SeedBands:
     predicted: dict[str, Band]
     agreement: dict[str, BandAgreement]
     """Of every prediction with the real band."""
+    heads: bool = False
+    """Whether the head is of each seed too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The runs that a comparison can make, from reality to theory."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,7 +15,6 @@ from linft.predict.explicit import Explicit
 from linft.predict.moving import SharedPaths
 from linft.predict.tangent import mode, to_trace
 from linft.training.finetune import OnStep, finetune
-from linft.training.optimizer import kernel_groups
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class Setting:
     task: Task
     recipe: Recipe
     tangent: Tangent
+    """Of the network and the task."""
     met: Task
     """What predictions by replay train on: the task, or draws of its images where the recipe augments them."""
+    compute: Callable[[Model, Task], Tangent]
+    """Another tangent."""
     record_every: int | None
     progress: OnStep
     visit: Callable[[int, Callable[[], Model]], None] = lambda step, network: None
@@ -36,7 +39,7 @@ class Setting:
     jacobians: list[Explicit] = field(default_factory=list)
     """That was computed, likewise."""
     kernels: list[Tangent] = field(default_factory=list)
-    """Of draws, likewise."""
+    """Of the network on what predictions train on, likewise."""
 
     @property
     def batch_norm(self) -> BatchNorm:
@@ -47,6 +50,10 @@ class Setting:
     def kernel_recipe(self) -> Recipe:
         """The nearest recipe that the kernel predicts, of the images as they are."""
         return predict.nearest(self.recipe, self.batch_norm)[0]
+
+    def under(self, model: Model) -> "Setting":
+        """The same with another head, of which no kernel is known yet."""
+        return dataclasses.replace(self, model=model, paths={}, jacobians=[], kernels=[])
 
     def nearest(self, by: Literal["kernel", "Jacobian"] = "kernel") -> tuple[Recipe, str]:
         """The nearest recipe that a replay predicts, and what was dropped."""
@@ -85,12 +92,8 @@ class Setting:
 
     def replay(self) -> Trajectory:
         """Predict with the network's kernel."""
-        if self.met.draws is None:
-            return predict.dual(self.tangent, record_every=self.record_every)(self.kernel_recipe)
         if not self.kernels:
-            kernel, groups = self.tangent.kernel_train, kernel_groups(self.model.layer_groups, self.recipe)
-            how = partial(predict.tangent, groups=groups, outputs=kernel.outputs, engine=kernel.engine)
-            self.kernels.append(how(self.model, self.met, batch_norm=self.batch_norm))
+            self.kernels.append(self.compute(self.model, self.met))
         return predict.dual(self.kernels[0], record_every=self.record_every)(self.nearest()[0])
 
     def train(self, model: Model, batch_norm: str) -> Trajectory:

@@ -247,6 +247,28 @@ def test_a_prediction_is_held_against_runs_of_other_orders(setting, tmp_path):
     assert report.read(tmp_path / "result.json") == found.result
 
 
+def test_seeds_may_be_of_the_head_too(setting, tmp_path):
+    """Of a network that is linear the prediction is right under each head, though all images are in one batch."""
+    model, task = setting
+    heads = {
+        seed: linft.linearize(model.with_head(task.num_classes, jax.random.key(seed), scale=0.5)) for seed in (0, 1)
+    }
+    recipe, runs = BY_ORDER.replace(batch_size=None, steps=3), ("finetuned", "dual")
+    compare(heads[0], task, recipe, runs=runs, output=tmp_path)  # which is gone on from
+    found = compare(heads[0], task, recipe, runs=runs, output=tmp_path, seeds=2, heads=heads.__getitem__).result
+    assert found.seeds is not None and found.seeds.heads
+    for kind in runs:
+        own, other = found.runs[kind], found.seeds.runs[f"{kind}-seed-1"]
+        assert abs(own.train_loss[0] - other.train_loss[0]) > 1e-3
+    alone = linft.finetune(heads[1], task)(recipe.replace(seed=1))
+    for kind in runs:
+        np.testing.assert_allclose(found.seeds.runs[f"{kind}-seed-1"].train_loss, alone.train_loss, rtol=1e-4)
+    assert found.seeds.agreement["dual"].inside == 1.0
+    assert {path.stem for path in (tmp_path / "runs").iterdir()} == {*runs, *(f"{kind}-heads-seed-1" for kind in runs)}
+    with pytest.raises(linft.LinftError, match="seeds make no difference to a full batch"):
+        compare(heads[0], task, recipe, runs=runs, seeds=2)
+
+
 def test_seeds_of_one_order_in_training_mode_are_refused_before_anything_is_made(setting, tmp_path):
     whole = BY_ORDER.replace(batch_size=None, batch_norm="train")
     with pytest.raises(linft.LinftError, match="seeds make no difference to a full batch"):
