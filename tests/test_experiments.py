@@ -33,6 +33,7 @@ FILES = {  # experiment -> what its results are
     "selection": {"tables.md", "truth.jsonl", "scores.jsonl"},
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
+    "augmented": {"table.md", "rows.jsonl", "config.json"},
 }
 TASKS = {
     "predicted_vs_actual": "hymenoptera",
@@ -41,11 +42,18 @@ TASKS = {
     "breaks": "mnist",
 }
 SWEEPS = ("sweep_truth", "breaks", "sources", "regularisers", "layers", "effective_rate")
-ROWS = {"predicted_vs_actual": 8, "prediction_kinds": 2, "certificates": 2, "training_mode": 2, "advice": 1}
+ROWS = {
+    "predicted_vs_actual": 8,
+    "prediction_kinds": 2,
+    "certificates": 2,
+    "training_mode": 2,
+    "augmented": 4,
+    "advice": 1,
+}
 """How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
-SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "advice")
+SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "augmented", "advice")
 """The first compiles every score for each network of the shipped zoo, the others a dozen runs of different kinds."""
 
 
