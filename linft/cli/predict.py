@@ -37,7 +37,7 @@ class Predict:
         "moving-features", "explicit", "explicit-features",
     ] = "auto"  # fmt: skip
     """The kind of prediction; auto moves the kernel along its predicted path until the prediction says by its own
-    certificate that it holds the error, and takes the Jacobian itself for Adam."""
+    certificate that it holds the error."""
     error: float = 0.05
     """For auto: error of the train-loss curve to hold, mean |difference| over the mean loss."""
     seeds: int = 1
@@ -80,7 +80,7 @@ class Predict:
         task = self.images.read(self.task.load())
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
-        recipe, dropped = predict.nearest(asked, batch_norm, by(self.how, asked), from_draws=self.draws != 0)
+        recipe, dropped = predict.nearest(asked, batch_norm, by(self.how), from_draws=self.draws != 0)
         self.check_draws(recipe)
         if self.edge and (reason := why_no_edge(recipe)):
             raise LinftError(f"leave out --edge: {reason}")

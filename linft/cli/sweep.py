@@ -83,8 +83,9 @@ class SweepRecipes:
         "explicit", "explicit-features", "linearized", "finetune",
     ] = "dual"  # fmt: skip
     """What runs a recipe: the replay in function space, from the network's kernel or that of its features, fixed or
-    moving along a predicted path (shared by recipes that say that they hold on it); the closed form (full batch and
-    squared error); the Jacobian itself, which follows Adam too; or the linearized or the real network, trained."""
+    moving along a predicted path (shared by recipes that say that they hold on it; Adam too); the closed form (full
+    batch and squared error); the Jacobian itself, which follows Adam too; or the linearized or the real network,
+    trained."""
     named: Annotated[str | None, tyro.conf.arg(name="recipe")] = None
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
@@ -149,7 +150,7 @@ class SweepRecipes:
         by: dict[str, recipe_fields.By] = {
             "spectral": "closed form",
             "linearized": "linearized",
-            **dict.fromkeys(EXPLICIT, "Jacobian"),
+            **dict.fromkeys((*MOVING, *EXPLICIT), "Jacobian"),
         }
 
         def nearest(recipe: Recipe) -> tuple[Recipe, str]:

@@ -24,7 +24,7 @@ from linft.ntk.layerwise.gram import transposed
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.tiles import counter, refuse_not_finite
 from linft.predict.feature_tangent import under
-from linft.predict.path import Path, PathOutputs
+from linft.predict.path import Path, known
 from linft.predict.span import At, BundleItems
 from linft.predict.tangent import MIXING_IMAGES, mixing, outputs_on, pushed
 from linft.runtime.progress import Count
@@ -105,8 +105,10 @@ class Anchors:
         for segment in self.segments:
             moves = jax.tree.map(np.subtract, moves, segment.moves)
         last, new = self.anchors[-1], _anchor(self.subject, self.weights(names, end), progress)
-        along = trees.subtract(*(_whole(self.subject, anchor.model).params for anchor in (new, last)))
-        segment = Segment(moves, _pushed(self.subject, last, along), _pushed(self.subject, new, along))
+        along = trees.subtract(*(whole(self.subject, anchor.model).params for anchor in (new, last)))
+        segment = Segment(
+            moves, outputs_along(self.subject, last.model, along), outputs_along(self.subject, new.model, along)
+        )
         longer = tuple(
             s._replace(moves=_longer(s.moves, len(self.subject.images[0]))) for s in (*self.segments, segment)
         )
@@ -142,14 +144,8 @@ class Anchors:
     def path(self) -> Path:
         """Along all anchors."""
         train, test = (
-            PathOutputs(
-                jnp.stack([anchor.outputs[i] for anchor in self.anchors]) - self.anchors[0].outputs[i][None],
-                *(
-                    jnp.stack([getattr(segment, which)[i] for segment in self.segments])
-                    if self.segments
-                    else jnp.zeros((0, *self.anchors[0].outputs[i].shape))
-                    for which in ("leaving", "arriving")
-                ),
+            known(
+                [anchor.outputs[i] for anchor in self.anchors], [(s.leaving[i], s.arriving[i]) for s in self.segments]
             )
             for i in (0, 1)
         )
@@ -206,7 +202,7 @@ def _anchor(subject: Subject, params: Tree, progress: Count | None) -> Anchor:
     backend, tell = _backend(subject, model), counter(progress, sum(map(len, subject.images)))
     train, test = (engine.held(backend, x, equal_size(len(x), subject.how.batch_size), tell) for x in subject.images)
     from_train, from_test = (pushed(model, x, subject.params, subject.labels, subject.groups) for x in subject.images)
-    on_train, on_test = (outputs_on(_whole(subject, model), x) for x in subject.images)
+    on_train, on_test = (outputs_on(whole(subject, model), x) for x in subject.images)
     return Anchor(model, backend, (train, test), (from_train, from_test), (on_train, on_test))
 
 
@@ -268,7 +264,7 @@ def _tangent(built: Anchors, count: int) -> Tangent:
     )
 
 
-def _whole(subject: Subject, model: Model) -> Model:
+def whole(subject: Subject, model: Model) -> Model:
     """With all features as logits, where those are linearized along some directions."""
     return model if subject.directions is None else under(model, jnp.eye(len(subject.directions), dtype=model.dtype))
 
@@ -278,11 +274,11 @@ def _longer(moves: At, n: int) -> At:
     return {b: x._replace(alpha=np.pad(x.alpha, ((0, n), (0, 0)))) for b, x in moves.items()}
 
 
-def _pushed(subject: Subject, anchor: Anchor, direction: Tree) -> tuple[Array, Array]:
+def outputs_along(subject: Subject, model: Model, direction: Tree) -> tuple[Array, Array]:
     """J u of logits, or of all features, on training and test images."""
-    model = _whole(subject, anchor.model)
+    complete = whole(subject, model)
     every = jax.tree.map(lambda leaf: "all", direction)
-    on_train, on_test = (pushed(model, x, direction, every, ("all",))["all"] for x in subject.images)
+    on_train, on_test = (pushed(complete, x, direction, every, ("all",))["all"] for x in subject.images)
     return on_train, on_test
 
 

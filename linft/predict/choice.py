@@ -197,17 +197,16 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def by(kind: str, recipe: Recipe) -> Literal["kernel", "Jacobian"]:
-    """What a kind predicts by; where it is auto, the Jacobian if no kernel follows the recipe's optimizer."""
-    return "Jacobian" if kind.startswith("explicit") or (kind == "auto" and recipe.optimizer == "adam") else "kernel"
+def by(kind: str) -> Literal["kernel", "Jacobian"]:
+    """By what a kind, or auto, predicts; the Jacobian too where it takes that only if no kernel follows a recipe."""
+    return "Jacobian" if kind.startswith(("auto", "moving", "explicit")) else "kernel"
 
 
 def auto(error: float, head: str, recipe: Recipe) -> Iterator[tuple[str, PredictMany]]:
     """Kinds, to be tried until one can be had: as `PredictionKind.many`, but for an error to be held.
 
-    Adam by the Jacobian of what suits the head, the only kind that follows it. Else first the kind that suits the
-    head, its kernel moving along the predicted path until its certificate holds the error, with as many Jacobians at
-    most as there is memory for; then the network's kernel, at last its traces.
+    First the kind that suits the head, moving along the predicted path until its certificate holds the error, with as
+    many Jacobians at most as there is memory for; then, but for Adam, the network's kernel, at last its traces.
 
     Args:
       error: mean |predicted − real| train loss over the mean real one.
@@ -215,14 +214,11 @@ def auto(error: float, head: str, recipe: Recipe) -> Iterator[tuple[str, Predict
         that their features are followed, and the head is exact.
       recipe: that is to be predicted.
     """
-    fresh = head in ("normal", "zeros")
-    if by("auto", recipe) == "Jacobian":
-        name = "explicit-features" if fresh else "explicit"
-        yield name, KINDS[name].many
-        return
-    kind, at = ("moving-features", "features") if fresh else ("moving", "network")
+    kind, at = ("moving-features", "features") if head in ("normal", "zeros") else ("moving", "network")
     for anchors in range(ANCHORS, 0, -1):
         yield kind, _moving(at, error, anchors)
+    if recipe.optimizer == "adam":
+        return
     for name in ("dual", "trace"):
         yield name, KINDS[name].many
 
@@ -256,8 +252,6 @@ def under_heads(
 def chosen(error: float, kind: str, found: Trajectory) -> ChosenKind:
     """What `auto` came to, as the prediction's certificate has it."""
     told = found.certificate
-    if kind.startswith("explicit"):
-        return ChosenKind(kind, None, False, "no kernel follows Adam, and a Jacobian does not tell its own error")
     if told is None and kind.startswith("moving"):
         return ChosenKind(kind, None, False, "what other draws of the images would do, no certificate tells")
     if told is None:

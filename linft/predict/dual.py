@@ -151,7 +151,7 @@ def instead(recipe: Recipe, batch_norm: BatchNorm, by: By) -> str:
     if why_not(recipe, batch_norm) is None:
         return "use predict.dual"
     if recipe_fields.why_not(recipe, "Jacobian", batch_norm=batch_norm) is None:
-        return "use predict.explicit"
+        return "use predict.moving or predict.explicit"
     if by in ("kernel", "Jacobian") and recipe_fields.why_not(still(recipe), by, batch_norm=batch_norm) is None:
         return f'predict from a few draws, predict.augmented(…), or use predict.nearest(recipe, "{batch_norm}")'
     return f'use predict.nearest(recipe, "{batch_norm}")'

@@ -7,7 +7,7 @@ kernel J P Jᵀ with the preconditioner P held for a while would be exact while 
 N C / 2 epochs of steps on J.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Tangent, Trajectory
+from linft.core.draws import Draws
 from linft.core.errors import LinftError, Unavailable
 from linft.core.recipe import Recipe
 from linft.core.task import Task
@@ -35,6 +36,7 @@ from linft.predict.span import Lengths, OnBatch, Span, lifted, stacked
 from linft.predict.tangent import in_mode, outputs_on
 from linft.runtime.progress import Count
 from linft.training import optimizer
+from linft.training.optimizer import Settings
 
 INSTEAD = "train the network linearized, finetune(linearize(model), task)"
 
@@ -102,15 +104,20 @@ def explicit(
         raise LinftError(f"at is {at!r}; choose among network, features")
     model = in_mode(model, task, batch_norm, progress)
     images = model.preprocess(task.x_train), model.preprocess(task.x_test)
+    targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     groups = trees.split_vectors(model.layer_groups)
     if at == "network":
-        start, view, head_groups = _beginning(task, batch_norm, *(outputs_on(model, x) for x in images)), model, ()
-        own = _by_path(trees.labels(model.params, groups))
+        start, view, head_groups = (
+            beginning(targets, task.draws, batch_norm, *(outputs_on(model, x) for x in images)),
+            model,
+            (),
+        )
+        own = by_path(trees.labels(model.params, groups))
     else:
-        start, view, head_groups = _features(model, task, batch_norm, images, groups, rank)
-        own = _by_path(trees.labels(view.params, view.layer_groups))
+        start, view, head_groups = _features(model, targets, task.draws, batch_norm, images, groups, rank)
+        own = by_path(trees.labels(view.params, view.layer_groups))
         own = tuple((path, group) for path, group in own if group != HEAD)
-    found = _jacobian(view, own, images, batch_size, progress)
+    found = jacobian(view, own, images, batch_size, progress)
     return Explicit(found, start, own, head_groups, record_every)
 
 
@@ -146,18 +153,14 @@ class Explicit:
         return replay.many(taken, self.start.num_images, self._family)
 
     def _family(self, recipes: list[Recipe]) -> list[Trajectory]:
-        n, rows, every = self.start.num_images, self.start.rows(recipes[0]), (*self.groups, *self.head_groups)
+        n, rows = self.start.num_images, self.start.rows(recipes[0])
         row = self.jacobian.train[0].nbytes
         needs = {
             "the rows of a minibatch": recipes[0].batch_size_for(n) * row,
             "the weights of every recipe": STATES * len(recipes) * row // self.jacobian.train.shape[1],
         }
         memory.check(needs, memory.budget(None), f"use smaller batches, fewer recipes at once, or {INSTEAD}")
-        names = tuple(dict.fromkeys(group for _, group in every))
-        settings = [optimizer.settings(recipe, names, n) for recipe in recipes]
-        below = stacked([s.on({path: s.groups[group] for path, group in self.groups}) for s in settings])
-        whole = below.on(below.groups | head_settings(settings, self.head_groups).groups)
-        stages = tuple((path, trees.stage(group)) for path, group in self.groups)
+        whole, stages = settings_by_path(recipes, self.groups, self.head_groups, n), by_stage(self.groups)
         build = _logits if isinstance(self.start, Tangent) else _under_head
         found = replay.replay(build, stages, (self.jacobian, self.start), whole, recipes, rows, self.record_every)
         return [replayed.trajectory for replayed in found]
@@ -183,7 +186,7 @@ def in_weights(names: ByName, found: Jacobian) -> Span:
     ends = np.cumsum([len(origin[path]) for path in paths])[:-1]
 
     def moved(at: ByPath) -> Float[Array, "p"]:
-        return jnp.concatenate([at[path] - origin[path] for path in paths])
+        return joined(names, at) - joined(names, origin)
 
     def of_batch(at: ByPath, batch: Int[Array, "b"]) -> OnBatch:
         rows = found.train[batch]
@@ -209,18 +212,29 @@ def in_weights(names: ByName, found: Jacobian) -> Span:
     )
 
 
+def joined(names: ByName, by_path: Mapping[str, Array]) -> Float[Array, "*k p"]:
+    """The numbers of all parameters as one vector, in the order of the Jacobian's."""
+    return jnp.concatenate([by_path[path] for path, _ in names], axis=-1)
+
+
 def why_unavailable(model: Model, task: Task) -> str | None:
     """Why there is no Jacobian of this network to be had on this machine; None where there is one."""
     paths = tuple(trees.path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(model.params))
     try:
-        _weights(model, paths, model.preprocess(task.x_train[:1]), len(task.y_train) + len(task.y_test))
+        weights_of(model, paths, model.preprocess(task.x_train[:1]), len(task.y_train) + len(task.y_test))
     except Unavailable as reason:
         return str(reason)
     return None
 
 
 def _features(
-    model: Model, task: Task, batch_norm: BatchNorm, images: Pair, groups: Groups, rank: int | None
+    model: Model,
+    targets: Pair,
+    draws: Draws | None,
+    batch_norm: BatchNorm,
+    images: Pair,
+    groups: Groups,
+    rank: int | None,
 ) -> tuple[FeatureTangent, Model, ByName]:
     """Where features begin and along what they move, the network of which those are logits, and the head's groups."""
     head = dict(trees.get(model.params, model.head))
@@ -230,33 +244,46 @@ def _features(
     if rank is not None:
         along = jnp.asarray(leading(np.asarray(on_train), np.asarray(head["kernel"]), rank), model.dtype)
     view, _, head_groups = viewed(model, groups, along)
-    projected = _beginning(task, batch_norm, on_train @ along, on_test @ along)
-    stages = tuple((name, trees.stage(group)) for name, group in head_groups)
-    return FeatureTangent(projected, along, on_train, on_test, head, 0.0, stages), view, head_groups
+    projected = beginning(targets, draws, batch_norm, on_train @ along, on_test @ along)
+    return FeatureTangent(projected, along, on_train, on_test, head, 0.0, by_stage(head_groups)), view, head_groups
 
 
-def _beginning(task: Task, batch_norm: BatchNorm, on_train: Array, on_test: Array) -> Tangent:
+def beginning(targets: Pair, draws: Draws | None, batch_norm: BatchNorm, on_train: Array, on_test: Array) -> Tangent:
     """A tangent of no groups: outputs and labels."""
-    labels = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     nothing = Kernel({}, "full")
-    return Tangent(on_train, on_test, *labels, nothing, nothing, {}, {}, {}, {}, batch_norm, task.draws)
+    return Tangent(on_train, on_test, *targets, nothing, nothing, {}, {}, {}, {}, batch_norm, draws)
 
 
-def _by_path(labels: Tree) -> ByName:
+def by_path(labels: Tree) -> ByName:
+    """The leaves of a tree."""
     return tuple((trees.path_of(p), group) for p, group in jax.tree_util.tree_leaves_with_path(labels))
 
 
-def _jacobian(model: Model, groups: ByName, images: Pair, batch_size: int, progress: Count | None) -> Jacobian:
+def by_stage(groups: ByName) -> ByName:
+    """The stage of every group."""
+    return tuple((name, trees.stage(group)) for name, group in groups)
+
+
+def settings_by_path(recipes: list[Recipe], groups: ByName, head_groups: ByName, n: int) -> Settings:
+    """What recipes set for every parameter, stacked: by its path, and by name for those of a head that stays exact."""
+    names = tuple(dict.fromkeys(group for _, group in (*groups, *head_groups)))
+    settings = [optimizer.settings(recipe, names, n) for recipe in recipes]
+    below = stacked([s.on({path: s.groups[group] for path, group in groups}) for s in settings])
+    return below.on(below.groups | head_settings(settings, head_groups).groups)
+
+
+def jacobian(model: Model, groups: ByName, images: Pair, batch_size: int, progress: Count | None) -> Jacobian:
+    """Of a model's logits at its own weights."""
     count = sum(map(len, images))
     batch = 2 * min(batch_size, len(images[0]))  # rows of which are there by layer, and joined
-    weights = _weights(model, tuple(path for path, _ in groups), images[0], count + batch)
+    weights = weights_of(model, tuple(path for path, _ in groups), images[0], count + batch)
     tell = counter(progress, count)
     stages = {path: trees.stage(group) for path, group in groups}
     on_train, on_test = (layerwise.jacobian(model, x, stages, batch_size, tell) for x in images)
     return Jacobian(on_train, on_test, weights)
 
 
-def _weights(model: Model, paths: tuple[str, ...], x: Array, rows: int) -> ByPath:
+def weights_of(model: Model, paths: tuple[str, ...], x: Array, rows: int) -> ByPath:
     """Those of some parameters, as their Jacobian has them, if there is memory for it on so many images."""
     try:
         weights = layerwise.flattened(model, x, paths)

@@ -1,46 +1,43 @@
 """Prediction with a kernel that moves along the path that it predicts itself, without any training.
 
-Predict from the Jacobian at w0, as `dual` does, up to the first anchor; take the Jacobian there; predict all steps
-again, from w0 on, with the network known along the path so far (`predict.path`), up to the next anchor; and so on.
-With anchors 0, …, K − 1 the k-th is where the predicted weights have gone 2^(k + 1 − K) of their way from w0, or half
-as far again as at the anchor before: further on, a prediction from there says little.
+Predict from the Jacobian at w0, as `dual` and `explicit` do, up to the first anchor; take the Jacobian there; predict
+all steps again, from w0 on, with the network known along the path so far (`predict.path`, or `predict.explicit_path`),
+up to the next anchor; and so on. With anchors 0, …, K − 1 the k-th is where the predicted weights have gone 2^(k + 1 −
+K) of their way from w0, or half as far again as at the anchor before: further on, a prediction from there says little.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from linft.core import losses, trees
+from linft.core import losses
 from linft.core.base import BatchNorm, Certificate, Model, Outputs, Tangent, Trajectory
+from linft.core.draws import still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import why_not
 from linft.core.task import Task
-from linft.core.trees import Groups, Tree
+from linft.core.trees import Tree
 from linft.ntk.empirical import how_of
 from linft.ntk.engine import How
 from linft.predict import replay
-from linft.predict.anchors import Anchors, Subject, at_start
-from linft.predict.certificate import Evidence, evidence, steps_to_look_at
-from linft.predict.dual import of_logits, predictable
-from linft.predict.feature_dual import head_settings, under_head
-from linft.predict.feature_tangent import FeatureTangent, leading, under, viewed
-from linft.predict.path import Path, about
-from linft.predict.replay import Build, Network, Replayed
-from linft.predict.span import At, BundleItems, bundle_equal, items
+from linft.predict.anchors import Anchors
+from linft.predict.certificate import LOOKS, Evidence, evidence, steps_to_look_at
+from linft.predict.dual import predictable
+from linft.predict.explicit_path import ExplicitAnchors
+from linft.predict.frames import At, By, Frame, frame, groups_of
+from linft.predict.replay import Replayed
 from linft.predict.stability import stability
-from linft.predict.tangent import in_mode, outputs_on, with_value
+from linft.predict.tangent import outputs_on, with_value
 from linft.runtime.progress import Count
-from linft.training import optimizer
 from linft.training.optimizer import Settings
 
 ANCHORS = 4
+STOPS = LOOKS + 1
+"""Steps at which a replay tells where it is: those that are looked at, and the next anchor's."""
 WITHIN = 0.1
 """The error up to which a horizon is told, where none is asked for."""
 FURTHER = 1.5
@@ -51,7 +48,8 @@ def moving(
     model: Model,
     task: Task,
     *,
-    at: Literal["network", "features"] = "network",
+    at: At = "network",
+    by: By | None = None,
     anchors: int = ANCHORS,
     outputs: Outputs = "full",
     rank: int = 8,
@@ -65,14 +63,16 @@ def moving(
 
     `dual` is exact for the network linearized at w0, which nobody trains. Here the Jacobian follows the weights: to
     second order between anchors on the path. With one anchor it is `dual`, or `feature_dual`; every other costs one
-    Jacobian more, and kernels of (K N C)² numbers. Takes the recipes that they take.
+    Jacobian more, and kernels of (K N C)² numbers. Takes the recipes that they take, and those of any optimizer, such
+    as Adam and AdamW, by the Jacobians themselves as `explicit` does: K (N + M) C P numbers for P weights.
 
     Args:
       at: network, or features, with the head exact and the features' path known along few directions; better where
         the head is fresh.
+      by: kernel or Jacobian; by default the Jacobian where no kernel follows the recipe. Both are the same prediction.
       anchors: K, Jacobians on the path at most, that at w0 included; as many are taken as the prediction is surest of
         itself with. Beyond the last the network is linear.
-      outputs: of the kernels, as in `tangent`; full with `at="features"`.
+      outputs: of kernels, as in `tangent`; full with `at="features"`.
       rank: leading directions of the features, beside the head's, as in `feature_tangent`.
       batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
       error: of the train-loss curve, that is to be held: no further anchor is set once the certificate says so.
@@ -80,7 +80,7 @@ def moving(
       batch_size, progress: as in `empirical_ntk`.
 
     Raises:
-      LinftError: no kernel predicts the recipe; an error that is not above 0.
+      LinftError: nothing here predicts the recipe; an error that is not above 0.
       Unavailable: too little memory; a network that the layerwise engine does not cover.
 
     Example:
@@ -96,12 +96,15 @@ def moving(
         raise LinftError(f"anchors is {anchors}; it must be 1 or more")
     if error is not None and not error > 0:
         raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
-    if at not in ("network", "features"):
-        raise LinftError(f"at is {at!r}; choose among network, features")
+    for name, value, choices in (("at", at, get_args(At)), ("by", by, (*get_args(By), None))):
+        if value not in choices:
+            raise LinftError(f"{name} is {value!r}; choose among {', '.join(map(str, choices))}")
+    if by == "Jacobian" and outputs != "full":
+        raise LinftError('outputs must be "full" with by="Jacobian", which has no kernel')
     if at == "features" and outputs != "full":
         raise LinftError('outputs must be "full" with at="features", whose kernels are along few directions already')
     how = how_of(outputs=outputs, batch_size=batch_size)
-    return Moving(model, task, at, anchors, how, rank, batch_norm, error, record_every, progress)
+    return Moving(model, task, at, by, anchors, how, rank, batch_norm, error, record_every, progress)
 
 
 class Followed(NamedTuple):
@@ -124,16 +127,18 @@ class Followed(NamedTuple):
 
     @property
     def tangents(self) -> tuple[Tangent, ...]:
-        """Of what is linearized, at every anchor."""
+        """Of what is linearized, at every anchor; none where Jacobians are held themselves."""
         built = self.way.built[-1]
+        if isinstance(built, ExplicitAnchors):
+            return ()
         return tuple(built.alone(k).tangent() for k in range(len(built.anchors)))
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """The learning rate over the largest stable one, of the full batch, at every anchor; none of features."""
-        if self.way.built[-1].subject.directions is not None:
-            return ()
+        """The learning rate over the largest stable one, of the full batch, at every anchor of a network's kernels."""
         tangents = self.tangents
+        if not tangents or self.way.frame.what.at != "network":
+            return ()
         steps = self.recipe.num_steps(tangents[0].num_images)
         whole = self.recipe.replace(batch_size=None, steps=steps, epochs=None)
         return tuple(found.h / found.limit for found in (stability(tangent, whole) for tangent in tangents))
@@ -150,13 +155,12 @@ class Followed(NamedTuple):
 class Way(NamedTuple):
     """The Jacobians along a path, whatever recipe led there."""
 
-    frame: "Frame"
-    groups: Groups
-    """Of the kernels, as the recipe tells layers apart."""
-    names: BundleItems
+    frame: Frame
+    names: Any
+    """Of what moves as one."""
     start: Any
     """The tangent at w0."""
-    built: tuple[Anchors, ...]
+    built: tuple[Anchors | ExplicitAnchors, ...]
     """One anchor, two, and so on."""
     steps: tuple[int, ...]
 
@@ -167,7 +171,8 @@ class Moving:
 
     model: Model
     task: Task
-    at: Literal["network", "features"]
+    at: At
+    by: By | None
     anchors: int
     how: How
     rank: int
@@ -200,20 +205,21 @@ class Moving:
 
     def stages(self, recipe: Recipe) -> Iterator[Followed]:
         """The predictions with one anchor, with two, and so on."""
-        predictable([recipe], self.batch_norm, self.task.draws)
-        groups = optimizer.kernel_groups(self.model.layer_groups, recipe)
-        frame = FRAMES[self.at](self, groups)
-        names, settings = _settings(frame, recipe, self.task.num_images)
-        built = at_start(frame.subject, self.anchors, self._tell(0))
-        way, runs = Way(frame, groups, names, frame.start(built), (built,), (0,)), []
+        how = {"at": self.at, "rank": self.rank, "how": self.how, "batch_norm": self.batch_norm}
+        found = frame(self.model, self.task, recipe, by=self.by_for(recipe), **how)
+        names, settings = found.settings(recipe)
+        built = found.at_start(self.anchors, self._tell(0))
+        way, runs = Way(found, names, found.start(built), (built,), (0,)), []
         while True:
             predicted = self._replay(way, settings, recipe, way.built[-1])
-            runs.append(predicted(1)[0].trajectory)
-            yield self._followed(way, recipe, predicted, list(runs))
-            step = _next(runs[-1], way.steps[-1], 0.5 ** (self.anchors - 1 - len(way.steps)))
-            if len(way.steps) == self.anchors or step is None:
+            runs.append(predicted(1).trajectory)
+            last = len(way.steps) == self.anchors
+            step = None if last else _next(runs[-1], way.steps[-1], 0.5 ** (self.anchors - 1 - len(way.steps)))
+            stopped = predicted(self.record_every, *steps_to_look_at(runs[-1]), *(() if step is None else (step,)))
+            yield self._followed(way, recipe, predicted, stopped, list(runs))
+            if step is None:
                 return
-            there, tell = frame.below(predicted(1, stop=step)[0].end), self._tell(len(way.steps))
+            there, tell = found.what.below(stopped.stops[step].at), self._tell(len(way.steps))
             further = way.built[-1].and_at(there, names, tell)
             way = way._replace(built=(*way.built, further), steps=(*way.steps, step))
 
@@ -223,34 +229,52 @@ class Moving:
         Whether it leaves the path the network at the predicted weights tells.
         """
         begin = time.perf_counter()
-        predictable([recipe], self.batch_norm, self.task.draws)
-        if optimizer.kernel_groups(self.model.layer_groups, recipe) != way.groups:
+        by = self.by_for(recipe)
+        if (by, groups_of(by, self.model, recipe)) != (way.frame.by, way.frame.groups):
             return None
-        names, settings = _settings(way.frame, recipe, self.task.num_images)
+        names, settings = way.frame.settings(recipe)
         if names != way.names:
             return None
         replays = [self._replay(way, settings, recipe, built) for built in way.built]
-        runs = [predicted(1)[0].trajectory for predicted in replays]
-        found = self._followed(way, recipe, replays[-1], runs)
+        runs = [predicted(1).trajectory for predicted in replays]
+        stopped = replays[-1](self.record_every, *steps_to_look_at(runs[-1]))
+        found = self._followed(way, recipe, replays[-1], stopped, runs)
         shared, seconds = replace(found.certificate, shared=True), time.perf_counter() - begin
         own = None if found.trajectory.certificate is None else shared
         trajectory = replace(found.trajectory, certificate=own, seconds=seconds)
         return found._replace(trajectory=trajectory, certificate=shared)
 
-    def _replay(self, way: Way, settings: Settings, recipe: Recipe, built: Anchors) -> Callable[..., list[Replayed]]:
-        """(record_every, stop) -> the replay."""
+    def by_for(self, recipe: Recipe) -> By:
+        """By what a recipe is predicted: as asked for, else by kernels where they follow it."""
+        by = self.by or ("Jacobian" if why_not(still(recipe), "kernel", batch_norm=self.batch_norm) else "kernel")
+        predictable([recipe], self.batch_norm, self.task.draws, by)
+        return by
+
+    def _replay(
+        self, way: Way, settings: Settings, recipe: Recipe, built: Anchors | ExplicitAnchors
+    ) -> Callable[..., Replayed]:
+        """(record_every, *stops) -> the replay."""
         arrays, rows = (built.path(), way.start), way.start.rows(recipe)
-        return partial(replay.replay, way.frame.network, way.names, arrays, settings, [recipe], rows)
+
+        def predicted(record_every: int | None, *stops: int) -> Replayed:
+            always = (*stops, *(0,) * (STOPS - len(stops)))  # as many, so that one program serves
+            (found,) = replay.replay(
+                way.frame.network, way.names, arrays, settings, [recipe], rows, record_every, stops=always
+            )
+            return found
+
+        return predicted
 
     def _followed(
-        self, way: Way, recipe: Recipe, predicted: Callable[..., list[Replayed]], runs: list[Trajectory]
+        self, way: Way, recipe: Recipe, predicted: Callable[..., Replayed], stopped: Replayed, runs: list[Trajectory]
     ) -> Followed:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
-        looks, model, subject = {}, self.model, way.frame.subject
+        looks, model, subject = {}, self.model, way.frame.what.subject
         images, labels = subject.as_they_are
 
         def network(step: int) -> Model:
-            return self._at(way, predicted(1, stop=step)[0].measured)
+            known = stopped if step in stopped.stops else predicted(None, step)
+            return self._at(way, known.stops[step].measured)
 
         for step in steps_to_look_at(runs[-1]):  # the last of them its end
             model = network(step)
@@ -259,13 +283,13 @@ class Moving:
         told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
         certificate = told.certificate(WITHIN if self.error is None else self.error)
         own = certificate if subject.draws is None else None
-        trajectory = replace(predicted(self.record_every)[0].trajectory, certificate=own, model=model)
+        trajectory = replace(stopped.trajectory, certificate=own, model=model)
         return Followed(trajectory, certificate, told, way, recipe, network)
 
     def _at(self, way: Way, at: Tree) -> Model:
         """The network at coordinates."""
-        below = way.built[-1].weights(way.names, way.frame.below(at))
-        return self.model.replace(params=way.frame.params(at, below))
+        below = way.built[-1].weights(way.names, way.frame.what.below(at))
+        return self.model.replace(params=way.frame.what.params(at, below))
 
     def _tell(self, anchor: int) -> Count | None:
         """Progress of one anchor, as that of all."""
@@ -303,13 +327,6 @@ class SharedPaths:
         return own
 
 
-def _settings(frame: "Frame", recipe: Recipe, n: int) -> tuple[BundleItems, Settings]:
-    """The bundles in which a recipe moves the groups, and what it does to each."""
-    settings = optimizer.settings(recipe, frame.groups, n)
-    bundles, below = bundle_equal([settings.on({g: settings.groups[g] for g in frame.subject.groups})])
-    return items(bundles), below.on(below.groups | head_settings([settings], frame.head_groups).groups)
-
-
 def _next(predicted: Trajectory, last: int, share: float) -> int | None:
     """The first step after the last anchor's at which the weights are as far as the next one; None without one.
 
@@ -324,74 +341,3 @@ def _next(predicted: Trajectory, last: int, share: float) -> int | None:
         wanted = min(wanted, FURTHER * distance[last])
     far = (distance >= wanted) & (predicted.steps[: end + 1] > last)
     return int(predicted.steps[np.argmax(far)]) if far.any() else None
-
-
-class Frame(NamedTuple):
-    """What is linearized, and what stays as it is."""
-
-    subject: Subject
-    groups: tuple[str, ...]
-    """All that a recipe sets."""
-    head_groups: tuple[tuple[str, str], ...]
-    """The group of each array of a head that stays exact."""
-    start: Callable[[Anchors], Any]
-    """From the anchor at w0 to the tangent there."""
-    network: Build
-    below: Callable[[Tree], At]
-    """The coordinates of what is linearized among all."""
-    params: Callable[[Tree, Tree], Tree]
-    """All weights, from all coordinates and the weights of what is linearized."""
-
-
-def _of_network(moving: Moving, groups: Groups) -> Frame:
-    model = moving.model
-    labels = trees.labels(model.params, groups)
-    names = tuple(dict.fromkeys(jax.tree.leaves(labels)))
-    subject = _subject(moving, model, None, labels, names)
-    return Frame(subject, names, (), Anchors.tangent, _logits, lambda at: at, lambda at, params: params)
-
-
-def _of_features(moving: Moving, groups: Groups) -> Frame:
-    model, task = moving.model, moving.task
-    head = trees.get(model.params, model.head)
-    every = jnp.eye(len(head["kernel"]), dtype=model.dtype)
-    features = outputs_on(under(with_value(model, task, moving.batch_norm), every), model.preprocess(task.x_train))
-    directions = jnp.asarray(leading(np.asarray(features), np.asarray(head["kernel"]), moving.rank), model.dtype)
-    view, names, head_groups = viewed(model, groups, directions)
-    subject = _subject(moving, view, directions, trees.labels(view.params, view.layer_groups), tuple(names))
-
-    def start(anchors: Anchors) -> FeatureTangent:
-        on_train, on_test = anchors.anchors[0].outputs
-        return FeatureTangent(anchors.tangent(), directions, on_train, on_test, dict(head), 0.0, head_groups)
-
-    groups_of_all = tuple(dict.fromkeys([*names, *(group for _, group in head_groups)]))
-
-    def under_its_head(at: Tree, params: Tree) -> Tree:
-        return trees.put(params, model.head, at["head"])
-
-    return Frame(subject, groups_of_all, head_groups, start, _under_head, lambda at: at["below"], under_its_head)
-
-
-FRAMES: dict[str, Callable[[Moving, Groups], Frame]] = {"network": _of_network, "features": _of_features}
-
-
-def _subject(moving: Moving, view: Model, directions: Array | None, labels: Tree, names: tuple[str, ...]) -> Subject:
-    task = moving.task
-
-    def at(params: Tree) -> Model:
-        return in_mode(view.replace(params=params), task, moving.batch_norm)
-
-    images = view.preprocess(task.x_train), view.preprocess(task.x_test)
-    targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
-    of_task = view.params, images, targets, labels, names, view.num_classes
-    return Subject(at, directions, *of_task, moving.how, moving.batch_norm, task.draws)
-
-
-def _logits(names: BundleItems, arrays: tuple[Path, Tangent]) -> Network:
-    path, start = arrays
-    return of_logits(about(names, path), start)
-
-
-def _under_head(names: BundleItems, arrays: tuple[Path, FeatureTangent]) -> Network:
-    path, start = arrays
-    return under_head(about(names, path), start)

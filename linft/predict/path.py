@@ -10,7 +10,7 @@ lies in the span of the Jacobians before it: the weights stay w_g = γ_g w0_g + 
 are those of a tangent whose images are those of every anchor. Beyond the last anchor f is linear.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -77,13 +77,7 @@ def about(names: BundleItems, path: Path) -> Span:
         from_start = moved[segment] - offsets[segment] - s * along[segment, segment]
         from_end = moved[first] - offsets[first] - s * along[segment, first]
         about = (1 - s) * from_start + s * from_end
-        cubic = (
-            (1 + 2 * s) * (1 - s) ** 2 * known.at[segment]
-            + s * (1 - s) ** 2 * known.leaving[segment]
-            + s**2 * (3 - 2 * s) * known.at[first]
-            - s**2 * (1 - s) * known.arriving[segment]
-        )
-        return cubic + (about if path.directions is None else about @ path.directions.T)
+        return cubic(s, segment, known) + (about if path.directions is None else about @ path.directions.T)
 
     def everywhere(on: Callable[[At], Array], along: Array, known: PathOutputs) -> Callable[[At], Array]:
         def moved(at: At) -> Array:
@@ -134,6 +128,23 @@ def about(names: BundleItems, path: Path) -> Span:
         on_train=everywhere(inner.on_train, along_train, path.train),
         on_test=everywhere(inner.on_test, along_test, path.test),
         of_batch=of_batch,
+    )
+
+
+def known(outputs: Sequence[Array], ends: Sequence[tuple[Array, Array]]) -> PathOutputs:
+    """Of outputs at every anchor, and J D at both ends of every segment."""
+    nothing = jnp.zeros((0, *outputs[0].shape))
+    leaving, arriving = (jnp.stack([pair[i] for pair in ends]) if ends else nothing for i in (0, 1))
+    return PathOutputs(jnp.stack(outputs) - outputs[0][None], leaving, arriving)
+
+
+def cubic(s: Float[Array, ""], segment: Int[Array, ""], known: PathOutputs) -> Float[Array, "n o"]:
+    """h(s) on a segment."""
+    return (
+        (1 + 2 * s) * (1 - s) ** 2 * known.at[segment]
+        + s * (1 - s) ** 2 * known.leaving[segment]
+        + s**2 * (3 - 2 * s) * known.at[segment + 1]
+        - s**2 * (1 - s) * known.arriving[segment]
     )
 
 

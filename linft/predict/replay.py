@@ -53,14 +53,21 @@ class Network(NamedTuple):
     """Coordinates of the weights' average where the replay begins; None: the same."""
 
 
+class Stop(NamedTuple):
+    """Where a replay is after a step, or stood before it diverged."""
+
+    at: Tree
+    """Coordinates."""
+    measured: Tree
+    """Those of the weights' average, at which it is measured, where the recipe has one; else the same."""
+
+
 class Replayed(NamedTuple):
     """What a replay gives."""
 
     trajectory: Trajectory
-    end: Tree
-    """Coordinates after the last step, or where the run stood before it diverged."""
-    measured: Tree
-    """Those of the weights' average, at which it is measured, where the recipe has one; else the same."""
+    stops: dict[int, Stop]
+    """By the steps that were asked for."""
 
 
 def on_images(network: Network, draws: Draws | None) -> Network:
@@ -100,7 +107,7 @@ def replay(
     rows: Int[np.ndarray, "steps batch"],
     record_every: int | None,
     first: int = 0,
-    stop: int | None = None,
+    stops: tuple[int, ...] = (),
 ) -> list[Replayed]:
     """One family of recipes, vmapped: their minibatches from step `first` on, in one compiled program.
 
@@ -111,7 +118,7 @@ def replay(
       settings: of the recipes, stacked.
       rows: of the tangent, that every step takes.
       record_every: measure every so many steps; about a dozen times by default.
-      stop: the step after which the weights stand still; none by default.
+      stops: steps whose coordinates are wanted; as many of them are one compiled program.
     """
     begin = time.perf_counter()
     batches = rows[first:]
@@ -120,14 +127,16 @@ def replay(
     at = at[at >= first]
     recorded = np.isin(np.arange(first, steps + 1), at)
     with jax.default_matmul_precision("highest"):
-        values, ends = jax.device_get(
-            _lanes(build, names)(arrays, settings, batches, recorded, np.int32(len(batches) if stop is None else stop))
-        )
+        wanted = np.array(stops, np.int32) - first
+        values, kept = jax.device_get(_lanes(build, names)(arrays, settings, batches, recorded, wanted))
     seconds = (time.perf_counter() - begin) / len(recipes)
     return [
         Replayed(
             trajectory(at, jax.tree.map(lambda v, lane=lane: v[lane][at - first], values), seconds),
-            *jax.tree.map(lambda v, lane=lane: v[lane], ends),
+            {
+                stop: Stop(*jax.tree.map(lambda v, lane=lane, place=place: v[lane][place], kept))
+                for place, stop in enumerate(stops)
+            },
         )
         for lane in range(len(recipes))
     ]
@@ -146,9 +155,9 @@ def _replay(
     settings: Settings,
     batches: Int[Array, "steps batch"],
     recorded: Bool[Array, "steps+1"],
-    stop: Int[Array, ""],
+    stops: Int[Array, "s"],
 ) -> tuple[dict[str, Any], tuple[Tree, Tree]]:
-    """Values before every step and after all, 0 where not recorded; where the run ends, and is measured."""
+    """Values before every step and after all, 0 where not recorded; where the run stops, and is measured there."""
     network = build(names, arrays)
     chain = optimizer.transform(settings, network.groups, network.origin)
     recipe, loss_name = settings.structure, settings.structure.loss
@@ -165,11 +174,17 @@ def _replay(
             **network.lengths(at),
         )
 
+    def everywhere(at: Tree) -> Tree:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(stops), *x.shape)), at)
+
+    def like(hit: Array, kept: Array) -> Array:
+        return hit.reshape(-1, *(1,) * (kept.ndim - 1))
+
     def averaged(average: Tree, new: Tree) -> Tree:
         return trees.interpolated(average, new, 1 - recipe.ema) if recipe.ema > 0 else new
 
     def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, dict[str, Any]]:
-        at, average, opt_state, alive = carry
+        at, average, opt_state, alive, kept = carry
         i, batch, is_recorded = inputs
         values = jax.lax.cond(is_recorded, measure, lambda at, alive: blank, average, alive)
         logits, gradient, squares = network.of_batch(at, batch)
@@ -180,19 +195,26 @@ def _replay(
         alive &= ~losses.has_diverged(losses.mean_loss(loss_name, logits, y), first)
         new = optax.apply_updates(at, updates)
         moved = new, averaged(average, new), new_state
-        moves = alive & (i < stop)  # a diverged lane stands still, so that nothing overflows
+        moves = alive & (i < len(batches))  # a diverged lane stands still, so that nothing overflows
         stood = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, (at, average, opt_state))
-        return (*stood, alive), values
+        kept = jax.tree.map(lambda new, old: jnp.where(like(stops == i + 1, old), new, old), stood[:2], kept)
+        return (*stood, alive, kept), values
 
     alive, average = jnp.asarray(True), network.here if network.average is None else network.average
     if len(batches) == 0:  # a step cannot be traced without a rate
-        return jax.tree.map(lambda v: v[None], measure(average, alive)), (network.here, average)
+        return jax.tree.map(lambda v: v[None], measure(average, alive)), everywhere((network.here, average))
     blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(measure, average, alive))
-    begin = (network.here, average, network.resume(chain.init(network.here)), alive)
+    begin = (
+        network.here,
+        average,
+        network.resume(chain.init(network.here)),
+        alive,
+        everywhere((network.here, average)),
+    )
     # After the last step one more that moves nothing: measuring is compiled once so.
     steps = jnp.arange(len(batches) + 1), jnp.concatenate([batches, batches[-1:]]), recorded
-    (at, average, *_), values = jax.lax.scan(step, begin, steps)
-    return values, (at, average)
+    (*_, kept), values = jax.lax.scan(step, begin, steps)
+    return values, kept
 
 
 def trajectory(at: Int[np.ndarray, "t"], values: dict[str, Any], seconds: float) -> Trajectory:

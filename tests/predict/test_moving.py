@@ -8,7 +8,7 @@ import judges
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from replayed import CE, DECAY, RATES, SE, assert_same, values, with_all_anchors
+from replayed import ADAM, CE, DECAY, RATES, SE, assert_same, values, with_all_anchors
 
 import linft
 from linft import predict
@@ -125,6 +125,13 @@ def test_with_one_anchor_it_is_dual(model, task, tangent):
     assert_same(values(found), values(predict.dual(tangent)(recipe)), 1e-12)
 
 
+@pytest.mark.parametrize("at", ["network", "features"])
+def test_with_one_anchor_and_adam_it_is_explicit(model, task, at):
+    recipe = ADAM["AdamW, all at once"]
+    found = predict.moving(model, task, at=at, rank=2, anchors=1)(recipe)
+    assert_same(values(found), values(predict.explicit(model, task, at=at, rank=2)(recipe)), 1e-12)
+
+
 def test_with_one_anchor_it_is_feature_dual(model, task):
     found = predict.moving(model, task, at="features", rank=2, anchors=1)(SE)
     expected = predict.feature_dual(model, task, outputs="low-rank", rank=2)(SE)
@@ -135,7 +142,9 @@ ALL_AT_ONCE = CE.replace(**RATES, **DECAY, decay_vectors=False, convention="deco
 
 
 @pytest.mark.parametrize(
-    "recipe", [CE, pytest.param(ALL_AT_ONCE, marks=pytest.mark.slow)], ids=["plain", "all at once"]
+    "recipe",
+    [CE, ADAM["AdamW, all at once"], pytest.param(ALL_AT_ONCE, marks=pytest.mark.slow)],
+    ids=["plain", "AdamW", "all at once"],
 )
 @pytest.mark.parametrize("at", ["network", "features"])
 def test_with_three_anchors_it_is_the_training_of_what_is_near_the_path(model, task, explicit, at, recipe):
@@ -288,6 +297,7 @@ def test_group_rates_move_as_the_judge_says_with_a_trace(model, task):
         ({"anchors": 0}, "anchors is 0; it must be 1 or more"),
         ({"error": 0.0}, "error is 0.0; give a number above 0"),
         ({"error": float("nan")}, "error is nan; give a number above 0"),
+        ({"by": "Jacobian", "outputs": "trace"}, 'outputs must be "full" with by="Jacobian"'),
         ({"at": "features", "outputs": "trace"}, 'outputs must be "full" with at="features"'),
     ],
 )

@@ -122,7 +122,9 @@ NO_JACOBIAN = {
     "batch norm is in training mode, and the kernel's is frozen": {"batch_norm": "train"},
     "augmented images are not the images of the kernel": {"augmentation": "flip"},
 }
-NO_KERNEL = NO_JACOBIAN | {"Adam is not linear in the gradient; use predict.explicit": {"optimizer": "adam"}}
+NO_KERNEL = NO_JACOBIAN | {
+    "Adam is not linear in the gradient; use predict.moving or predict.explicit": {"optimizer": "adam"}
+}
 NO_GROUP = {"no layer group matches 'stage1'; this model has ": {"frozen_groups": ("stage1",)}}
 NO_TRAINING_MODE = {"no training mode": {"batch_norm": "train"}}
 NO_OTHER_STEPS = {
@@ -246,7 +248,11 @@ RUNS = {
         pair(RECIPES[DECOUPLED]),
     ),
     "moving": Row(
-        moving, moved, MOVED, NO_KERNEL | NO_GROUP,
+        moving, moved, MOVED | ADAM, NO_JACOBIAN | NO_GROUP,
+        pair(MOVED["all at once"]), model="predicted",
+    ),
+    "moving, by the Jacobian": Row(
+        partial(moving, by="Jacobian"), moved, MOVED, NO_JACOBIAN | NO_GROUP,
         pair(MOVED["all at once"]), model="predicted",
     ),
     "spectral": Row(

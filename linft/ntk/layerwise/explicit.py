@@ -13,9 +13,10 @@ from linft.core import trees
 from linft.core.base import Model
 from linft.core.errors import no_derivative
 from linft.core.forward_pass import equal_batches, equal_size
+from linft.core.trees import Tree
 from linft.ntk.layerwise import jacobians, plan
 from linft.ntk.layerwise.jacobians import Rows
-from linft.ntk.layerwise.rules import RULES, laid_out
+from linft.ntk.layerwise.rules import RULES, LayerRule, laid_out
 from linft.ntk.layerwise.self_check import PROBED, check
 
 
@@ -25,9 +26,27 @@ def flattened(model: Model, x: Float[Array, "n ..."], paths: tuple[str, ...]) ->
     Raises:
       Uncovered: a parameter belongs to no layer that a rule covers.
     """
+    leaves, _ = trees.chosen(model.params, frozenset(paths))
+    return {path: flatten(leaves[path]) for path, flatten in _flattening(model, x, paths).items()}
+
+
+def restored(model: Model, x: Float[Array, "n ..."], vectors: Mapping[str, Float[Array, "_"]]) -> Tree:
+    """The model's weights with others in the place of some, given as `flattened` has them."""
+    leaves, put_back = trees.chosen(model.params, frozenset(vectors))
+    ways = _flattening(model, x, tuple(vectors))
+    # What lays the numbers out anew permutes them, so that its transpose is its inverse.
+    return put_back({path: jax.linear_transpose(ways[path], leaves[path])(v)[0] for path, v in vectors.items()})
+
+
+def _flattening(
+    model: Model, x: Float[Array, "n ..."], paths: tuple[str, ...]
+) -> dict[str, Callable[[Array], Float[Array, "_"]]]:
     rules = {layer.path: layer.rule for layer in plan.plan(model, x)} | {model.head: RULES[0]}
-    leaves = {trees.path_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
-    return {path: laid_out(rules[path.rpartition("/")[0]], leaves[path][None])[0] for path in paths}
+
+    def of(rule: LayerRule) -> Callable[[Array], Float[Array, "_"]]:
+        return lambda leaf: laid_out(rule, leaf[None])[0]
+
+    return {path: of(rules[path.rpartition("/")[0]]) for path in paths}
 
 
 def jacobian(

@@ -74,11 +74,11 @@ class Setting:
         return to_trace(self.tangent) if self.tangent.kernel_train.outputs == "full" else self.tangent
 
     def move(self, at: Literal["network", "features"], outputs: Outputs) -> Trajectory:
-        """Predict with a kernel that moves."""
+        """Predict with a kernel that moves, or with Jacobians along the path where none follows the optimizer."""
         if at not in self.paths:
             how = {"outputs": outputs, "batch_norm": self.batch_norm, "record_every": self.record_every}
             self.paths[at] = SharedPaths(predict.moving(self.model, self.met, at=at, **how))
-        found = self.paths[at].follow(self.nearest()[0])
+        found = self.paths[at].follow(self.nearest("Jacobian")[0])
         for step in found.trajectory.steps.tolist():
             self.visit(step, partial(found.network, step))
         return found.noted()
@@ -138,7 +138,7 @@ MOVING = ("moving", "moving_features")
 
 PREDICTED = tuple(name for name in RUNS if not name.startswith("finetuned") and not name.endswith("linearized"))
 
-KERNELS = tuple(name for name in PREDICTED if name != "explicit")
+KERNELS = tuple(name for name in PREDICTED if name not in ("explicit", *MOVING))
 """Predictions that follow what is linear in the gradient only."""
 
 BY_SEED = ("explicit", "dual", *MOVING)
