@@ -34,6 +34,7 @@ FILES = {  # experiment -> what its results are
     "augmentation": {"augmentation.jpg"},
     "training_mode": {"table.md", "rows.jsonl", "config.json"},
     "augmented": {"table.md", "rows.jsonl", "config.json"},
+    "adamw": {"table.md", "rows.jsonl", "config.json"},
 }
 TASKS = {
     "predicted_vs_actual": "hymenoptera",
@@ -48,12 +49,13 @@ ROWS = {
     "certificates": 2,
     "training_mode": 2,
     "augmented": 4,
+    "adamw": 1,
     "advice": 1,
 }
 """How many there are of one task: heads × losses × batch norms; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
-SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "augmented", "advice")
+SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "augmented", "adamw", "advice")
 """The first compiles every score for each network of the shipped zoo, the others a dozen runs of different kinds."""
 
 

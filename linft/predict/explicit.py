@@ -107,11 +107,8 @@ def explicit(
     targets = jnp.asarray(task.y_train), jnp.asarray(task.y_test)
     groups = trees.split_vectors(model.layer_groups)
     if at == "network":
-        start, view, head_groups = (
-            beginning(targets, task.draws, batch_norm, *(outputs_on(model, x) for x in images)),
-            model,
-            (),
-        )
+        on_train, on_test = (outputs_on(model, x) for x in images)
+        start, view, head_groups = beginning(targets, task.draws, batch_norm, on_train, on_test), model, ()
         own = by_path(trees.labels(model.params, groups))
     else:
         start, view, head_groups = _features(model, targets, task.draws, batch_norm, images, groups, rank)

@@ -32,14 +32,14 @@ from linft.runtime.progress import Count
 from linft.training import optimizer
 from linft.training.optimizer import Settings
 
-By = Literal["kernel", "Jacobian"]
-At = Literal["network", "features"]
+Means = Literal["kernel", "Jacobian"]
+What = Literal["network", "features"]
 
 
 class Linearized(NamedTuple):
     """The network, or its features under a head that stays exact."""
 
-    at: At
+    at: What
     subject: Subject
     own: ByName
     """By the path of a parameter that is linearized, its group."""
@@ -56,7 +56,7 @@ class Linearized(NamedTuple):
 class Frame(NamedTuple):
     """What moves, and how."""
 
-    by: By
+    by: Means
     groups: Groups
     """In which recipes may set layers apart."""
     what: Linearized
@@ -74,7 +74,7 @@ class Frame(NamedTuple):
 
 
 def frame(
-    model: Model, task: Task, recipe: Recipe, *, by: By, at: At, rank: int, how: How, batch_norm: BatchNorm
+    model: Model, task: Task, recipe: Recipe, *, by: Means, at: What, rank: int, how: How, batch_norm: BatchNorm
 ) -> Frame:
     """The frame of a recipe, which takes others too that tell the same layers apart.
 
@@ -85,7 +85,7 @@ def frame(
     return COORDINATES[by](LINEARIZED[at](model, task, groups, rank, how, batch_norm), groups, task.num_images)
 
 
-def groups_of(by: By, model: Model, recipe: Recipe) -> Groups:
+def groups_of(by: Means, model: Model, recipe: Recipe) -> Groups:
     """In which a frame lets a recipe set layers apart."""
     if by == "kernel":
         return optimizer.kernel_groups(model.layer_groups, recipe)
@@ -167,9 +167,8 @@ def _by_jacobians(what: Linearized, groups: Groups, n: int) -> Frame:
     def start(first: ExplicitAnchors) -> Any:
         outputs = first.anchors[0].outputs
         along = outputs if subject.directions is None else tuple(x @ subject.directions for x in outputs)
-        return what.start(
-            beginning(subject.targets, subject.draws, subject.batch_norm, *along), outputs, by_stage(what.head_groups)
-        )
+        tangent = beginning(subject.targets, subject.draws, subject.batch_norm, *along)
+        return what.start(tangent, outputs, by_stage(what.head_groups))
 
     return Frame("Jacobian", groups, what, partial(explicit_at_start, subject, names), start, settings)
 
@@ -189,7 +188,7 @@ def _under_head(
     return under_head(reach(names, path), start)
 
 
-NETWORKS: dict[tuple[By, At], Build] = {
+NETWORKS: dict[tuple[Means, What], Build] = {
     ("kernel", "network"): partial(_logits, about),
     ("kernel", "features"): partial(_under_head, about),
     ("Jacobian", "network"): partial(_logits, about_weights),

@@ -28,7 +28,7 @@ from linft.predict.anchors import Anchors
 from linft.predict.certificate import LOOKS, Evidence, evidence, steps_to_look_at
 from linft.predict.dual import predictable
 from linft.predict.explicit_path import ExplicitAnchors
-from linft.predict.frames import At, By, Frame, frame, groups_of
+from linft.predict.frames import Frame, Means, What, frame, groups_of
 from linft.predict.replay import Replayed
 from linft.predict.stability import stability
 from linft.predict.tangent import outputs_on, with_value
@@ -48,8 +48,8 @@ def moving(
     model: Model,
     task: Task,
     *,
-    at: At = "network",
-    by: By | None = None,
+    at: What = "network",
+    by: Means | None = None,
     anchors: int = ANCHORS,
     outputs: Outputs = "full",
     rank: int = 8,
@@ -96,7 +96,7 @@ def moving(
         raise LinftError(f"anchors is {anchors}; it must be 1 or more")
     if error is not None and not error > 0:
         raise LinftError(f"error is {error}; give a number above 0, such as 0.05")
-    for name, value, choices in (("at", at, get_args(At)), ("by", by, (*get_args(By), None))):
+    for name, value, choices in (("at", at, get_args(What)), ("by", by, (*get_args(Means), None))):
         if value not in choices:
             raise LinftError(f"{name} is {value!r}; choose among {', '.join(map(str, choices))}")
     if by == "Jacobian" and outputs != "full":
@@ -171,8 +171,8 @@ class Moving:
 
     model: Model
     task: Task
-    at: At
-    by: By | None
+    at: What
+    by: Means | None
     anchors: int
     how: How
     rank: int
@@ -244,7 +244,7 @@ class Moving:
         trajectory = replace(found.trajectory, certificate=own, seconds=seconds)
         return found._replace(trajectory=trajectory, certificate=shared)
 
-    def by_for(self, recipe: Recipe) -> By:
+    def by_for(self, recipe: Recipe) -> Means:
         """By what a recipe is predicted: as asked for, else by kernels where they follow it."""
         by = self.by or ("Jacobian" if why_not(still(recipe), "kernel", batch_norm=self.batch_norm) else "kernel")
         predictable([recipe], self.batch_norm, self.task.draws, by)

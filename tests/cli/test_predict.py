@@ -114,11 +114,11 @@ def test_augmentation_is_followed_by_draws(call, capsys):
     assert "what other draws of the images would do, no certificate tells" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_adam_is_followed_by_the_jacobian_and_by_kernels_with_a_word(call, tmp_path, capsys):
+def test_adam_is_followed_along_its_path_and_by_kernels_with_a_word(call, tmp_path, capsys):
     adamw = ("--optimizer", "adam", "--convention", "decoupled", "--weight-decay", "0.1")
     followed = call(*adamw)
-    assert followed["how"] == "explicit" and followed["dropped"] == "" and followed["recipe"]["optimizer"] == "adam"
-    assert "no kernel follows Adam, and a Jacobian does not tell its own error" in capsys.readouterr().out
+    assert followed["how"] == "moving" and followed["dropped"] == "" and followed["recipe"]["optimizer"] == "adam"
+    assert followed["choice"]["holds"] and "expected to be off by at most" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
     dropped = call(*adamw, "--how", "trace")
     assert dropped["dropped"] == "dropped: optimizer=adam" in capsys.readouterr().out
