@@ -36,6 +36,8 @@ class Evidence:
     looks: Mapping[int, float]
     """The network's train loss at the weights predicted at some steps."""
     diverged: bool
+    least: int = 1
+    """Anchors without which nothing is told."""
 
     @property
     def predicted(self) -> Float[np.ndarray, "t"]:
@@ -52,7 +54,7 @@ class Evidence:
 
     def error(self, count: int) -> float:
         """Of the first so many points, mean |difference| / mean loss that nine of ten predictions keep."""
-        if self.diverged and count == len(self.predicted):
+        if len(self.curves) < self.least or (self.diverged and count == len(self.predicted)):
             return float("inf")
         curves = self.curves[:, :count]
         last, mean = curves[-1], curves[-1].mean()
@@ -69,8 +71,14 @@ def steps_to_look_at(predicted: Trajectory) -> list[int]:
     return sorted({round(last * share / LOOKS) for share in range(1, LOOKS + 1)} - {0})
 
 
-def evidence(curves: Sequence[Float[np.ndarray, "_"]], looks: Mapping[int, float], diverged: bool) -> Evidence:
+def evidence(
+    curves: Sequence[Float[np.ndarray, "_"]], looks: Mapping[int, float], diverged: bool, optimizer: str = "sgd"
+) -> Evidence:
     """Of a prediction.
+
+    Adam moves weights at full pace however small their gradient is. Where there is none at the start, as of the half of
+    LoRA's adapters, the Jacobian there does not move them, and the network at the predicted weights looks right; so
+    that of Adam the Jacobian at the start alone tells nothing.
 
     Args:
       curves: the train loss at every step predicted with one anchor, with two and so on, the last of them the
@@ -80,4 +88,4 @@ def evidence(curves: Sequence[Float[np.ndarray, "_"]], looks: Mapping[int, float
     """
     count = len(curves[-1])
     whole = [np.pad(c[:count], (0, max(0, count - len(c))), constant_values=np.inf) for c in curves]
-    return Evidence(np.stack(whole), dict(looks), diverged)
+    return Evidence(np.stack(whole), dict(looks), diverged, 2 if optimizer == "adam" else 1)

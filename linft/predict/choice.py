@@ -109,8 +109,8 @@ def _kinds() -> dict[str, PredictionKind]:
         "features-low-rank": ("kernel of the features, few directions", _of_kernel(feature_dual, "low-rank")),
         "relinearize": ("linearized again after a quarter of the steps", _relinearized),
         "features": ("kernel of the features", _of_kernel(feature_dual, "full")),
-        "moving": ("kernel of the network, moving along its predicted path", _moving("network")),
-        "moving-features": ("kernel of the features, few directions, moving", _moving("features")),
+        "moving": ("kernel or Jacobian of the network, moving along its predicted path", _moving("network")),
+        "moving-features": ("kernel or Jacobian of the features, few directions, moving", _moving("features")),
         "explicit": ("Jacobian of the network, in the weights", _explicit("network")),
         "explicit-features": ("Jacobian of the features along few directions, in the weights", _explicit("features")),
     }

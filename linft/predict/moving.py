@@ -280,7 +280,7 @@ class Moving:
             model = network(step)
             logits = outputs_on(with_value(model, self.task, self.batch_norm), images)
             looks[step] = float(losses.mean_loss(recipe.loss, logits, labels))
-        told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None)
+        told = evidence([run.train_loss for run in runs], looks, runs[-1].diverged_at is not None, recipe.optimizer)
         certificate = told.certificate(WITHIN if self.error is None else self.error)
         own = certificate if subject.draws is None else None
         trajectory = replace(stopped.trajectory, certificate=own, model=model)

@@ -250,6 +250,18 @@ def test_of_all_it_takes_the_one_that_is_surest_of_itself(model, task):
         assert first.steps == (0,)
 
 
+def test_of_adam_the_start_alone_tells_nothing(model, task):
+    """Of adapters A has no gradient at the start, and Adam moves it as far as B in the second step already."""
+    adapted = linft.lora(model, rank=2, layers=("conv", "hidden"), key=jax.random.key(0))
+    recipe = linft.Recipe(optimizer="adam", learning_rate=0.02, batch_size=5, steps=8)
+    first, second = list(predict.moving(adapted, task, anchors=2, record_every=1).stages(recipe))
+    assert first.trajectory.certificate.error is None and second.trajectory.certificate.error is not None
+    real = linft.finetune(adapted, task, record_every=1)(recipe).train_loss
+    errors = [np.abs(found.trajectory.train_loss - real).mean() for found in (first, second)]
+    assert errors[1] < 0.5 * errors[0]
+    assert predict.moving(adapted, task, anchors=2).follow(recipe).steps == second.steps
+
+
 def test_recipes_share_a_path_where_it_says_that_it_holds(model, task):
     run = predict.moving(model, task, anchors=3)
     recipes = [CE, CE.replace(learning_rate=0.5 * CE.learning_rate)]
