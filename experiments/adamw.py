@@ -91,11 +91,8 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
         )  # fmt: skip
         real, real_seconds = clock(linft.finetune(model, task, record_every=1), recipe)
         run = predict.moving(model, task, at=HEADS[head][1], anchors=config.anchors, record_every=1)
-        stages, ahead = [], iter(run.stages(recipe))
-        while True:
-            followed, seconds = clock(next, ahead, None)
-            if followed is None:
-                break
+        stages = []
+        for followed, seconds in clock.each(run.stages(recipe)):
             found = followed.trajectory
             stages.append(
                 {

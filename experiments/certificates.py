@@ -116,11 +116,8 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
         )
         recipe = linft.Recipe(learning_rate=rate, batch_size=config.batch_size, steps=steps)
         real, real_seconds = clock(linft.finetune(model, task, record_every=1), recipe)
-        stages, ahead = [], iter(predict.moving(model, task, at=at, anchors=config.anchors).stages(recipe))
-        while True:
-            followed, seconds = clock(next, ahead, None)
-            if followed is None:
-                break
+        run, stages = predict.moving(model, task, at=at, anchors=config.anchors), []
+        for followed, seconds in clock.each(run.stages(recipe)):
             told = followed.evidence
             stages.append(
                 {

@@ -1,7 +1,7 @@
 """What a call costs the processor, without what it took to compile."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +26,15 @@ class Clock:
         found = jax.block_until_ready(function(*args, **options))
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         return found, processor * (1 - self._covered() / wall)
+
+    def each(self, found: Iterable[Any]) -> Iterator[tuple[Any, float]]:
+        """What is found one after another, with what each took."""
+        ahead = iter(found)
+        while True:
+            one, seconds = self(next, ahead, None)
+            if one is None:
+                return
+            yield one, seconds
 
     def _covered(self) -> float:
         """Seconds in which anything was compiled; tracing one program may hold that of another."""
