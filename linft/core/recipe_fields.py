@@ -14,6 +14,9 @@ By = Literal["Jacobian", "kernel", "flow", "closed form", "linearized"]
 """What predicts: the replay of an optimizer in the weights, with the Jacobian; or in the kernel; gradient flow; powers
 of one step; or training the linearized network."""
 
+Means = Literal["kernel", "Jacobian"]
+"""Those that replay the recipe's own minibatches."""
+
 Whose = Literal[By, BatchNorm]
 """Limits of one of these, or of all Jacobians whose batch norm is in this mode."""
 

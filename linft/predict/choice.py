@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from linft.core import trees
 from linft.core.base import Model, Run, Trajectory
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import Means
 from linft.core.task import Task
 from linft.models.lora import has_adapters
 from linft.predict.dual import dual
@@ -197,7 +198,7 @@ def fall(predicted: Trajectory) -> float | None:
     return float(1 - loss[-1] / loss[0]) if loss[0] > 0 else 0.0
 
 
-def by(kind: str) -> Literal["kernel", "Jacobian"]:
+def by(kind: str) -> Means:
     """By what a kind, or auto, predicts; the Jacobian too where it takes that only if no kernel follows a recipe."""
     return "Jacobian" if kind.startswith(("auto", "moving", "explicit")) else "kernel"
 

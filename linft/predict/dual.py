@@ -7,7 +7,7 @@ logits is scattered into α, and decay pulls (α, γ) towards (0, 0) or (0, 1).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Array
 
@@ -16,7 +16,7 @@ from linft.core.base import BatchNorm, Model, Tangent, Trajectory
 from linft.core.draws import Draws, still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.core.recipe_fields import By
+from linft.core.recipe_fields import By, Means
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.predict import replay
@@ -41,7 +41,7 @@ def why_not(recipe: Recipe, batch_norm: BatchNorm = "frozen") -> str | None:
 def nearest(
     recipe: Recipe,
     batch_norm: BatchNorm = "frozen",
-    by: Literal["kernel", "Jacobian"] = "kernel",
+    by: Means = "kernel",
     *,
     from_draws: bool = False,
 ) -> tuple[Recipe, str]:
@@ -132,7 +132,7 @@ def predictable(
     recipes: Iterable[Recipe],
     batch_norm: BatchNorm,
     draws: Draws | None = None,
-    by: Literal["kernel", "Jacobian"] = "kernel",
+    by: Means = "kernel",
 ) -> list[Recipe]:
     """The recipes, of which none may be one that a kernel of such draws does not predict, batch norm in this mode."""
     recipes = list(recipes)

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from linft.core import trees
 from linft.core.base import BatchNorm, Model, Tangent
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import Means
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.engine import How
@@ -32,7 +33,6 @@ from linft.runtime.progress import Count
 from linft.training import optimizer
 from linft.training.optimizer import Settings
 
-Means = Literal["kernel", "Jacobian"]
 What = Literal["network", "features"]
 
 

@@ -18,7 +18,7 @@ from linft.core.base import BatchNorm, Certificate, Model, Outputs, Tangent, Tra
 from linft.core.draws import still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
-from linft.core.recipe_fields import why_not
+from linft.core.recipe_fields import Means, why_not
 from linft.core.task import Task
 from linft.core.trees import Tree
 from linft.ntk.empirical import how_of
@@ -28,7 +28,7 @@ from linft.predict.anchors import Anchors
 from linft.predict.certificate import LOOKS, Evidence, evidence, steps_to_look_at
 from linft.predict.dual import predictable
 from linft.predict.explicit_path import ExplicitAnchors
-from linft.predict.frames import Frame, Means, What, frame, groups_of
+from linft.predict.frames import Frame, What, frame, groups_of
 from linft.predict.replay import Replayed
 from linft.predict.stability import stability
 from linft.predict.tangent import outputs_on, with_value

@@ -9,6 +9,7 @@ from typing import Literal
 from linft import predict
 from linft.core.base import BatchNorm, Model, Outputs, Tangent, Trajectory
 from linft.core.recipe import Recipe
+from linft.core.recipe_fields import Means
 from linft.core.task import Task
 from linft.models.linearize import linearize
 from linft.predict.explicit import Explicit
@@ -55,7 +56,7 @@ class Setting:
         """The same with another head, of which no kernel is known yet."""
         return dataclasses.replace(self, model=model, paths={}, jacobians=[], kernels=[])
 
-    def nearest(self, by: Literal["kernel", "Jacobian"] = "kernel") -> tuple[Recipe, str]:
+    def nearest(self, by: Means = "kernel") -> tuple[Recipe, str]:
         """The nearest recipe that a replay predicts, and what was dropped."""
         return predict.nearest(self.recipe, self.batch_norm, by, from_draws=self.met.draws is not None)
 
