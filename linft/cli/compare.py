@@ -98,7 +98,7 @@ SUBJECTS = {
 def findings(result: "ComparisonResult") -> list[str]:
     """What was found, in a few lines."""
     from linft.report.figures.attribution import finding
-    from linft.report.verdict import by_seeds, left_out
+    from linft.report.verdict import by_running_averages, by_seeds, left_out
 
     real = result.runs[result.reference]
     lines = [
@@ -111,8 +111,7 @@ def findings(result: "ComparisonResult") -> list[str]:
             error = "" if off is None else f", its loss curve off by {off:.1%} on average"
             told = f"; beforehand {run.certificate}" if run.certificate else ""
             lines.append(f"{text} predicted {run.train_loss[-1]:.3f} and {run.test_accuracy[-1]:.1%}{error}{told}.")
-    if told := by_seeds(result):
-        lines.append(told)
+    lines += [told for told in (by_seeds(result), by_running_averages(result)) if told]
     if term := finding(result):
         lines.append(f"{term}.")
     if (edge := result.stability) is not None:

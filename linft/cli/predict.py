@@ -15,7 +15,7 @@ from linft.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from linft.core.band import Band
-    from linft.core.base import Model, Trajectory
+    from linft.core.base import Model, RunningCurves, Trajectory
     from linft.core.task import Task
     from linft.predict.choice import PredictionKind
     from linft.predict.sharpening import Sharpening
@@ -198,9 +198,18 @@ def findings(name: str, kind: "PredictionKind", found: "Trajectory", reason: str
         *lines,
         f"Train loss goes from {found.train_loss[0]:.3f} to {found.train_loss[-1]:.3f} in {found.steps[-1]} steps, "
         f"test accuracy goes from {found.test_accuracy[0]:.1%} to {found.test_accuracy[-1]:.1%}.",
+        *([] if found.running is None else [by_running_averages(found.running)]),
         *([f"{found.note[0].upper()}{found.note[1:]}."] if found.note else []),
         *([f"By its own certificate {found.certificate}."] if found.certificate and not reason else []),
     ]
+
+
+def by_running_averages(curves: "RunningCurves") -> str:
+    """Where a network trained with batch norm in training mode ends, in a line."""
+    return (
+        f"With the running averages of batch norm's statistics test loss ends at {curves.test_loss[-1]:.3f}, "
+        f"test accuracy at {curves.test_accuracy[-1]:.1%}."
+    )
 
 
 def in_words(band: "Band") -> str:

@@ -282,6 +282,16 @@ class Curves(NamedTuple):
     test_accuracy: Float[np.ndarray, "t"]
 
 
+class RunningCurves(NamedTuple):
+    """Losses and accuracies with the running averages of batch norm's statistics, at steps of their own."""
+
+    steps: Int[np.ndarray, "t"]
+    train_loss: Float[np.ndarray, "t"]
+    test_loss: Float[np.ndarray, "t"]
+    train_accuracy: Float[np.ndarray, "t"]
+    test_accuracy: Float[np.ndarray, "t"]
+
+
 @dataclass(frozen=True)
 class Certificate:
     """How far a predicted train-loss curve is to be trusted, as the prediction itself tells."""
@@ -336,6 +346,9 @@ class Trajectory:
     """Of a prediction that tells how far it is to be trusted."""
     reestimated: Curves | None = None
     """With the training images' statistics at every recorded step, of a real run with batch norm in training mode."""
+    running: RunningCurves | None = None
+    """With the running averages of batch norm in training mode, where the curves are not: of a prediction that knows
+    its weights, at a few steps."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from linft.core.base import Certificate, Curves, Trajectory
+from linft.core.base import Certificate, Curves, RunningCurves, Trajectory
 
 CURVES = ("steps", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
@@ -19,6 +19,13 @@ class SavedCurves:
     test_loss: list[float | None]
     train_accuracy: list[float | None]
     test_accuracy: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRunningCurves(SavedCurves):
+    """`RunningCurves` likewise."""
+
+    steps: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,8 @@ class SavedTrajectory:
     certificate: Certificate | None = None
     reestimated: SavedCurves | None = None
     """With re-estimated statistics, of a real run with batch norm in training mode."""
+    running: SavedRunningCurves | None = None
+    """With the running averages of batch norm's statistics in training mode, where the curves are not with those."""
 
 
 def saved(run: Trajectory) -> SavedTrajectory:
@@ -56,13 +65,14 @@ def saved(run: Trajectory) -> SavedTrajectory:
         diverged_at=None if run.diverged_at is None else int(run.diverged_at),
         note=run.note,
         certificate=run.certificate,
-        reestimated=run.reestimated and SavedCurves(**{k: numbers(v) for k, v in run.reestimated._asdict().items()}),
+        reestimated=run.reestimated and SavedCurves(**_lists(run.reestimated)),
+        running=run.running and SavedRunningCurves(steps=run.running.steps.tolist(), **_lists(run.running)),
     )
 
 
 def restored(found: SavedTrajectory) -> Trajectory:
     """The trajectory that a file of results holds."""
-    curves = found.reestimated
+    own, running = found.reestimated, found.running
     return Trajectory(
         steps=np.array(found.steps, int),
         train_loss=np.array(found.train_loss, float),
@@ -75,8 +85,17 @@ def restored(found: SavedTrajectory) -> Trajectory:
         diverged_at=found.diverged_at,
         note=found.note,
         certificate=found.certificate,
-        reestimated=curves and Curves(**{name: np.array(v, float) for name, v in vars(curves).items()}),
+        reestimated=own and Curves(**_arrays(own)),
+        running=running and RunningCurves(steps=np.array(running.steps, int), **_arrays(running)),
     )
+
+
+def _lists(curves: Curves | RunningCurves) -> dict[str, list[float | None]]:
+    return {name: numbers(getattr(curves, name)) for name in Curves._fields}
+
+
+def _arrays(curves: SavedCurves) -> dict[str, Float[np.ndarray, "t"]]:
+    return {name: np.array(getattr(curves, name), float) for name in Curves._fields}
 
 
 def numbers(values: Float[np.ndarray, "n"]) -> list[float | None]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from linft.core.errors import LinftError
 
@@ -131,7 +132,7 @@ def subtract(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def interpolated(a: Tree, b: Tree, share: float) -> Tree:
+def interpolated(a: Tree, b: Tree, share: float | Float[Array, ""]) -> Tree:
     """a + share (b − a), leaf by leaf: exactly a where b is the same."""
     return jax.tree.map(lambda x, y: x + share * (y - x), a, b)
 

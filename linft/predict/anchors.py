@@ -55,12 +55,13 @@ class Subject:
     """As of a Task."""
 
     @property
-    def as_they_are(self) -> tuple[Array, Array]:
-        """The training images where they are no draws, and their labels."""
+    def as_they_are(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Training and test images where they are no draws, with their labels."""
+        (x_train, x_test), (y_train, y_test) = self.images, self.targets
         if self.draws is None:
-            return self.images[0], self.targets[0]
-        n = len(self.images[0]) // self.draws.count
-        return self.images[1][:n], self.targets[1][:n]
+            return (x_train, y_train), (x_test, y_test)
+        n = len(x_train) // self.draws.count
+        return (x_test[:n], y_test[:n]), (x_test[n:], y_test[n:])
 
 
 class Anchor(NamedTuple):

@@ -29,7 +29,8 @@ from linft.predict.certificate import LOOKS, Evidence, evidence, steps_to_look_a
 from linft.predict.dual import predictable
 from linft.predict.explicit_path import ExplicitAnchors
 from linft.predict.frames import Frame, What, frame, groups_of
-from linft.predict.replay import Replayed
+from linft.predict.replay import Replayed, Stop
+from linft.predict.running import running_averages, running_curves
 from linft.predict.stability import stability
 from linft.predict.tangent import outputs_on, with_value
 from linft.runtime.progress import Count
@@ -74,7 +75,8 @@ def moving(
         itself with. Beyond the last the network is linear.
       outputs: of kernels, as in `tangent`; full with `at="features"`.
       rank: leading directions of the features, beside the head's, as in `feature_tangent`.
-      batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor.
+      batch_norm: as in `tangent`; in training mode statistics are re-estimated at every anchor, and curves with their
+        running averages are `Trajectory.running`, with which the predicted network ends.
       error: of the train-loss curve, that is to be held: no further anchor is set once the certificate says so.
       record_every: measure every so many steps; about a dozen times by default.
       batch_size, progress: as in `empirical_ntk`.
@@ -118,7 +120,9 @@ class Followed(NamedTuple):
     way: "Way"
     recipe: Recipe
     network: Callable[[int], Model]
-    """At the weights predicted at a step."""
+    """At the weights predicted at a step, or at their average where the recipe has one."""
+    weights: Callable[[int], Tree]
+    """Those predicted at a step themselves."""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -201,6 +205,7 @@ class Moving:
             if self.error is not None and least <= self.error:
                 break
         assert surest is not None
+        surest = self._with_running_averages(surest)
         return surest._replace(trajectory=replace(surest.trajectory, seconds=time.perf_counter() - begin))
 
     def stages(self, recipe: Recipe) -> Iterator[Followed]:
@@ -238,7 +243,7 @@ class Moving:
         replays = [self._replay(way, settings, recipe, built) for built in way.built]
         runs = [predicted(1).trajectory for predicted in replays]
         stopped = replays[-1](self.record_every, *steps_to_look_at(runs[-1]))
-        found = self._followed(way, recipe, replays[-1], stopped, runs)
+        found = self._with_running_averages(self._followed(way, recipe, replays[-1], stopped, runs))
         shared, seconds = replace(found.certificate, shared=True), time.perf_counter() - begin
         own = None if found.trajectory.certificate is None else shared
         trajectory = replace(found.trajectory, certificate=own, seconds=seconds)
@@ -270,11 +275,13 @@ class Moving:
     ) -> Followed:
         """The last of the runs, with what tells how far it is to be trusted, and the network where it ends."""
         looks, model, subject = {}, self.model, way.frame.what.subject
-        images, labels = subject.as_they_are
+        (images, labels), _ = subject.as_they_are
+
+        def stop(step: int) -> Stop:
+            return (stopped if step in stopped.stops else predicted(None, step)).stops[step]
 
         def network(step: int) -> Model:
-            known = stopped if step in stopped.stops else predicted(None, step)
-            return self._at(way, known.stops[step].measured)
+            return self._at(way, stop(step).measured)
 
         for step in steps_to_look_at(runs[-1]):  # the last of them its end
             model = network(step)
@@ -284,7 +291,21 @@ class Moving:
         certificate = told.certificate(WITHIN if self.error is None else self.error)
         own = certificate if subject.draws is None else None
         trajectory = replace(stopped.trajectory, certificate=own, model=model)
-        return Followed(trajectory, certificate, told, way, recipe, network)
+        return Followed(
+            trajectory, certificate, told, way, recipe, network, lambda step: self._at(way, stop(step).at).params
+        )
+
+    def _with_running_averages(self, found: Followed) -> Followed:
+        """With curves, and the network where it ends, by the running averages of batch norm in training mode."""
+        if self.batch_norm == "frozen" or not self.model.has_statistics:
+            return found
+        subject, start, looks = found.way.frame.what.subject, found.way.start, found.evidence.looks
+        weights = {0: self.model.params, **{step: found.weights(step) for step in looks}}
+        averages = running_averages(self.model, found.recipe, weights, subject.images[0], start.rows(found.recipe))
+        networks = {0: self.model, **{step: found.network(step).replace(batch_stats=averages[step]) for step in looks}}
+        curves = running_curves(found.recipe, networks, *subject.as_they_are)
+        *_, last = networks.values()
+        return found._replace(trajectory=replace(found.trajectory, running=curves, model=last))
 
     def _at(self, way: Way, at: Tree) -> Model:
         """The network at coordinates."""

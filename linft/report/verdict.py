@@ -24,6 +24,7 @@ def verdict(result: Result) -> list[str]:
         _headline(result),
         _told(result),
         by_seeds(result),
+        by_running_averages(result),
         _divergence(result),
         _pace(result),
         _closest(result),
@@ -89,6 +90,19 @@ def by_seeds(result: Result) -> str | None:
     return (
         f"Over {count} seeds the mean prediction lies between the real runs at "
         f"{percent(held.inside, 0)} of the steps{off}."
+    )
+
+
+def by_running_averages(result: Result) -> str | None:
+    """Where runs in training mode end as the trained network is used, by the averages that lag behind its weights."""
+    runs = {name: run.running for name, run in reading.curves(result).items() if run.running is not None}
+    if result.reference not in runs:
+        return None
+    ends = {name: f"{percent(run.test_accuracy[-1])} (loss {fixed(run.test_loss[-1])})" for name, run in runs.items()}
+    predicted = [f"{end} by “{label(name)}”" for name, end in ends.items() if name != result.reference]
+    return (
+        f"With the running averages of batch norm’s statistics test accuracy ended at {ends[result.reference]}; "
+        f"predicted {'were ' + ' and '.join(predicted) if predicted else 'by a kernel that moves alone'}."
     )
 
 

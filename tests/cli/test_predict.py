@@ -43,6 +43,15 @@ def test_auto_says_what_it_took_and_why(call, tmp_path, capsys):
     assert "Train loss goes from" in text
 
 
+def test_running_averages_of_batch_norm_are_told(call, capsys):
+    found = call("--how", "moving", "--batch-norm", "train")["runs"]["moving"]["running"]
+    assert found["steps"] == [0, 1, 2] and len(found["test_accuracy"]) == 3
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert (
+        f"With the running averages of batch norm's statistics test loss ends at {found['test_loss'][-1]:.3f}" in told
+    )
+
+
 def test_the_edge_along_the_path_is_told(call, capsys):
     result = call("--how", "dual", "--edge", "--learning-rate", "100")
     assert result["edge_on_path"]["step"] == 0 and result["edge_on_path"]["overshoot"] > 4

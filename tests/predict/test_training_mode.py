@@ -1,11 +1,13 @@
 """Predictions of training-mode recipes: the training of the network linearized through its batch's statistics."""
 
+import json
 from functools import partial
 
 import drawn
 import jax
 import jax.numpy as jnp
 import judges
+import msgspec
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -15,7 +17,7 @@ from safetensors.numpy import save_file
 
 import linft
 from linft import predict
-from linft.core import losses, trees
+from linft.core import losses, trajectory_json, trees
 from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.models import training_mode
@@ -148,6 +150,61 @@ def test_a_real_run_tells_its_curves_with_its_own_statistics(case):
     assert run.reestimated.train_loss[-1] == pytest.approx(float(expected), rel=1e-6)
     assert run.reestimated.train_loss[-1] != run.train_loss[-1]
     assert linft.finetune(model, task)(RECIPE.replace(batch_norm="frozen", steps=1)).reestimated is None
+
+
+def far(model: Model) -> Model:
+    """With pretrained statistics that are not the task's."""
+    return model.replace(batch_stats=jax.tree.map(lambda leaf: 2 * leaf, model.batch_stats))
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"bn_batch_size": 2}], ids=["plain", "averaged", "in parts"])
+def test_where_weights_stand_the_running_averages_are_the_real_ones(case, changes):
+    model, task = far(case[0]), case[1]
+    still = RECIPE.replace(learning_rate=1e-30, steps=9, **changes)
+    real = linft.finetune(model, task)(still)
+    predicted = predict.moving(model, task, anchors=1, batch_norm="train")(still)
+    assert real.model is not None and predicted.model is not None and predicted.running is not None
+    places = np.searchsorted(real.steps, predicted.running.steps)
+    assert predicted.running.steps.tolist() == [0, 2, 3, 4, 6, 8, 9]
+    for name in CURVES:
+        np.testing.assert_allclose(getattr(predicted.running, name), getattr(real, name)[places], rtol=1e-6)
+    for own, theirs in zip(*map(jax.tree.leaves, (predicted.model.batch_stats, real.model.batch_stats)), strict=True):
+        np.testing.assert_allclose(own, theirs, rtol=1e-6)
+    assert abs(real.test_loss[-1] / real.reestimated.test_loss[-1] - 1) > 1e-2, "the averages lag behind"
+
+
+@pytest.mark.parametrize("at", ["network", "features"])
+def test_running_averages_tend_to_the_real_ones_with_the_rate(case, at):
+    """The weights of one anchor are off by a second order in the rate, and so is all that follows from them."""
+    model, task = case
+
+    def error(rate: float) -> float:
+        recipe = RECIPE.replace(learning_rate=rate, batch_size=None)
+        real = linft.finetune(model, task)(recipe)
+        running = predict.moving(model, task, at=at, rank=4, anchors=1, batch_norm="train")(recipe).running
+        assert running is not None
+        return abs(running.test_loss[-1] - real.test_loss[-1])
+
+    assert error(2e-3) / error(1e-3) == pytest.approx(4, rel=0.2)
+
+
+def test_running_averages_lag_as_the_real_ones_do(case):
+    model, task = far(case[0]), case[1]
+    real = linft.finetune(model, task)(RECIPE)
+    predicted = predict.moving(model, task, anchors=1, batch_norm="train")(RECIPE)
+    assert predicted.running is not None
+    for name in ("train_loss", "test_loss"):
+        own, theirs = getattr(predicted.running, name)[-1], getattr(real, name)[-1]
+        assert abs(own - theirs) < 0.2 * abs(getattr(predicted, name)[-1] - theirs), name
+    saved = json.loads(msgspec.json.encode(trajectory_json.saved(predicted)))
+    again = trajectory_json.restored(msgspec.convert(saved, trajectory_json.SavedTrajectory)).running
+    assert again is not None
+    for own, theirs in zip(again, predicted.running, strict=True):
+        np.testing.assert_array_equal(own, theirs)
+
+
+def test_frozen_batch_norm_has_no_running_averages(case):
+    assert predict.moving(*case, anchors=1)(RECIPE.replace(batch_norm="frozen")).running is None
 
 
 def test_prediction_begins_where_the_run_does(case):

@@ -8,8 +8,8 @@ import pytest
 from pages import Reader
 
 from linft.core.band import BandAgreement, band
-from linft.core.base import Certificate
-from linft.core.trajectory_json import SavedTrajectory, restored
+from linft.core.base import Certificate, Curves
+from linft.core.trajectory_json import SavedRunningCurves, SavedTrajectory, restored
 from linft.report.figures import FIGURES
 from linft.report.page import every_run, render
 from linft.report.runs import CURVES
@@ -86,6 +86,17 @@ def test_a_prediction_that_says_how_far_it_holds_is_the_one_that_is_told_of(undr
     assert "A dotted line ends what a prediction says of itself that it holds to within 10.0%." in text
     broken = replace(moving, certificate=Certificate(None, 0.1, 2, 1.25))
     assert verdict(replace(known, runs=runs | {"moving": broken}))[0].startswith("The tangent kernel ")
+
+
+def test_what_running_averages_come_to_is_told(undrawn: None, result: ComparisonResult):
+    real, dual = result.runs["finetuned"], result.runs["dual"]
+    ends = [SavedRunningCurves(steps=[6], **{name: [end] for name in Curves._fields}) for end in (0.25, 0.5)]
+    runs = {"finetuned": replace(real, running=ends[0]), "dual": dual}
+    told = "With the running averages of batch norm’s statistics test accuracy ended at 25.0% (loss 0.250); predicted"
+    assert f"{told} by a kernel that moves alone." in verdict(replace(result, runs=runs))
+    runs["moving"] = replace(dual, running=ends[1])
+    assert f"{told} were 50.0% (loss 0.500) by “Predicted, the kernel moving”." in verdict(replace(result, runs=runs))
+    assert not any("running averages" in line for line in verdict(result))
 
 
 def test_what_orders_of_the_images_span_is_drawn_and_told(result: ComparisonResult):

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from linft import predict
 from linft.core import trees
 from linft.core.band import band, by_seed, held_against, with_seed
-from linft.core.base import Model, Outputs, Tangent, Trajectory, recorded_steps
+from linft.core.base import Curves, Model, Outputs, RunningCurves, Tangent, Trajectory, recorded_steps
 from linft.core.draws import still
 from linft.core.errors import LinftError
 from linft.core.recipe import Recipe
@@ -276,7 +276,9 @@ def _with_own_statistics(run: Trajectory) -> Trajectory:
     """A run in training mode by the curves that are predicted, those with re-estimated statistics."""
     if run.reestimated is None:
         return run
-    return dataclasses.replace(run, **run.reestimated._asdict(), note="statistics re-estimated at every recorded step")
+    note = "statistics re-estimated at every recorded step"
+    running = RunningCurves(run.steps, *(getattr(run, name) for name in Curves._fields))
+    return dataclasses.replace(run, **run.reestimated._asdict(), reestimated=None, running=running, note=note)
 
 
 def _reference(recipe: Recipe, trajectories: Iterable[str]) -> str:

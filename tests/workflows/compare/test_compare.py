@@ -292,7 +292,8 @@ def test_a_recipe_in_training_mode_is_predicted_in_it(setting):
     np.testing.assert_allclose(found.runs["spectral"].train_loss, found.runs["dual"].train_loss, rtol=1e-4)
     real, predicted = (found.result.runs[name] for name in ("finetuned_train_bn", "dual"))
     assert predicted.train_loss[0] == pytest.approx(real.train_loss[0], rel=1e-4)
-    assert "statistics re-estimated" in real.note
+    assert "statistics re-estimated" in real.note and real.reestimated is None
+    assert real.running.steps == real.steps and real.running.test_loss[-1] != real.test_loss[-1]
     first = found.result.attribution.links[0]
     assert (first.start, first.end) == ("finetuned_train_bn", "dual")
     assert first.cause == "features to first order, network to first order"
