@@ -46,13 +46,13 @@ SWEEPS = ("sweep_truth", "breaks", "sources", "regularisers", "layers", "effecti
 ROWS = {
     "predicted_vs_actual": 8,
     "prediction_kinds": 2,
-    "certificates": 2,
+    "certificates": 4,
     "training_mode": 2,
     "augmented": 4,
     "adamw": 1,
     "advice": 1,
 }
-"""How many there are of one task: heads × losses × batch norms; heads, twice; one."""
+"""How many there are of one task: heads × losses × batch norms; heads; heads, twice; one."""
 FIRST = {"effective_rate": ("sweep_truth", "sources")}
 """Experiments whose rows another one reads."""
 SLOW = ("selection", "prediction_kinds", "sweep_truth", "breaks", "training_mode", "augmented", "adamw", "advice")
