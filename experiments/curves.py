@@ -36,7 +36,7 @@ def figure(salt: str, lines: Sequence[Line], panels: Sequence[Panel]) -> Figure:
       salt: of the identifiers in the file, which are the same at every call then.
     """
     matplotlib.rcParams["svg.hashsalt"] = salt
-    drawing = Figure(figsize=(9, 4.6), layout="constrained")
+    drawing = Figure(figsize=(9, 2.3 * -(-len(panels) // 3)), layout="constrained")
     every = drawing.subplots(-(-len(panels) // 3), min(3, len(panels)), squeeze=False)
     for panel, axes in zip(panels, every.flat, strict=False):
         for line, curve in zip(lines, panel.curves, strict=True):

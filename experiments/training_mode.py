@@ -8,7 +8,7 @@ exact, few directions), with frozen batch norm, as a Recipe without training mod
 and in training mode that of the kernel that moves (the network's under a probe head, the features' under a fresh one).
 Real and predicted losses are those of the training images with their own statistics (`Trajectory.reestimated`).
 Two tasks are reported apart, fashion and imagenet_coarse: nothing was chosen on them. Rows are written as they
-finish. Writes rows.jsonl and table.md into results/training_mode/SCALE.
+finish. Writes rows.jsonl, table.md and figure.svg into results/training_mode/SCALE.
 
 Expected (results/training_mode/laptop/table.md): on the two tasks apart, with a probe head, the real loss falling by
 75 %, the kernel in training mode errs 5.8 % in the median and 10.2 % at most, that of frozen batch norm 21 and 22 %;
@@ -27,16 +27,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import curves
 import jax
 import numpy as np
 import tyro
+from curves import Line, Panel
+from matplotlib.figure import Figure
 from missing_rows import missing_rows
 from options import Options, Scale
 from tables import markdown, share, spread
 
 import linft
 from linft import predict
-from linft.core.base import Curves, Model, Trajectory
+from linft.core.base import Curves, Model, Trajectory, recorded_steps
 from linft.runtime import json_lines
 from linft.workflows.compare.agreement import loss_curve_error
 
@@ -82,6 +85,10 @@ CONFIGS: dict[Scale, Config] = {
 }
 
 
+DOCUMENTED = (Path(__file__).parents[1] / "docs" / "predicted_in_training_mode.svg",)
+"""Where the figure is shown."""
+
+
 def main(options: Options) -> None:
     """Run what is missing, and draw the table."""
     directory, config = options.directory("training_mode"), CONFIGS[options.scale]
@@ -90,6 +97,8 @@ def main(options: Options) -> None:
     if "report" in options.do:
         rows = json_lines.read(directory / "rows.jsonl")
         (directory / "table.md").write_text(table(rows, config))
+        for file in (directory / "figure.svg", *(DOCUMENTED if options.scale == "laptop" else ())):
+            figure(rows, config).savefig(file, metadata={"Date": None})
         print(f"{len(rows)} rows; wrote {directory}/table.md", flush=True)
 
 
@@ -176,6 +185,29 @@ def table(rows: list[dict[str, Any]], config: Config) -> str:
             which = "apart" if apart else "others"
             lines.append((head, which, len(own), fall, kind, spread(errors, "{:.1%}"), spread(points, "{:.1f}")))
     return markdown(title, ("head", "tasks", "runs", "real loss fell by", "kernel", "curve", "accuracy"), lines)
+
+
+LINES = {
+    "network, frozen": Line("linear, batch norm frozen", {"color": "#9a9a9a", "linestyle": ":"}),
+    "network": Line("linear, training mode", curves.FIRST),
+    "moving": Line("kernel moving, training mode", curves.LAST),
+}
+"""Of the figure, by kind."""
+
+
+def figure(rows: list[dict[str, Any]], config: Config) -> Figure:
+    """The train loss of every task from a probe head at the larger rate: real, frozen, linear and moving."""
+    head, (rate, *_) = config.rates[-1]
+    panels = []
+    for name in config.tasks:
+        own = [row for row in rows if (row["task"], row["head"], row["rate"]) == (name, HEADS[head], rate)]
+        kinds = {kind: found for row in own for kind, found in row["kinds"].items()}
+        if LINES.keys() <= kinds.keys():
+            drawn = [own[0]["train_loss"], *(kinds[kind]["train_loss"] for kind in LINES)]
+            errors = (_known(kinds["network, frozen"]["error"]), _known(kinds["moving"]["error"]))
+            steps = recorded_steps(config.steps, None)
+            panels.append(Panel(name, steps.tolist(), drawn, errors))
+    return curves.figure("training_mode", (curves.REAL, *LINES.values()), panels)
 
 
 def _known(error: float | None) -> float:

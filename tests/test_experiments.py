@@ -32,7 +32,7 @@ FILES = {  # experiment -> what its results are
     "certificates": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "selection": {"tables.md", "truth.jsonl", "scores.jsonl"},
     "augmentation": {"augmentation.jpg"},
-    "training_mode": {"table.md", "rows.jsonl", "config.json"},
+    "training_mode": {"table.md", "figure.svg", "rows.jsonl", "config.json"},
     "augmented": {"table.md", "rows.jsonl", "config.json"},
     "adamw": {"table.md", "rows.jsonl", "config.json"},
 }

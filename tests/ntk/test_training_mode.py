@@ -76,3 +76,14 @@ def test_few_directions_are_near(case):
         for rank in (ALL, 11)
     )
     assert 0 < np.linalg.norm(near - exact) < 0.05 * np.linalg.norm(exact)
+
+
+def test_directions_but_the_leading_ones_take_parts_of_the_images(digits):
+    model, task = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2), digits.subset(64, 10, seed=0)
+    x = model.preprocess(task.x_train)[:8]
+    exact, near, none = (
+        np.asarray(linft.empirical_ntk(in_training_mode(model, task.x_train, rank=48, leading=leading), x).total())
+        for leading in (48, 16, 0)
+    )
+    errors = [np.linalg.norm(other - exact) / np.linalg.norm(exact) for other in (near, none)]
+    assert 0 < errors[0] < 0.5 * errors[1]
