@@ -46,9 +46,10 @@ AT_ONCE = 16
 """Directions in one backward pass."""
 LEADING = 64
 """Directions that are differentiated on all images: what all outputs have in common is to cancel exactly."""
-PART = 16
-"""Images on which the others are, at least; other ones in every pass, since what their choice does averages out then.
-Predicted curves change by less than 1 % by it (benchmarks/training_mode.py)."""
+TURNS, PART = 4, 16
+"""The others are differentiated on a quarter of the images, 16 at least, in every pass on another one. Predicted curves
+change by less than 1 % by it, where one quarter for all directions would change them by several
+(benchmarks/training_mode.py)."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ def _chosen(model: Model, images: Images) -> np.ndarray:
 
 
 def _turn(x: Float[Array, "n h w ch"], turn: int) -> Float[Array, "m h w ch"]:
-    """Every so many images, each turn beginning with another one; of one number."""
-    every = max(1, len(x) // PART)
+    """A part of the images, another one every turn, and always as many."""
+    every = max(1, min(TURNS, len(x) // PART))
     return x[turn % every :: every][: len(x) // every]
 
 
