@@ -17,7 +17,7 @@ errs 18.6 % in the median and 26.6 % at most, that which is surest of itself 2.5
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -90,14 +90,15 @@ def measure(config: Config, options: Options, done: set[str]) -> Iterator[dict[s
             batch_size=config.batch_size, steps=config.steps,
         )  # fmt: skip
         real, real_seconds = clock(linft.finetune(model, task, record_every=1), recipe)
-        run = predict.moving(model, task, at=HEADS[head][1], anchors=config.anchors, record_every=1)
+        run = predict.moving(model, task, at=HEADS[head][1], anchors=config.anchors)
         stages = []
         for followed, seconds in clock.each(run.stages(recipe)):
-            found = followed.trajectory
+            found, losses = followed.trajectory, followed.evidence.predicted
+            every_step = replace(found, steps=np.arange(len(losses)), train_loss=losses)
             stages.append(
                 {
                     "anchors": followed.steps,
-                    "error": loss_curve_error(found, real),
+                    "error": loss_curve_error(every_step, real),
                     "told": found.certificate and found.certificate.error,
                     "accuracy": float(found.test_accuracy[-1] - real.test_accuracy[-1]),
                     "seconds": seconds,

@@ -4,7 +4,8 @@ With the Jacobians J_k [n c p] at the anchors a_k at hand, outputs between two o
 
     f(w) = h(s) + [(1 − s) J_k + s J_{k+1}] (w − a_k − s D),   s = ⟨w − a_k, D⟩ / ‖D‖²
 
-and w is moved by the recipe's own chain, as Adam's, whose steps leave the span of all Jacobians.
+on the segment that is nearest to w, and w is moved by the recipe's own chain, as Adam's, whose steps leave the span of
+all Jacobians. Adam's way turns: it may never pass the end of a segment (s < 1) and follow the next one all the same.
 """
 
 from dataclasses import dataclass, replace
@@ -47,12 +48,13 @@ def about_weights(names: ByName, path: ExplicitPath) -> Span:
         return inner if path.directions is None else lifted(inner, path.directions)
     anchors = joined(names, {name: jnp.stack([j.weights[name] for j in path.jacobians]) for name, _ in names})
     segments = jnp.diff(anchors, axis=0)
-    squares = jnp.sum(segments**2, axis=1)
+    between = segments @ segments.T
+    squares = jnp.diagonal(between)
 
     def outputs(at: ByPath, rows: list[Array], known: PathOutputs) -> Float[Array, "b o"]:
         w = joined(names, at)
         s = jnp.sum((w[None] - anchors[:-1]) * segments, axis=1) / jnp.maximum(squares, jnp.finfo(w.dtype).tiny)
-        segment = jnp.minimum(jnp.cumprod(s >= 1).sum(), count - 2)
+        segment = _nearest(*jax.lax.stop_gradient((s, segments @ (w - anchors[0]), between)))
         s = jnp.where((s >= 0) & (s < 1), s, jax.lax.stop_gradient(jnp.clip(s, 0, 1)))[segment]
         share = jnp.zeros(count, w.dtype).at[segment].set(1 - s).at[segment + 1].set(s)
         offset = w - anchors[segment] - s * segments[segment]
@@ -74,6 +76,19 @@ def about_weights(names: ByName, path: ExplicitPath) -> Span:
         on_test=lambda at: outputs(at, [j.test for j in path.jacobians], path.test),
         of_batch=of_batch,
     )
+
+
+def _nearest(s: Float[Array, "p"], moved: Float[Array, "p"], between: Float[Array, "p p"]) -> Int[Array, ""]:
+    """The segment nearest to w, of equally near ones the last: by ‖w − q‖² − ‖w − a_0‖² of each segment's nearest q.
+
+    Args:
+      s: where on each segment w is.
+      moved: ⟨w − a_0, D_k⟩.
+      between: ⟨D_k, D_l⟩.
+    """
+    shares = jnp.tril(jnp.ones_like(between), -1) + jnp.diag(jnp.clip(s, 0, 1))  # of every D in q − a_0
+    far = jnp.einsum("ki,ij,kj->k", shares, between, shares) - 2 * shares @ moved
+    return len(far) - 1 - jnp.argmin(far[::-1])
 
 
 class ExplicitAnchor(NamedTuple):

@@ -70,7 +70,8 @@ def moving(
     Args:
       at: network, or features, with the head exact and the features' path known along few directions; better where
         the head is fresh.
-      by: kernel or Jacobian; by default the Jacobian where no kernel follows the recipe. Both are the same prediction.
+      by: kernel or Jacobian; by default the Jacobian where no kernel follows the recipe. Both are the same prediction
+        as long as the weights pass one anchor after another.
       anchors: K, Jacobians on the path at most, that at w0 included; as many are taken as the prediction is surest of
         itself with. Beyond the last the network is linear.
       outputs: of kernels, as in `tangent`; full with `at="features"`.

@@ -148,8 +148,11 @@ ALL_AT_ONCE = CE.replace(**RATES, **DECAY, decay_vectors=False, convention="deco
 )
 @pytest.mark.parametrize("at", ["network", "features"])
 def test_with_three_anchors_it_is_the_training_of_what_is_near_the_path(model, task, explicit, at, recipe):
-    whole = partial(judges.along, judges.as_it_is(model, task))
-    near = judges.moving({"network": whole, "features": judges.under_head(model, task)}[at], explicit, recipe, 3)
+    choose = judges.nearest if recipe.optimizer == "adam" else judges.in_turn
+    whole = partial(judges.along, judges.as_it_is(model, task), choose=choose)
+    near = judges.moving(
+        {"network": whole, "features": judges.under_head(model, task, choose)}[at], explicit, recipe, 3
+    )
     found = with_all_anchors(predict.moving(model, task, at=at, rank=5, anchors=3, record_every=10))(recipe)
     assert_same(values(found), judges.sgd(near, explicit, recipe, found.steps))
 

@@ -114,31 +114,52 @@ def moving(near: Near, of: Explicit, recipe: Recipe, anchors: int) -> Network:
     return near(path)
 
 
-def along(network: Network, path: list[np.ndarray]) -> Network:
+Choice = Callable[[np.ndarray, list[np.ndarray]], int]
+"""The segment of a path that weights are taken to be on."""
+
+
+def where(w: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """s on a segment."""
+    return (w - a) @ (b - a) / ((b - a) @ (b - a))
+
+
+def in_turn(w: np.ndarray, path: list[np.ndarray]) -> int:
+    """The first that is not passed, or the last."""
+    ahead = [s for s, ends in enumerate(itertools.pairwise(path)) if where(w, *ends) < 1]
+    return min(ahead, default=len(path) - 2)
+
+
+def nearest(w: np.ndarray, path: list[np.ndarray]) -> int:
+    """That of the nearest point."""
+    points = [a + np.clip(where(w, a, b), 0, 1) * (b - a) for a, b in itertools.pairwise(path)]
+    far = [np.linalg.norm(w - point) for point in points]
+    return max(i for i, distance in enumerate(far) if distance <= min(far) * (1 + 1e-12))
+
+
+def along(network: Network, path: list[np.ndarray], choose: Choice = in_turn) -> Network:
     """Cubic along every segment, linear about it and beyond the last."""
     known = [(a, network.logits(a), network.jacobian(a)) for a in path]
 
     def near(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        for (a, f, j), (b, g, k) in itertools.pairwise(known):
-            d = b - a
-            s = (w - a) @ d / (d @ d)
-            if s >= 1:
-                continue
-            still, s = s < 0, max(s, 0)
-            off = w - a - s * d
-            value = (1 + 2 * s) * (1 - s) ** 2 * f + s * (1 - s) ** 2 * (j @ d)
-            value += s**2 * (3 - 2 * s) * g - s**2 * (1 - s) * (k @ d)
-            slope = 6 * s * (1 - s) * (g - f) + (1 - 4 * s + 3 * s**2) * (j @ d) + (3 * s**2 - 2 * s) * (k @ d)
-            of_s = slope + (k - j) @ off - ((1 - s) * j + s * k) @ d
-            here = (1 - s) * j + s * k
-            return value + here @ off, here if still else here + of_s[..., None] * d / (d @ d)
-        a, f, j = known[-1]
-        return f + j @ (w - a), j
+        if len(path) == 1:
+            a, f, j = known[0]
+            return f + j @ (w - a), j
+        place = choose(w, path)
+        (a, f, j), (b, g, k) = known[place : place + 2]
+        d, s = b - a, where(w, a, b)
+        moves, s = 0 <= s < 1, np.clip(s, 0, 1)
+        off = w - a - s * d
+        value = (1 + 2 * s) * (1 - s) ** 2 * f + s * (1 - s) ** 2 * (j @ d)
+        value += s**2 * (3 - 2 * s) * g - s**2 * (1 - s) * (k @ d)
+        slope = 6 * s * (1 - s) * (g - f) + (1 - 4 * s + 3 * s**2) * (j @ d) + (3 * s**2 - 2 * s) * (k @ d)
+        of_s = slope + (k - j) @ off - ((1 - s) * j + s * k) @ d
+        here = (1 - s) * j + s * k
+        return value + here @ off, here + of_s[..., None] * d / (d @ d) if moves else here
 
     return Network(lambda w: near(w)[0], lambda w: near(w)[1])
 
 
-def under_head(model: linft.Model, task: linft.Task) -> Near:
+def under_head(model: linft.Model, task: linft.Task, choose: Choice = in_turn) -> Near:
     """The features near a path of what is below the head, the head exact."""
     x, (w0, unravel) = images(model, task), ravel_pytree(model.params)
     features = _compiled(lambda w: model.features(unravel(w), x))
@@ -157,7 +178,7 @@ def under_head(model: linft.Model, task: linft.Task) -> Near:
         def below(w: np.ndarray) -> np.ndarray:
             return np.where(is_head, w0, w)
 
-        moved = along(features, [below(w) for w in path])
+        moved = along(features, [below(w) for w in path], choose)
 
         def jacobian(w: np.ndarray) -> np.ndarray:
             kernel = np.asarray(trees.get(unravel(w), model.head)["kernel"])
