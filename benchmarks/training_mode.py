@@ -20,7 +20,7 @@ import linft
 from linft import predict
 from linft.models.training_mode import RANK, in_training_mode
 
-LEADING = (RANK, 64, 0)
+LEADING = (RANK, 64)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
         ]
         first = None
         for leading in LEADING:
-            in_training_mode(model, task.x_train, rank=16 if leading else 32, leading=min(leading, 16))  # compiles
+            in_training_mode(model, task.x_train, rank=32, leading=16 if leading < RANK else 32)  # compiles
             begin = process_time()
             view = in_training_mode(model, task.x_train, leading=leading)
             seconds = process_time() - begin

@@ -44,6 +44,8 @@ def figure(salt: str, lines: Sequence[Line], panels: Sequence[Panel]) -> Figure:
         axes.set_title(f"{panel.task}: {share(panel.errors[0])} → {share(panel.errors[1])}", fontsize="medium")
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0)
+    for axes in every.flat[len(panels) :]:
+        axes.set_axis_off()
     for axes in every[-1]:
         axes.set_xlabel("updates")
     for axes in every[:, 0]:

@@ -47,9 +47,8 @@ AT_ONCE = 16
 LEADING = 64
 """Directions that are differentiated on all images: what all outputs have in common is to cancel exactly."""
 TURNS, PART = 4, 16
-"""The others are differentiated on a quarter of the images, 16 at least, in every pass on another one. Predicted curves
-change by less than 1 % by it, where one quarter for all directions would change them by several
-(benchmarks/training_mode.py)."""
+"""The others are differentiated on a quarter of the images, 16 at least, in every pass on another one: what the
+choice of images does averages out so. Predicted curves change by less than 1 % by it (benchmarks/training_mode.py)."""
 
 
 @dataclass(frozen=True)
