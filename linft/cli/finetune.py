@@ -186,12 +186,13 @@ class Finetune:
 
         scratch, side, drop = self.network.scratch, self.network.input_size, self.network.drop_path_rate
         model = (
-            self.model.load()
+            linft.load_model(self.model.model)
             if scratch is None
             else linft.models.create(scratch, task.num_classes, jax.random.key(self.training.seed))
         )
         if drop is not None:
             model = linft.models.with_options(model, drop_path_rate=drop)
+        model = self.model.adapted(model)
         if side is None:
             return model
         channels = model.preprocessing.input_size[2]

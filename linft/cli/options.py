@@ -74,12 +74,17 @@ class ModelOptions:
     """Layer groups with adapters."""
 
     def load(self) -> "Model":
-        """The network as it was pretrained, with its adapters, the same for every seed."""
+        """The network as it was pretrained, with its adapters."""
+        import linft
+
+        return self.adapted(linft.load_model(self.model))
+
+    def adapted(self, model: "Model") -> "Model":
+        """A network with the adapters that are asked for, the same for every seed."""
         import jax
 
         import linft
 
-        model = linft.load_model(self.model)
         if self.lora_rank is None:
             return model
         return linft.lora(model, self.lora_rank, self.lora_alpha, self.lora_layers, key=jax.random.key(0))

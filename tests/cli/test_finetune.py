@@ -68,6 +68,15 @@ def test_paths_are_dropped(call, model_file, tmp_path):
     assert model.architecture["options"]["drop_path_rate"] == 0.5
 
 
+def test_paths_are_dropped_beside_adapters(call, model_file, tmp_path):
+    both = ("--lora-rank", "1", "--lora-layers", "stage1", "--drop-path-rate", "0.5", "--batch-norm", "train")
+    call("--task", "digits", "--model", model_file, *SMALL, *both, "--output", tmp_path / "run")
+    model = linft.load_model(tmp_path / "run" / "model.safetensors")
+    assert model.architecture["options"]["drop_path_rate"] == 0.5
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(result["trajectory"]["distance"]) == {"stage1", "head"}
+
+
 def test_the_final_metrics_are_those_of_the_weights_written(once, result):
     model = linft.load_model(once / "model.safetensors")
     task = linft.load_task("digits").subset(40, 20)

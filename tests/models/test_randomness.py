@@ -37,3 +37,10 @@ def test_a_network_without_training_mode_draws_nothing():
     module = Dropped(0.5)
     model = linft.from_flax(module, drawn.variables(module, (4, 4, 1)), "head", (4, 4, 1))
     assert not draws(linft.linearize(model))
+
+
+def test_a_network_of_dropped_paths_draws_under_adapters_too():
+    """Whose drop path is set before they are added."""
+    model = linft.models.create("cifar_resnet8", 10, jax.random.key(0), width=2)
+    dropping = linft.models.with_options(model, drop_path_rate=0.5)
+    assert draws(linft.lora(dropping, 1, key=jax.random.key(1))) and not draws(model)
