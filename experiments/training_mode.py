@@ -39,7 +39,7 @@ from tables import markdown, share, spread
 
 import linft
 from linft import predict
-from linft.core.base import Curves, Model, Trajectory, recorded_steps
+from linft.core.base import Curves, Model, RunningCurves, Trajectory, recorded_steps
 from linft.runtime import json_lines
 from linft.workflows.compare.agreement import loss_curve_error
 
@@ -51,6 +51,7 @@ KINDS = {
 }
 MOVING: dict[str, Literal["network", "features"]] = {"probe": "network", "normal": "features"}
 """What moves under each head."""
+HEADINGS = ("head", "tasks", "runs", "real loss fell by", "kernel", "curve", "accuracy", "accuracy, running averages")
 HEADS: dict[Literal["normal", "probe"], str] = {"normal": "fresh", "probe": "probe"}
 
 
@@ -163,14 +164,21 @@ def _compared(predicted: Trajectory, real: Trajectory, own: Curves) -> dict[str,
         "accuracy": float(predicted.test_accuracy[-1] - own.test_accuracy[-1]),
         "train_loss": predicted.train_loss.tolist(),
         **({} if certificate is None else {"told": certificate.error, "seconds": predicted.seconds}),
+        **({} if predicted.running is None else {"running": _at_the_end(predicted.running, real)}),
     }
+
+
+def _at_the_end(predicted: RunningCurves, real: Trajectory) -> dict[str, float]:
+    """With the running averages, as the trained network is used: predicted minus real."""
+    return {name: float(getattr(predicted, name)[-1] - getattr(real, name)[-1]) for name in RunningCurves._fields[1:]}
 
 
 def table(rows: list[dict[str, Any]], config: Config) -> str:
     """Median and largest error by head and kind, of the tasks apart and of the others."""
     title = (
         "Error of the train-loss curve, mean |difference| / mean real loss, and |difference| of the final test "
-        "accuracy in points; median (largest) over tasks and rates. Batch norm of the real runs is in training mode."
+        "accuracy in points, with the training images' statistics and, in rows of a moving kernel that tell it, with "
+        "the running averages; median (largest) over tasks and rates. Batch norm of the real runs is in training mode."
     )
     lines = []
     for head, apart in itertools.product(HEADS.values(), (False, True)):
@@ -182,9 +190,12 @@ def table(rows: list[dict[str, Any]], config: Config) -> str:
             fall = share(float(np.median([row["fall"] for row in own])))
             errors = [_known(row["kinds"][kind]["error"]) for row in own]
             points = [100 * abs(row["kinds"][kind]["accuracy"]) for row in own]
+            with_running = [of["running"]["test_accuracy"] for row in own if "running" in (of := row["kinds"][kind])]
+            lags = [100 * abs(difference) for difference in with_running]
             which = "apart" if apart else "others"
-            lines.append((head, which, len(own), fall, kind, spread(errors, "{:.1%}"), spread(points, "{:.1f}")))
-    return markdown(title, ("head", "tasks", "runs", "real loss fell by", "kernel", "curve", "accuracy"), lines)
+            spreads = spread(errors, "{:.1%}"), spread(points, "{:.1f}"), spread(lags, "{:.1f}")
+            lines.append((head, which, len(own), fall, kind, *spreads))
+    return markdown(title, HEADINGS, lines)
 
 
 LINES = {
