@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from linft.cli.draws import check_draws
 from linft.cli.options import ImageOptions, ModelOptions, OutputOptions, TaskOptions, with_length
-from linft.core.draws import still
 from linft.core.errors import LinftError, Unavailable
 from linft.core.recipe import Recipe
 
@@ -81,7 +81,10 @@ class Predict:
         model = self.model.with_head(task, self.images.sample_seed)
         batch_norm = mode(model, asked)
         recipe, dropped = predict.nearest(asked, batch_norm, by(self.how), from_draws=self.draws != 0)
-        self.check_draws(recipe)
+        if self.draws:
+            if self.how == "relinearize":
+                raise LinftError("--how relinearize trains on the images themselves; leave out --draws")
+            check_draws([recipe], self.edge)
         if self.edge and (reason := why_no_edge(recipe)):
             raise LinftError(f"leave out --edge: {reason}")
         heads = self.seeds > 1 and self.model.head == "normal"
@@ -157,15 +160,6 @@ class Predict:
             if line:
                 console.print(line, soft_wrap=True)
         console.print(f"Written: {output / FILE}", soft_wrap=True)
-
-    def check_draws(self, recipe: Recipe) -> None:
-        """Refuse draws of images where there is nothing to draw, or that are not followed."""
-        if self.draws and recipe == still(recipe):
-            raise LinftError("leave out --draws: the recipe has neither augmentation nor mixup")
-        if self.draws and self.how == "relinearize":
-            raise LinftError("--how relinearize trains on the images themselves; leave out --draws")
-        if self.draws and self.edge:
-            raise LinftError("leave out --edge, which is of the images as they are, or --draws")
 
     def sharpening(self, model: "Model", task: "Task", recipe: Recipe, progress: "Progress") -> "Sharpening":
         """How the loss sharpens along the path that a kernel predicts, on disk once it is known."""

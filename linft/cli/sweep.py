@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import tyro
 
 from linft.cli import config
+from linft.cli.draws import check_draws
 from linft.cli.options import ImageOptions, KernelOptions, ModelOptions, OutputOptions, TaskOptions
 from linft.core.errors import LinftError
 from linft.core.layer_settings import LayerSettings
@@ -90,6 +91,9 @@ class SweepRecipes:
     """A paper's recipe, whose values other options override; a paper's grid brings its own."""
     config: Path | None = None
     """A YAML file of options, which those given here override."""
+    draws: int = 0
+    """Follow augmentation and mixup by so many draws of every training image, the same for all points, at as many times
+    the Jacobians; 0 leaves both out of what predictions follow."""
     edge: bool = False
     """Also find how the loss sharpens along the predicted path, and take no point for the best whose rate goes far
     above the edge of stability there. Of frozen batch norm."""
@@ -127,6 +131,7 @@ class SweepRecipes:
         self.check()
         import jax
 
+        from linft import predict
         from linft.cli.terminal import counts, terminal
         from linft.core import recipe_fields
         from linft.predict.tangent import mode
@@ -138,6 +143,8 @@ class SweepRecipes:
         model = self.model.load()
         groups = tuple(model.layer_groups)
         chosen = self.grid(len(groups))
+        if self.draws:
+            check_draws(recipes(self, groups), self.edge)
         n = len(task.y_train)
         console.print(
             f"{model.name} → {task.name}: {n} training and {len(task.y_test)} "
@@ -152,8 +159,11 @@ class SweepRecipes:
             "linearized": "linearized",
             **dict.fromkeys((*MOVING, *EXPLICIT), "Jacobian"),
         }
+        means = "Jacobian" if self.by in (*MOVING, *EXPLICIT) else "kernel"
 
         def nearest(recipe: Recipe) -> tuple[Recipe, str]:
+            if self.draws:
+                return predict.nearest(recipe, mode(model, recipe), means, from_draws=True)
             return recipe_fields.nearest(recipe, by.get(self.by, "kernel"), n, mode(model, recipe))
 
         with counts(console) as progress:
@@ -179,6 +189,8 @@ class SweepRecipes:
             raise LinftError("give --grid li2020 (or l2sp, plested2021, a YAML file), or --vary learning_rate=0.1,0.01")
         if self.by in (*FEATURES, "moving-features", *EXPLICIT) and self.kernel.kernel != "full":
             raise LinftError(f"--kernel {self.kernel.kernel} is of the network; give --by features-trace or another")
+        if self.draws and (self.by not in PREDICTED or self.by == "spectral"):
+            raise LinftError(f"--by {self.by} does not follow draws of the images; leave out --draws")
         if self.edge:
             from linft.predict.sharpening import why_no_edge
 
@@ -204,8 +216,23 @@ class SweepRecipes:
 
 def name(command: SweepRecipes) -> str:
     """What a run is called in the output directory."""
-    approximate = command.by in PREDICTED and command.kernel.kernel != "full"
-    return f"{command.by}-{command.kernel.kernel}" if approximate else command.by
+    whole = command.by not in PREDICTED or command.kernel.kernel == "full"
+    by = command.by if whole else f"{command.by}-{command.kernel.kernel}"
+    return f"{by}-{command.draws}-draws" if command.draws else by
+
+
+def recipes(command: SweepRecipes, groups: tuple[str, ...]) -> list[Recipe]:
+    """Of every point, for a model of such layer groups."""
+    return [grids.at(v, command.training, command.depth, groups).recipe for v in command.grid(len(groups)).points()]
+
+
+def met(command: SweepRecipes, model: "Model", task: "Task") -> "Task":
+    """What predictions train on: the task, or draws of its images, by the minibatches of the first point."""
+    from linft import predict
+
+    if not command.draws:
+        return task
+    return predict.augmented(model, task, recipes(command, tuple(model.layer_groups))[0], command.draws)
 
 
 def described(command: SweepRecipes, model: "Model", task: "Task") -> dict[str, Any]:
@@ -244,15 +271,15 @@ def make(
 
     every = command.writing.record_every
     started = command.model.with_new_layers(model, task, command.images.sample_seed, point.reinit_groups)
-    batch_norm = mode(started, point.recipe)
+    batch_norm, drawn = mode(started, point.recipe), met(command, started, task)
     if command.by in FEATURES:
         computed: dict[str, Any] = options(command, model, point, progress) | {"outputs": FEATURES[command.by]}
-        of_features = predict.feature_tangent(started, task, batch_norm=batch_norm, **computed)
+        of_features = predict.feature_tangent(started, drawn, batch_norm=batch_norm, **computed)
         return predict.feature_dual(of_features, record_every=every)
     if command.by in MOVING:
         moving = predict.moving(
             started,
-            task,
+            drawn,
             at=MOVING[command.by],
             outputs=command.kernel.kernel,
             batch_norm=batch_norm,
@@ -263,7 +290,7 @@ def make(
     if command.by in EXPLICIT:
         return predict.explicit(
             started,
-            task,
+            drawn,
             at=EXPLICIT[command.by],
             batch_norm=batch_norm,
             batch_size=command.kernel.kernel_batch,
@@ -271,7 +298,7 @@ def make(
             progress=lambda done, total: progress("Jacobian", done, total),
         )
     if command.by in PREDICTED:
-        found = tangent(command, started, task, point, progress)
+        found = tangent(command, started, drawn, point, progress)
         return (predict.dual if command.by == "dual" else predict.spectral)(found, record_every=every)
     if command.by == "linearized":
         started = linearize(started, batch_norm="frozen" if started.forward_train is None else "train")
@@ -317,7 +344,8 @@ def tangent(command: SweepRecipes, model: "Model", task: "Task", point: grids.Po
     given: dict[str, Any] = options(command, model, point, progress) | {"batch_norm": mode(model, point.recipe)}
     finer = "" if given["groups"] == model.stages else f"-{digest(tuple(given['groups']))[:8]}"
     training = "-training-mode" if given["batch_norm"] == "train" else ""
-    kind = f"{given['outputs']}{finer}{training}-{point.reinit_groups}"
+    of_draws = f"-{command.draws}-draws" if command.draws else ""
+    kind = f"{given['outputs']}{finer}{training}{of_draws}-{point.reinit_groups}"
     return kept(
         command.writing.output / f"tangent-{kind}.safetensors",
         lambda: predict.tangent(model, task, **given),
@@ -328,11 +356,10 @@ def options(command: SweepRecipes, model: "Model", point: grids.Point, progress:
     """How a kernel is computed: by stages, and by as many groups more as the recipes tell apart."""
     from linft.training.optimizer import kernel_groups
 
-    names = tuple(model.layer_groups)
-    recipes = [grids.at(v, command.training, command.depth, names).recipe for v in command.grid(len(names)).points()]
+    every = recipes(command, tuple(model.layer_groups))
     what = "kernel" if point.reinit_groups == 1 else f"kernel {point.reinit_groups}"
     return command.kernel.arguments() | {
-        "groups": kernel_groups(model.layer_groups, *recipes),
+        "groups": kernel_groups(model.layer_groups, *every),
         "progress": lambda done, total: progress(what, done, total),
     }
 

@@ -69,15 +69,34 @@ def render(content: SweepResult) -> str:
         palette=style.PALETTE,
         lead=lead(content, agreed),
         agreed=agreed,
-        runs=[_run(name, swept[name]) for name in LABELS if name in swept],
-        tables={LABELS[name]: _best(swept[name].rows) for name in (predicted, real) if name},
+        runs=[_run(name, swept[name]) for name in sorted(swept, key=_place)],
+        tables={label(name): _best(swept[name].rows) for name in (predicted, real) if name},
         recipe={name.replace("_", " "): words.plain(value) for name, value in asdict(content.recipe).items()},
     )
 
 
+def label(name: str) -> str:
+    """What a run is called, with its draws of the images where it has any.
+
+    Example:
+      >>> label("dual-trace-4-draws")
+      'Predicted from the kernel’s trace, 4 draws of every image'
+    """
+    found = LABELS[_kind(name)]
+    return found if _kind(name) == name else f"{found}, {name.split('-')[-2]} draws of every image"
+
+
+def _kind(name: str) -> str:
+    return name.removesuffix("-draws").rpartition("-")[0] if name.endswith("-draws") else name
+
+
+def _place(name: str) -> int:
+    return list(LABELS).index(_kind(name))
+
+
 def names(content: SweepResult) -> tuple[str | None, str | None]:
     """The sweep that stands for the prediction, and the real one, where there are such."""
-    present = [name for name in LABELS if name in content.sweeps]
+    present = sorted(content.sweeps, key=_place)
     predicted = next((name for name in present if name != "finetune"), None)
     return predicted, "finetune" if "finetune" in present else None
 
@@ -152,7 +171,7 @@ def _run(name: str, swept: SweepBy) -> dict[str, Any]:
     rows = swept.rows
     counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
     return {
-        "label": LABELS[name],
+        "label": label(name),
         "dropped": swept.dropped,
         "counts": counts,
         "start_seconds": swept.start_seconds,

@@ -15,6 +15,7 @@ from linft import predict
 from linft.cli.main import main
 from linft.cli.sweep import SweepRecipes, make
 from linft.core.base import OneByOne
+from linft.models.reinitialize import with_new_layers
 from linft.predict.moving import SharedPaths
 from linft.workflows.sweep import grid as grids
 from linft.workflows.sweep.trial_queue import opened
@@ -275,6 +276,42 @@ def test_workers_that_are_told_to_end_are_replaced_by_others(model_file, tmp_pat
         (study,) = storage.get_all_studies()
         ended = [trial for trial in storage.get_all_trials(study._study_id) if trial.state == TrialState.COMPLETE]
     assert len(ended) == 4, "each point was run once"
+
+
+FLIPS = ("--augmentation", "flip", "--draws", "2")
+
+
+def test_points_share_draws_of_the_images(call, tmp_path, model_file):
+    """As each is predicted alone from the same draws, beside real runs."""
+    rates = ("--vary", "learning_rate=0.02,0.01", "--output", tmp_path)
+    call(*SMALL, *FLIPS, *rates, "--by", "dual")
+    call(*SMALL, *FLIPS[:2], *rates, "--by", "finetune")
+    written = json.loads((tmp_path / "sweep.json").read_text())["sweeps"]
+    assert set(written) == {"dual-2-draws", "finetune"} and written["dual-2-draws"]["dropped"] == []
+    task = linft.load_task("digits").subset(12, 10, 0)
+    model = with_new_layers(linft.load_model(model_file), task, 0, 1)
+    recipe = linft.Recipe(learning_rate=0.02, steps=2, batch_size=6, augmentation="flip")
+    run = predict.dual(model, predict.augmented(model, task, recipe, 2))
+    for row, rate in zip(written["dual-2-draws"]["rows"], (0.02, 0.01), strict=True):
+        assert row["train_loss"] == pytest.approx(run(recipe.replace(learning_rate=rate)).train_loss[-1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (FLIPS[2:], "leave out --draws: the recipe has neither augmentation nor mixup"),
+        ((*FLIPS, "--by", "finetune"), "--by finetune does not follow draws of the images; leave out --draws"),
+        ((*FLIPS, "--by", "spectral"), "--by spectral does not follow draws"),
+        ((*FLIPS, "--edge"), "leave out --edge: augmented images are not the images of the kernel"),
+        ((*FLIPS, "--vary", "mixup=0,0.2"), "there are augmentation=flip mixup=0, augmentation=flip mixup=0.2; give"),
+    ],
+)  # fmt: skip
+def test_draws_that_points_do_not_share_are_refused(call, tmp_path, capsys, options, message):
+    vary = () if "--vary" in options else ("--vary", "learning_rate=0.02,0.01")
+    with pytest.raises(SystemExit) as ended:
+        call(*SMALL, *vary, *options, "--output", tmp_path / "out")
+    assert ended.value.code == 2 and message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_adapters_are_swept(call, tmp_path):
