@@ -230,9 +230,8 @@ def met(command: SweepRecipes, model: "Model", task: "Task") -> "Task":
     """What predictions train on: the task, or draws of its images, by the minibatches of the first point."""
     from linft import predict
 
-    if not command.draws:
-        return task
-    return predict.augmented(model, task, recipes(command, tuple(model.layer_groups))[0], command.draws)
+    groups, draws = tuple(model.layer_groups), command.draws
+    return predict.augmented(model, task, recipes(command, groups)[0], draws) if draws else task
 
 
 def described(command: SweepRecipes, model: "Model", task: "Task") -> dict[str, Any]:
