@@ -61,7 +61,7 @@ def empirical_ntk(
       groups: names among the model's stages or layer groups, or a partition of its parameters as
         `optim.kernel_groups(model.layer_groups, recipe)`; all stages by default. The backward pass goes
         no deeper than they do.
-      engine: layerwise (ours), neural-tangents, or auto: layerwise where it covers every layer.
+      engine: layerwise, which is ours, and auto; or that of the package neural-tangents.
       batch_size: most images whose layer inputs and output gradients are in memory at once.
       draws, seed: of the random signs.
       precision: of matrix products where the device offers less than float32; at bfloat16 Jacobians are
@@ -75,7 +75,7 @@ def empirical_ntk(
 
     Raises:
       LinftError: too little memory, an unknown group, values that are not finite, a failed self-check,
-        or parameters that the layerwise engine does not cover.
+        or outputs of an image that depend on the others of its batch.
 
     Example:
       >>> import jax, jax.numpy as jnp, linft

@@ -14,12 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from linft.core.base import Model, Outputs
-from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_batches
 from linft.ntk import neural_tangents as package
 from linft.ntk import neural_tangents_compat
-from linft.ntk.layerwise import gram, jacobians, plan, sharded
+from linft.ntk.layerwise import gram, jacobians, sharded
+from linft.ntk.layerwise.follow import Plan, follow
 from linft.ntk.layerwise.self_check import check
+from linft.ntk.primitives.network import Network
+from linft.ntk.rows import Rows, gather
 from linft.runtime import multihost
 
 log = logging.getLogger("linft")
@@ -64,22 +66,19 @@ class Backend:
     """Holds Θ_g between two blocks of images, or of one with itself, against backward passes."""
 
 
-def choose(engine: Engine, model: Model, x: Array) -> tuple[EngineName, tuple[plan.Layer, ...] | None]:
-    """The engine's name, and the plan of the layers where it is layerwise."""
+def choose(engine: Engine, model: Model, x: Array) -> tuple[EngineName, Plan | None]:
+    """The engine's name, and how the network is followed where it is layerwise.
+
+    Raises:
+      LinftError: the package is asked for and cannot be used; and as of `follow`.
+    """
     if engine == "neural-tangents":
         neural_tangents_compat.load()  # says how to get it before anything is computed
         return engine, None
-    try:
-        layers = plan.plan(model, x)
-    except plan.Uncovered as reason:
-        if engine == "layerwise":
-            raise LinftError(f'{reason}; pass engine="neural-tangents" or "auto"') from None
-        if missing := neural_tangents_compat.why_not():
-            raise LinftError(f"{reason}, and {missing}") from None
-        log.info("kernel engine: neural-tangents, because %s", reason)
-        return "neural-tangents", None
-    log.info("kernel engine: layerwise")
-    return "layerwise", layers
+    plan = follow(model, x)
+    by = f", by the primitives of the network because {plan.because}" if isinstance(plan, Network) else ""
+    log.info("kernel engine: layerwise%s", by)
+    return "layerwise", plan
 
 
 def directions(how: How, classes: int, dtype: Any) -> Float[Array, "k c"]:
@@ -92,7 +91,7 @@ def directions(how: How, classes: int, dtype: Any) -> Float[Array, "k c"]:
 
 def of_layers(
     model: Model,
-    layers: tuple[plan.Layer, ...],
+    plan: Plan,
     labels: Mapping[str, str],
     cotangents: Array,
     how: How,
@@ -108,19 +107,19 @@ def of_layers(
     pairs = np.asarray(cotangents @ cotangents.T)
     multiply = gram.product if how.mesh is None else sharded.product(how.mesh)
 
-    def join(batches: Iterable[tuple[jacobians.Rows, int]], n: int) -> jacobians.Rows:
+    def join(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
         if how.precision != "bfloat16":
-            return jacobians.gather(batches, n)
+            return gather(batches, n)
         half = ((jax.tree.map(lambda a: a.astype(jnp.bfloat16), rows), real) for rows, real in batches)
-        return jacobians.gather(half, n)
+        return gather(half, n)
 
-    def between(a: jacobians.Rows, b: jacobians.Rows) -> dict[str, np.ndarray]:
+    def between(a: Rows, b: Rows) -> dict[str, np.ndarray]:
         blocks = gram.tile(a, b, pairs, how.outputs, dtype, multiply)
         return multihost.added(how.mesh, blocks) if jax.default_backend() == "cpu" else blocks
 
     rows_of = jacobians.rows if how.mesh is None else partial(sharded.rows, how.mesh)
     return Backend(
-        _at(how.precision, multihost.translated(rows_of(model, layers, labels, cotangents, how.outputs, how.sketch))),
+        _at(how.precision, multihost.translated(rows_of(model, plan, labels, cotangents, how.outputs, how.sketch))),
         join,
         _at(how.precision, multihost.translated(between)),
         _at("highest", lambda blocks, x1, x2: check(

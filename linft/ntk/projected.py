@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from linft.core.base import Kernel, Model, Outputs
-from linft.core.errors import LinftError
 from linft.core.forward_pass import equal_size
 from linft.core.trees import Groups
 from linft.ntk import engine
 from linft.ntk.empirical import checked, how_of, labels_of
-from linft.ntk.layerwise import gram, jacobians, plan, projection
+from linft.ntk.layerwise import gram, projection
+from linft.ntk.layerwise.follow import follow
+from linft.ntk.rows import Rows
 from linft.ntk.tiled.tiles import counter, refuse_not_finite
 from linft.runtime.progress import Count
 
@@ -54,8 +55,7 @@ def projected_ntk(
       model, x1, x2, outputs, groups, batch_size, draws, progress: as in `empirical_ntk`.
 
     Raises:
-      LinftError: parameters that the layerwise engine does not cover, too few dimensions, values that are
-        not finite.
+      LinftError: too few dimensions, values that are not finite, outputs that depend on other images.
 
     Example:
       >>> import jax, jax.numpy as jnp, linft
@@ -68,14 +68,10 @@ def projected_ntk(
     how = how_of(outputs=outputs, batch_size=batch_size, draws=draws, seed=seed, sketch=(dimensions, seed))
     x1, x2 = checked(model, x1), None if x2 is None else checked(model, x2)
     labels, cotangents = labels_of(model, groups), engine.directions(how, model.num_classes, x1.dtype)
-    try:
-        layers = plan.plan(model, x1)
-    except plan.Uncovered as reason:
-        raise LinftError(f"{reason}; such gradients cannot be projected: use empirical_ntk") from None
-    ours = engine.of_layers(model, layers, labels, cotangents, how)
+    ours = engine.of_layers(model, follow(model, x1), labels, cotangents, how)
     tell = counter(progress, len(x1) + (0 if x2 is None else len(x2)))
 
-    def held(x: Array) -> jacobians.Rows:
+    def held(x: Array) -> Rows:
         return engine.held(ours, x, equal_size(len(x), batch_size), tell)
 
     left = held(x1)

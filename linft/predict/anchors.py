@@ -13,14 +13,14 @@ from jaxtyping import Array, Float
 from linft.core import trees
 from linft.core.base import BatchNorm, Kernel, Model, Tangent
 from linft.core.draws import Draws
-from linft.core.errors import Unavailable
 from linft.core.forward_pass import Forward, equal_size
 from linft.core.trees import Tree
 from linft.ntk import engine
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.engine import Backend, How
-from linft.ntk.layerwise import jacobians, plan
+from linft.ntk.layerwise.follow import follow
 from linft.ntk.layerwise.gram import transposed
+from linft.ntk.rows import Rows
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.tiles import counter, refuse_not_finite
 from linft.predict.feature_tangent import under
@@ -69,7 +69,7 @@ class Anchor(NamedTuple):
 
     model: Model
     backend: Backend
-    rows: tuple[jacobians.Rows, jacobians.Rows]
+    rows: tuple[Rows, Rows]
     """its Jacobians,"""
     from_weights: tuple[dict[str, Array], dict[str, Array]]
     """J_g w0_g,"""
@@ -162,7 +162,7 @@ def at_start(subject: Subject, count: int, progress: Count | None = None) -> Anc
       count: of all that there will be.
 
     Raises:
-      LinftError: parameters that the layerwise engine does not cover, or too little memory.
+      LinftError: too little memory; and as of `empirical_ntk`.
     """
     _fits(subject, count)
     first = _anchor(subject, subject.params, progress)
@@ -189,12 +189,9 @@ def _fits(subject: Subject, count: int) -> None:
 def _backend(subject: Subject, model: Model) -> Backend:
     of_path = {trees.path_of(p): g for p, g in jax.tree_util.tree_leaves_with_path(subject.labels)}
     wanted = {path: group for path, group in of_path.items() if group in subject.groups}
-    try:
-        layers = plan.plan(model, subject.images[0])
-    except plan.Uncovered as reason:
-        raise Unavailable(f"{reason}, so its kernel cannot be moved; use predict.dual") from None
+    plan = follow(model, subject.images[0])
     return engine.of_layers(
-        model, layers, wanted, engine.directions(subject.how, model.num_classes, model.dtype), subject.how
+        model, plan, wanted, engine.directions(subject.how, model.num_classes, model.dtype), subject.how
     )
 
 

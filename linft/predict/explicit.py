@@ -24,7 +24,6 @@ from linft.core.recipe import Recipe
 from linft.core.task import Task
 from linft.core.trees import Groups, Tree
 from linft.ntk.layerwise import explicit as layerwise
-from linft.ntk.layerwise.plan import Uncovered
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.tiles import counter
 from linft.predict import replay
@@ -88,7 +87,7 @@ def explicit(
 
     Raises:
       LinftError: no Jacobian predicts the recipe.
-      Unavailable: too little memory; a network that the layerwise engine does not cover.
+      Unavailable: too little memory.
 
     Example:
       >>> import jax, linft
@@ -282,10 +281,7 @@ def jacobian(model: Model, groups: ByName, images: Pair, batch_size: int, progre
 
 def weights_of(model: Model, paths: tuple[str, ...], x: Array, rows: int) -> ByPath:
     """Those of some parameters, as their Jacobian has them, if there is memory for it on so many images."""
-    try:
-        weights = layerwise.flattened(model, x, paths)
-    except Uncovered as reason:
-        raise Unavailable(f"{reason}, so its Jacobian is not to be had; {INSTEAD}") from None
+    weights = layerwise.flattened(model, x, paths)
     row = model.num_classes * sum(map(len, weights.values())) * model.dtype.itemsize
     memory.check({"the Jacobian": rows * row}, memory.budget(None), f"use fewer images, or {INSTEAD}")
     return weights

@@ -141,7 +141,7 @@ def explicit_at_start(subject: Subject, names: ByName, count: int, progress: Cou
       count: of all that there will be.
 
     Raises:
-      Unavailable: parameters that the layerwise engine does not cover, or too little memory.
+      Unavailable: too little memory.
     """
     model, images = subject.at(subject.params), sum(map(len, subject.images))
     weights_of(model, tuple(path for path, _ in names), subject.images[0], count * images)

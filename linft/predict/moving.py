@@ -84,7 +84,7 @@ def moving(
 
     Raises:
       LinftError: nothing here predicts the recipe; an error that is not above 0.
-      Unavailable: too little memory; a network that the layerwise engine does not cover.
+      Unavailable: too little memory.
 
     Example:
       >>> import jax, linft

@@ -14,17 +14,20 @@ from linft.core.base import Model
 from linft.core.errors import no_derivative
 from linft.core.forward_pass import equal_batches, equal_size
 from linft.core.trees import Tree
-from linft.ntk.layerwise import jacobians, plan
-from linft.ntk.layerwise.jacobians import Rows
+from linft.ntk.layerwise import jacobians
+from linft.ntk.layerwise.follow import follow
 from linft.ntk.layerwise.rules import RULES, LayerRule, laid_out
 from linft.ntk.layerwise.self_check import PROBED, check
+from linft.ntk.primitives import derivatives
+from linft.ntk.primitives.network import Network
+from linft.ntk.rows import Rows
 
 
 def flattened(model: Model, x: Float[Array, "n ..."], paths: tuple[str, ...]) -> dict[str, Float[Array, "_"]]:
     """Parameters as vectors, in the order in which the Jacobian has their numbers.
 
     Raises:
-      Uncovered: a parameter belongs to no layer that a rule covers.
+      LinftError: as of `follow`.
     """
     leaves, _ = trees.chosen(model.params, frozenset(paths))
     return {path: flatten(leaves[path]) for path, flatten in _flattening(model, x, paths).items()}
@@ -41,7 +44,10 @@ def restored(model: Model, x: Float[Array, "n ..."], vectors: Mapping[str, Float
 def _flattening(
     model: Model, x: Float[Array, "n ..."], paths: tuple[str, ...]
 ) -> dict[str, Callable[[Array], Float[Array, "_"]]]:
-    rules = {layer.path: layer.rule for layer in plan.plan(model, x)} | {model.head: RULES[0]}
+    plan = follow(model, x)
+    if isinstance(plan, Network):
+        return dict.fromkeys(paths, partial(derivatives.laid_out, leading=0))
+    rules = {layer.path: layer.rule for layer in plan} | {model.head: RULES[0]}
 
     def of(rule: LayerRule) -> Callable[[Array], Float[Array, "_"]]:
         return lambda leaf: laid_out(rule, leaf[None])[0]
@@ -62,12 +68,11 @@ def jacobian(
       groups: by path of the parameters, the group of each, by which they are held against those.
 
     Raises:
-      LinftError: it differs from those by more than rounding, or is not finite.
-      Uncovered: a parameter belongs to no layer that a rule covers.
+      LinftError: it differs from those by more than rounding, or is not finite; and as of `follow`.
     """
     paths, c = tuple(groups), model.num_classes
     directions = jnp.eye(c, dtype=model.dtype)
-    rows_of = jacobians.rows(model, plan.plan(model, x), {path: path for path in paths}, directions, "full")
+    rows_of = jacobians.rows(model, follow(model, x), {path: path for path in paths}, directions, "full")
     found, done = None, 0
     with jax.default_matmul_precision("highest"):
         for part, real in equal_batches(x, equal_size(len(x), batch_size)):

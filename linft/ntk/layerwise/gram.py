@@ -16,7 +16,7 @@ from scipy.linalg import get_blas_funcs
 
 from linft.core.base import Outputs
 from linft.ntk.layerwise import projection
-from linft.ntk.layerwise.jacobians import Rows
+from linft.ntk.rows import Rows
 
 PIECE, TOGETHER = 2**13, 16
 """Terms that one product adds up on an accelerator, and how many products of the trace it computes at a time."""

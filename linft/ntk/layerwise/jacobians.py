@@ -5,12 +5,12 @@ with respect to the perturbations, vmapped over output directions, is every laye
 no deeper than the layers that are asked for. Rules turn these into per-example parameter gradients.
 The head is in closed form: for output directions E [k c] and features φ its kernel is
 (φφ'ᵀ + 1) ⊗ EEᵀ. Layers whose channels each feed one feature take one backward pass for all outputs
-(`factored`).
+(`factored`). A network that is not followed by its layers has programs of its own (`primitives.derivatives`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -25,27 +25,14 @@ from linft.core.constants import CONSTANTS
 from linft.core.trees import Tree
 from linft.models import lora
 from linft.models.training_mode import Coupled, coupling
-from linft.ntk.layerwise import conv_norm, factored, projection
+from linft.ntk.layerwise import conv_norm, factored
+from linft.ntk.layerwise.follow import Plan
 from linft.ntk.layerwise.plan import Layer, interceptor, own
 from linft.ntk.layerwise.rules import laid_out
-
-SMALL = 1024
-"""Parameters of fewer numbers are put together, group by group: one matrix product for all of them."""
-
-
-@trees.pytree
-@dataclass(frozen=True)
-class Rows:
-    """What the Gram needs of some examples: arrays by group, of which the kernel is the sum of products."""
-
-    dense: dict[str, list[Any]]
-    """Per-example gradients of the outputs, [b k size]; k is 1 where one gradient stands for all of them."""
-    factored: dict[str, list[tuple[Any, Any]]]
-    """(H [b o size], V [k o]): the gradient of output k with respect to channel o's parameters is V_ko H_o."""
-    sketched: dict[str, list[Any]]
-    """Random projections of per-example gradients, [b k length]."""
-    head: dict[str, list[Any]]
-    """Inputs of the head, [b d]: φ for its kernel, 1 for its bias."""
+from linft.ntk.primitives import derivatives
+from linft.ntk.primitives.derivatives import Derivatives
+from linft.ntk.primitives.network import Network
+from linft.ntk.rows import Rows, add_gradients, add_head
 
 
 @dataclass(frozen=True)
@@ -77,12 +64,16 @@ class Wanted:
         return tuple(dict.fromkeys(norms.get(i, i) for i in range(len(self.layers)) if self.ask(i)))
 
 
-@lru_cache(maxsize=32)
-def program(forward: Callable, wanted: Wanted) -> Callable:
+def program(forward: Callable, wanted: Wanted | Derivatives) -> Callable:
     """(params, batch_stats, x [b …], E [k c], offsets) -> (Rows, what `factored` measured), jitted.
 
     `offsets` says for each factored layer which feature its first channel feeds.
     """
+    return (_program if isinstance(wanted, Wanted) else derivatives.program)(forward, wanted)
+
+
+@lru_cache(maxsize=32)
+def _program(forward: Callable, wanted: Wanted) -> Callable:
     perturbed = wanted.perturbed()
 
     def passes(params: Tree, batch_stats: Tree, x: Array, zeros: dict[int, Array]) -> tuple:
@@ -154,21 +145,8 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
                         found.factored.setdefault(groups[path], []).append((h, along))
                     elif path in groups:
                         summed[path] = factored.traced(gradient, along)
-        small: dict[tuple[str, int], list[Array]] = {}
-        for path, gradient in summed.items():
-            group, size = groups[path], gradient.shape[-1]
-            if wanted.sketch and size > wanted.sketch[0]:
-                found.sketched.setdefault(group, []).append(projection.sketch(gradient, path, *wanted.sketch))
-            elif size < SMALL:
-                small.setdefault((group, gradient.shape[1]), []).append(gradient)
-            else:
-                found.dense.setdefault(group, []).append(gradient)
-        for (group, _), parts in small.items():
-            found.dense.setdefault(group, []).append(jnp.concatenate(parts, -1) if len(parts) > 1 else parts[0])
-        for path, group in wanted.labels:
-            if path.startswith(wanted.head + "/"):
-                bias = path == f"{wanted.head}/bias"
-                found.head.setdefault(group, []).append(jnp.ones_like(features[:, :1]) if bias else features)
+        add_gradients(found, summed, groups, wanted.sketch)
+        add_head(found, features, {path: g for path, g in groups.items() if path.startswith(wanted.head + "/")})
         return found, measured
 
     return rows
@@ -176,14 +154,14 @@ def program(forward: Callable, wanted: Wanted) -> Callable:
 
 def rows(
     model: Model,
-    layers: tuple[Layer, ...],
+    plan: Plan,
     labels: Mapping[str, str],
     cotangents: Float[Array, "k c"],
     outputs: Outputs,
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], Rows]:
     """A function from a batch of inputs to its rows, for the parameters that `labels` names."""
-    settled = settling(model, layers, labels, cotangents, outputs, sketch)
+    settled = settling(model, plan, labels, cotangents, outputs, sketch)
 
     def of_batch(x: Array) -> Rows:
         chosen, offsets, found = settled(x)
@@ -196,14 +174,17 @@ def rows(
 
 def settling(
     model: Model,
-    layers: tuple[Layer, ...],
+    plan: Plan,
     labels: Mapping[str, str],
     cotangents: Float[Array, "k c"],
     outputs: Outputs,
     sketch: tuple[int, int] | None = None,
-) -> Callable[[Float[Array, "b ..."]], tuple[Wanted, np.ndarray, Rows | None]]:
+) -> Callable[[Float[Array, "b ..."]], tuple[Wanted | Derivatives, np.ndarray, Rows | None]]:
     """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
-    asked = with_candidates(model, Wanted(layers, tuple(labels.items()), model.head, outputs, sketch=sketch))
+    if isinstance(plan, Network):
+        wanted = Derivatives(tuple(labels.items()), plan.head, sketch)
+        return lambda x: (wanted, np.zeros(0, np.int32), None)
+    asked = with_candidates(model, Wanted(plan, tuple(labels.items()), model.head, outputs, sketch=sketch))
     width = trees.get(model.params, model.head)["kernel"].shape[0]
     settled: list[tuple[Wanted, np.ndarray]] = []
 
@@ -243,44 +224,3 @@ def settle(
     if found == offsets.tolist():
         return wanted, offsets, rows
     return replace(wanted, factored=fitting), np.array([o for o in found if o is not None], np.int32), None
-
-
-def gather(batches: Iterable[tuple[Rows, int]], n: int) -> Rows:
-    """The rows of n examples from those of batches, each without what was padded.
-
-    They are put in place as they come, so that no more than one batch is there twice.
-    """
-    on_host = jax.default_backend() == "cpu"
-    empty, put, convert = (np.empty, _put_on_host, np.asarray) if on_host else (jnp.zeros, _put, jnp.asarray)
-    whole, along, done = None, {}, 0
-    for rows, real in batches:
-        by_example, along = _apart(rows)
-        if whole is None:
-            whole = jax.tree.map(lambda a: empty((n, *a.shape[1:]), a.dtype), by_example)
-        whole = put(whole, by_example, done, real)
-        done += real
-    return _together(whole, jax.tree.map(convert, along))
-
-
-def _put_on_host(whole: Tree, part: Tree, start: int, real: int) -> Tree:
-    for place, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-        place[start : start + real] = np.asarray(values)[:real]
-    return whole
-
-
-@partial(jax.jit, donate_argnums=0, static_argnums=3)
-def _put(whole: Tree, part: Tree, start: Any, real: int) -> Tree:
-    return jax.tree.map(
-        lambda place, values: jax.lax.dynamic_update_slice_in_dim(place, values[:real], start, 0), whole, part
-    )
-
-
-def _apart(rows: Rows) -> tuple[Any, dict[str, list[Any]]]:
-    """What there is of every example, and the V that all have in common."""
-    h = {group: [h for h, _ in pairs] for group, pairs in rows.factored.items()}
-    return (rows.dense, h, rows.sketched, rows.head), {g: [v for _, v in pairs] for g, pairs in rows.factored.items()}
-
-
-def _together(by_example: Any, along: dict[str, list[Any]]) -> Rows:
-    dense, h, sketched, head = by_example
-    return Rows(dense, {g: list(zip(h[g], along[g], strict=True)) for g in h}, sketched, head)

@@ -19,6 +19,7 @@ from linft.core.base import Model, dense
 from linft.core.errors import LinftError
 from linft.models.architectures.layers import StandardizedConv
 from linft.ntk.layerwise import jacobians, plan
+from linft.ntk.rows import Rows
 
 CONVOLUTIONS = (nn.Conv, StandardizedConv)
 
@@ -70,12 +71,12 @@ def last_convolution_gradients(model: Model) -> Callable[[Float[Array, "n h w ch
     settled = jacobians.settling(one, layers, labels, every[:1, :1], "trace")
 
     @cache
-    def of_all_outputs() -> Callable[[Array], jacobians.Rows]:
+    def of_all_outputs() -> Callable[[Array], Rows]:
         return jacobians.rows(model, _plan(model), labels, every, "trace")
 
-    def rows(x: Array) -> jacobians.Rows:
+    def rows(x: Array) -> Rows:
         chosen, offsets, found = settled(x)
-        if not chosen.factored:
+        if not isinstance(chosen, jacobians.Wanted) or not chosen.factored:
             return of_all_outputs()(x)
         if found is not None:
             return found

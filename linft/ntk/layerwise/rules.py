@@ -8,7 +8,6 @@ gives them without a copy. A new kind of layer is one new rule and one row of RU
 parameters are all its own is covered by the generic rule.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from linft.models.architectures.layers import StandardizedConv, standardized
+from linft.ntk.primitives.convolution import patches
 
 Gradients = dict[str, Float[Array, "b k _"]]
 
@@ -64,14 +64,14 @@ def _conv(module: Any, params: Mapping[str, Array], x: Array, delta: Array) -> G
     """∂/∂W = patches × δ, summed over output positions, group by group."""
     size, groups = _tuple(module.kernel_size, 1), module.feature_group_count
     rank = len(size)
-    patches = _patches(x, size, _tuple(module.strides, rank), _tuple(module.kernel_dilation, rank), module.padding)
-    b, positions, taps, channels = patches.shape
-    patches = patches.reshape(b, positions, taps, groups, channels // groups)
+    views = _patches(x, size, _tuple(module.strides, rank), _tuple(module.kernel_dilation, rank), module.padding)
+    b, positions, taps, channels = views.shape
+    views = views.reshape(b, positions, taps, groups, channels // groups)
     delta_p = delta.reshape(*delta.shape[:2], positions, groups, -1)
     if groups == 1:  # one matrix product an example
-        gradient = jnp.einsum("kbpo,bpi->bkoi", delta_p[..., 0, :], patches.reshape(b, positions, -1))
+        gradient = jnp.einsum("kbpo,bpi->bkoi", delta_p[..., 0, :], views.reshape(b, positions, -1))
     else:
-        gradient = jnp.einsum("kbpgo,bptgi->bkgoti", delta_p, patches)
+        gradient = jnp.einsum("kbpgo,bptgi->bkgoti", delta_p, views)
     gradients = {"kernel": _flat(gradient)}
     return gradients | ({"bias": _bias(delta)} if "bias" in params else {})
 
@@ -94,22 +94,14 @@ def _standardized_conv(module: Any, params: Mapping[str, Array], x: Array, delta
 def _patches(
     x: Array, size: tuple[int, ...], strides: tuple[int, ...], dilation: tuple[int, ...], padding: Any
 ) -> Float[Array, "b positions taps channels"]:
-    """Every tap's view of the input, by slices: much faster on CPU than a convolution with an identity kernel."""
+    """Every tap's view of the input, padded as layers are told to."""
     spatial = x.shape[1:-1]
     reach = [d * (s - 1) + 1 for s, d in zip(size, dilation, strict=True)]
     if isinstance(padding, str):
         pads = jax.lax.padtype_to_pads(spatial, reach, strides, padding)
     else:
         pads = [(p, p) if isinstance(p, int) else tuple(p) for p in _tuple(padding, len(size))]
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    out = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
-    views = []
-    for tap in itertools.product(*map(range, size)):
-        slices = tuple(
-            slice(t * d, t * d + s * (n - 1) + 1, s) for t, d, s, n in zip(tap, dilation, strides, out, strict=True)
-        )
-        views.append(x[(slice(None), *slices)].reshape(x.shape[0], -1, x.shape[-1]))
-    return jnp.stack(views, axis=2)
+    return patches(x, size, strides, pads, dilation, (1,) * len(size))
 
 
 def _tuple(value: Any, rank: int) -> tuple:

@@ -26,8 +26,10 @@ from linft.core import parallel
 from linft.core.base import Model, Outputs
 from linft.core.parallel import ROWS
 from linft.ntk.layerwise import gram, jacobians
-from linft.ntk.layerwise.jacobians import Rows, Wanted
-from linft.ntk.layerwise.plan import Layer
+from linft.ntk.layerwise.follow import Plan
+from linft.ntk.layerwise.jacobians import Wanted
+from linft.ntk.primitives.derivatives import Derivatives
+from linft.ntk.rows import Rows
 
 IMAGES = PartitionSpec(ROWS)
 LAST = PartitionSpec(None, None, ROWS)
@@ -38,7 +40,7 @@ HELD = (LAST, SECOND, LAST, SECOND)  # fields of Rows
 def rows(
     on: Mesh,
     model: Model,
-    layers: tuple[Layer, ...],
+    plan: Plan,
     labels: Mapping[str, str],
     cotangents: Float[Array, "k c"],
     outputs: Outputs,
@@ -48,7 +50,7 @@ def rows(
 
     Every host gives the same batch. On CPU a host gets its own share of the numbers, as NumPy has it.
     """
-    settled = jacobians.settling(model, layers, labels, cotangents, outputs, sketch)
+    settled = jacobians.settling(model, plan, labels, cotangents, outputs, sketch)
     everywhere = parallel.replicate(on, (model.params, model.batch_stats, cotangents))
 
     def of_batch(x: Array) -> Rows:
@@ -67,7 +69,7 @@ def images(on: Mesh, x: Array) -> Array:
 
 
 @lru_cache(maxsize=32)
-def program(on: Mesh, forward: Callable, wanted: Wanted) -> Callable:
+def program(on: Mesh, forward: Callable, wanted: Wanted | Derivatives) -> Callable:
     """(params, batch_stats, x [b …], E [k c], offsets) -> the fields of Rows, jitted; the devices divide b."""
     alone = jacobians.program(forward, wanted)
     everywhere = PartitionSpec()

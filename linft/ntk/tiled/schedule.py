@@ -18,8 +18,10 @@ from linft.core import trees
 from linft.core.base import Model
 from linft.core.errors import LinftError
 from linft.ntk.engine import How
+from linft.ntk.layerwise.follow import Plan
 from linft.ntk.layerwise.plan import Layer
 from linft.ntk.layerwise.sharded import memories
+from linft.ntk.primitives.network import Network
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.memory import GIB
 from linft.runtime import multihost
@@ -54,7 +56,7 @@ def one_pass(model: Model, x: Array, labels: Mapping[str, str], how: How, k: int
 
 
 def passes_of(
-    layers: tuple[Layer, ...],
+    plan: Plan,
     model: Model,
     x: Array,
     tests: int,
@@ -79,7 +81,7 @@ def passes_of(
     """
     item = x.dtype.itemsize
     among = memories(how.mesh)
-    batch = batch_bytes(layers, item, size // among, k)
+    batch = batch_bytes(plan, item, size // among, k)
     budget = multihost.least(how.mesh, memory.budget(how.memory))
     if reserve:
         memory.check({"blocks": reserve}, budget, 'use fewer images, fewer groups or outputs="trace"')
@@ -87,10 +89,13 @@ def passes_of(
     room = (budget - batch - reserve) * among
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
-    of_head = model.head + "/"
-    bytes_of = {p: held * (max(trees.get(model.params, model.head)["kernel"].shape) if p.startswith(of_head)
-                           else k * leaves[p]) for p in labels}  # fmt: skip
-    units = _units(layers, labels, of_head)
+    if isinstance(plan, Network):
+        head, units = plan.head, plan.units(labels)
+    else:
+        head = frozenset(path for path in labels if path.startswith(model.head + "/"))
+        units = _units(plan, labels, head)
+    of_head = max(trees.get(model.params, model.head)["kernel"].shape)
+    bytes_of = {path: held * (of_head if path in head else k * leaves[path]) for path in labels}
     largest = max(sum(bytes_of[path] for path in unit) for unit in units)
     most = TILE if jax.default_backend() == "cpu" else TILE // 2
     tile = how.tile or min(most, len(x), max(1, (room // largest - size) // 2))
@@ -185,12 +190,13 @@ def _check_room(labels: Mapping[str, str], least: int, size: int, budget: int) -
         )
 
 
-def batch_bytes(layers: tuple[Layer, ...], item: int, size: int, k: int) -> int:
+def batch_bytes(plan: Plan, item: int, size: int, k: int) -> int:
     """About what a batch takes while it is differentiated: layer inputs, and gradients for k outputs."""
-    return 2 * item * size * (k + 1) * sum(math.prod(layer.output.shape) for layer in layers)
+    kept = plan.numbers if isinstance(plan, Network) else sum(math.prod(layer.output.shape) for layer in plan)
+    return 2 * item * size * (k + 1) * kept
 
 
-def _units(layers: tuple[Layer, ...], labels: Mapping[str, str], of_head: str) -> list[dict[str, str]]:
+def _units(layers: tuple[Layer, ...], labels: Mapping[str, str], head: frozenset[str]) -> list[dict[str, str]]:
     """Labels of the parameters that are computed together: a layer and the norm on its output."""
     units: list[dict[str, str]] = []
     where: dict[str, int] = {}
@@ -204,5 +210,5 @@ def _units(layers: tuple[Layer, ...], labels: Mapping[str, str], of_head: str) -
         else:
             where[layer.path] = len(units)
             units.append(own)
-    units.append({path: group for path, group in labels.items() if path.startswith(of_head)})
+    units.append({path: group for path, group in labels.items() if path in head})
     return [unit for unit in units if unit]

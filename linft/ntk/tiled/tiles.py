@@ -83,21 +83,21 @@ def cut(
       reserve: bytes of that memory that the kernels themselves will take.
 
     Raises:
-      LinftError: too little memory, parameters that the layerwise engine does not cover; and as tiles are
+      LinftError: too little memory, outputs that depend on other images of a batch; and as tiles are
         computed, values that are not finite or a failed self-check.
     """
-    name, layers = engine.choose(how.engine, model, x_train)
+    name, plan = engine.choose(how.engine, model, x_train)
     cotangents = engine.directions(how, model.num_classes, x_train.dtype)
-    mesh = None if layers is None else how.mesh
+    mesh = None if plan is None else how.mesh
     devices = 1 if mesh is None else mesh.size
     size = devices * equal_size(math.ceil(len(x_train) / devices), how.batch_size)
-    if layers is None:
+    if plan is None:
         passes, tile = schedule.one_pass(model, x_train, labels, how, len(cotangents))
         backends = [engine.of_package(model, labels, cotangents, how)]
     else:
         tests = 0 if x_test is None else len(x_test)
-        passes, tile = schedule.passes_of(layers, model, x_train, tests, labels, how, len(cotangents), size, reserve)
-        backends = [engine.of_layers(model, layers, chosen.labels, cotangents, how, labels) for chosen in passes]
+        passes, tile = schedule.passes_of(plan, model, x_train, tests, labels, how, len(cotangents), size, reserve)
+        backends = [engine.of_layers(model, plan, chosen.labels, cotangents, how, labels) for chosen in passes]
     if tile < len(x_train):  # each block in equal batches
         size = devices * equal_size(math.ceil(tile / devices), how.batch_size)
     if len(passes) > 1:
