@@ -30,6 +30,8 @@ RULES = {"conv_general_dilated": PrimitiveRule(convolution.covers, convolution.c
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 """Primitives that only call a program, and the parameter that has it."""
+REPEATED = ("scan", "cond", "while", "checkpoint", "remat2")
+"""Primitives that run programs in ways of their own."""
 
 
 def evaluate(program: Any, *operands: Any) -> list[Any]:
@@ -51,8 +53,8 @@ def _outputs(equation: Any, operands: list[Any]) -> list[Any]:
         return [RULES[name].run(parameters, *operands)]
     if name in CALLS:
         return evaluate(parameters[CALLS[name]], *operands)
-    if name in FOLLOWED and any(map(_has_rule, inside(equation))):
-        return FOLLOWED[name](parameters, operands)
+    if name in REPEATED:
+        parameters = {name: _with_rules(value) for name, value in parameters.items()}
     found = equation.primitive.get_bind_params(parameters)
     functions, named = found if isinstance(found, tuple) else ((), found)  # a dict in newer versions of JAX
     outputs = equation.primitive.bind(*functions, *operands, **named)
@@ -63,8 +65,12 @@ def inside(equation: Any) -> Iterator[Any]:
     """The programs that an equation has among its parameters."""
     for value in equation.params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(getattr(each, "jaxpr", each), "eqns"):
+            if _is_program(each):
                 yield each
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
 def _has_rule(program: Any) -> bool:
@@ -72,28 +78,12 @@ def _has_rule(program: Any) -> bool:
     return any(e.primitive.name in RULES or any(map(_has_rule, inside(e))) for e in equations)
 
 
-def _scanned(parameters: Mapping[str, Any], operands: list[Any]) -> list[Any]:
-    held, carried = parameters["num_consts"], parameters["num_carry"]
-    constants, start, along = operands[:held], operands[held : held + carried], operands[held + carried :]
-
-    def step(state: list[Any], now: list[Any]) -> tuple[list[Any], list[Any]]:
-        outputs = evaluate(parameters["jaxpr"], *constants, *state, *now)
-        return outputs[:carried], outputs[carried:]
-
-    how = {name: parameters[name] for name in ("length", "reverse", "unroll")}
-    end, stacked = jax.lax.scan(step, start, along, **how)
-    return [*end, *stacked]
-
-
-def _branched(parameters: Mapping[str, Any], operands: list[Any]) -> list[Any]:
-    which, *others = operands
-    return jax.lax.switch(which, [partial(evaluate, branch) for branch in parameters["branches"]], *others)
-
-
-def _rematerialized(parameters: Mapping[str, Any], operands: list[Any]) -> list[Any]:
-    how = {name: parameters[name] for name in ("prevent_cse", "policy")}
-    return jax.checkpoint(partial(evaluate, parameters["jaxpr"]), **how)(*operands)
-
-
-FOLLOWED = {"scan": _scanned, "cond": _branched, "checkpoint": _rematerialized, "remat2": _rematerialized}
-"""(parameters, operands) -> outputs, of primitives that run programs in ways of their own."""
+def _with_rules(value: Any) -> Any:
+    """A parameter of an equation: with rules in the programs that it has, traced anew; anything else as it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_with_rules, value))
+    if not _is_program(value) or not _has_rule(value):
+        return value
+    operands = [variable.aval for variable in getattr(value, "jaxpr", value).invars]
+    closed = jax.make_jaxpr(partial(evaluate, value))(*operands)
+    return closed if hasattr(value, "jaxpr") else closed.jaxpr
