@@ -20,7 +20,7 @@ from linft.ntk import neural_tangents_compat
 from linft.ntk.layerwise import gram, jacobians, sharded
 from linft.ntk.layerwise.follow import Plan, follow
 from linft.ntk.layerwise.self_check import check
-from linft.ntk.primitives.network import Network
+from linft.ntk.primitives.network import TracedNetwork
 from linft.ntk.rows import Rows, gather
 from linft.runtime import multihost
 
@@ -76,7 +76,7 @@ def choose(engine: Engine, model: Model, x: Array) -> tuple[EngineName, Plan | N
         neural_tangents_compat.load()  # says how to get it before anything is computed
         return engine, None
     plan = follow(model, x)
-    by = f", by the primitives of the network because {plan.because}" if isinstance(plan, Network) else ""
+    by = f", by the primitives of the network because {plan.because}" if isinstance(plan, TracedNetwork) else ""
     log.info("kernel engine: layerwise%s", by)
     return "layerwise", plan
 

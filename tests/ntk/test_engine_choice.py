@@ -135,21 +135,21 @@ UNCOVERED = {
 
 
 @pytest.mark.parametrize("reason", UNCOVERED)
-def test_auto_leaves_uncovered_models_to_neural_tangents(caplog, reason):
+def test_models_without_rules_for_all_layers_are_followed_by_their_primitives(caplog, reason):
     model = user(UNCOVERED[reason]())
     with caplog.at_level("INFO", "linft"):
         kernel = empirical_ntk(model, X)
-    assert re.fullmatch("kernel engine: neural-tangents, because " + reason, "\n".join(caplog.messages))
-    assert kernel.engine == "neural-tangents"
+    told = "kernel engine: layerwise, by the primitives of the network because " + reason
+    assert re.fullmatch(told, "\n".join(caplog.messages))
+    assert kernel.engine == "layerwise"
     np.testing.assert_allclose(kernel.total(), explicit(model), rtol=1e-4, atol=1e-5)
-    with pytest.raises(LinftError, match=f'{reason}; pass engine="neural-tangents" or "auto"'):
-        empirical_ntk(model, X, engine="layerwise")
 
 
-def test_without_neural_tangents_uncovered_models_are_refused_in_one_line(without_neural_tangents):
-    told = "^the parameter scale belongs to no layer that a rule covers, and neural-tangents is not installed: pip .*$"
-    with pytest.raises(LinftError, match=told):
-        empirical_ntk(user(RawParameter()), X)
+def test_nothing_but_its_own_engine_needs_neural_tangents(without_neural_tangents):
+    model = user(RawParameter())
+    np.testing.assert_allclose(empirical_ntk(model, X).total(), explicit(model), rtol=1e-4, atol=1e-5)
+    with pytest.raises(LinftError, match=r"^neural-tangents is not installed: pip .*$"):
+        empirical_ntk(model, X, engine="neural-tangents")
 
 
 def test_auto_is_layerwise_where_rules_cover_all(caplog):

@@ -10,8 +10,7 @@ import pytest
 import linft
 from linft.core import trees
 from linft.core.errors import LinftError
-from linft.ntk.layerwise.explicit import flattened, jacobian
-from linft.ntk.layerwise.plan import Uncovered
+from linft.ntk.layerwise.explicit import flattened, jacobian, restored
 
 
 class Every(nn.Module):
@@ -80,10 +79,13 @@ def test_a_move_of_the_weights_is_in_its_order(every, images):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_no_rule_covers_is_refused(images):
+def test_so_it_is_of_parameters_that_are_no_layers(images):
     model = of_user(Raw())
-    with pytest.raises(Uncovered, match="raw"):
-        flattened(model, images[:2], ("raw",))
+    paths = {trees.path_of(p): "all" for p, _ in jax.tree_util.tree_leaves_with_path(model.params)}
+    got = np.asarray(jacobian(model, images[:3], paths, 3))
+    np.testing.assert_allclose(got, by_autodiff(model, images[:3], tuple(paths)), rtol=1e-4, atol=1e-5)
+    vectors = flattened(model, images, tuple(paths))
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored(model, images, vectors), model.params))
 
 
 def test_what_is_not_finite_is_refused_by_its_image(every, images):

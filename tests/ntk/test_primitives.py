@@ -28,7 +28,7 @@ from linft.ntk.layerwise.plan import plan
 from linft.ntk.primitives import derivatives
 from linft.ntk.primitives.derivatives import Derivatives
 from linft.ntk.primitives.interpreter import inside
-from linft.ntk.primitives.network import Network, network
+from linft.ntk.primitives.network import TracedNetwork, network
 
 CLASSES, SIZE, EXAMPLES = 3, (8, 8, 3), 2
 
@@ -237,7 +237,7 @@ def paths_of(model: Model) -> dict[str, str]:
     return {trees.path_of(path): trees.path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(model.params)}
 
 
-def by_primitives(model: Model, x: jax.Array, found: Network) -> dict[str, np.ndarray]:
+def by_primitives(model: Model, x: jax.Array, found: TracedNetwork) -> dict[str, np.ndarray]:
     """[b c size] of every parameter."""
     wanted = Derivatives(tuple(paths_of(model).items()), found.head)
     directions = jnp.eye(model.num_classes, dtype=model.dtype)
@@ -245,7 +245,7 @@ def by_primitives(model: Model, x: jax.Array, found: Network) -> dict[str, np.nd
     return {path: np.asarray(j) for path, j in explicit._apart(rows, tuple(paths_of(model)), model.num_classes).items()}
 
 
-def by_autodiff(model: Model, x: jax.Array, network: Network) -> dict[str, np.ndarray]:
+def by_autodiff(model: Model, x: jax.Array, network: TracedNetwork) -> dict[str, np.ndarray]:
     found = jax.jit(jax.jacrev(lambda params: model.apply(params, x)))(model.params)
     closed = {f"{model.head}/kernel"} & network.head
 

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import linft
 from linft.core.errors import LinftError
 from linft.ntk.empirical import empirical_ntk
 from linft.ntk.projected import projected_ntk
@@ -50,7 +49,5 @@ def test_more_dimensions_are_closer_and_enough_are_exact(model, images):
 def test_refuses(model, images):
     with pytest.raises(LinftError, match="projection is 8 dimensions; give 16 or more"):
         projected_ntk(model, images[:2], dimensions=8)
-    with pytest.raises(LinftError, match="such gradients cannot be projected: use empirical_ntk"):
-        projected_ntk(linft.linearize(model), images[:2])
     with pytest.raises(LinftError, match="no layer group stage9"):
         projected_ntk(model, images[:2], groups=["stage9"])

@@ -48,7 +48,8 @@ class Raw(nn.Module):
         return nn.Dense(3, name="head")(raw * nn.Dense(4, name="dense")(x.reshape(len(x), -1)))
 
 
-def test_of_other_networks_it_says_what_to_do(task):
-    model = linft.from_flax(Raw(), drawn.variables(Raw()), "head", (8, 8, 1))
-    with pytest.raises(Unavailable, match=r"raw .*, so its Jacobian is not to be had; train the network linearized"):
-        predict.explicit(model, task)
+def test_networks_with_parameters_that_are_no_layers_are_followed_too(task):
+    model, recipe = linft.from_flax(Raw(), drawn.variables(Raw()), "head", (8, 8, 1)), ADAM["Adam, decay to zero"]
+    found, real = predict.explicit(model, task)(recipe), linft.finetune(linft.linearize(model), task)(recipe)
+    np.testing.assert_allclose(found.train_loss, real.train_loss, rtol=1e-3)
+    assert predict.moving(model, task, anchors=2)(CE).certificate is not None

@@ -19,7 +19,7 @@ from linft.ntk.layerwise.follow import follow
 from linft.ntk.layerwise.rules import RULES, LayerRule, laid_out
 from linft.ntk.layerwise.self_check import PROBED, check
 from linft.ntk.primitives import derivatives
-from linft.ntk.primitives.network import Network
+from linft.ntk.primitives.network import TracedNetwork
 from linft.ntk.rows import Rows
 
 
@@ -45,7 +45,7 @@ def _flattening(
     model: Model, x: Float[Array, "n ..."], paths: tuple[str, ...]
 ) -> dict[str, Callable[[Array], Float[Array, "_"]]]:
     plan = follow(model, x)
-    if isinstance(plan, Network):
+    if isinstance(plan, TracedNetwork):
         return dict.fromkeys(paths, partial(derivatives.laid_out, leading=0))
     rules = {layer.path: layer.rule for layer in plan} | {model.head: RULES[0]}
 

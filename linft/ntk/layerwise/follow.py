@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 from linft.core.base import Model
 from linft.ntk.layerwise import plan
 from linft.ntk.layerwise.plan import Layer
-from linft.ntk.primitives.network import Network, network
+from linft.ntk.primitives.network import TracedNetwork, network
 
-Plan = tuple[Layer, ...] | Network
+Plan = tuple[Layer, ...] | TracedNetwork
 
 
 def follow(model: Model, x: Float[Array, "n ..."]) -> Plan:

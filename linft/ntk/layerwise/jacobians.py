@@ -31,7 +31,7 @@ from linft.ntk.layerwise.plan import Layer, interceptor, own
 from linft.ntk.layerwise.rules import laid_out
 from linft.ntk.primitives import derivatives
 from linft.ntk.primitives.derivatives import Derivatives
-from linft.ntk.primitives.network import Network
+from linft.ntk.primitives.network import TracedNetwork
 from linft.ntk.rows import Rows, add_gradients, add_head
 
 
@@ -181,7 +181,7 @@ def settling(
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], tuple[Wanted | Derivatives, np.ndarray, Rows | None]]:
     """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
-    if isinstance(plan, Network):
+    if isinstance(plan, TracedNetwork):
         wanted = Derivatives(tuple(labels.items()), plan.head, sketch)
         return lambda x: (wanted, np.zeros(0, np.int32), None)
     asked = with_candidates(model, Wanted(plan, tuple(labels.items()), model.head, outputs, sketch=sketch))

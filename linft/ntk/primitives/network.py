@@ -26,7 +26,7 @@ PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
 @dataclass(frozen=True)
-class Network:
+class TracedNetwork:
     """What is known of a network beside its functions."""
 
     paths: tuple[str, ...]
@@ -49,7 +49,7 @@ class Network:
         return [unit for unit in (*found.values(), apart) if unit]
 
 
-def network(model: Model, x: Float[Array, "n ..."], because: str) -> Network:
+def network(model: Model, x: Float[Array, "n ..."], because: str) -> TracedNetwork:
     """The network of a model, held against these images.
 
     Raises:
@@ -80,7 +80,7 @@ def network(model: Model, x: Float[Array, "n ..."], because: str) -> Network:
     uses = [v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal) and v in path_of]
     below = _origins(jaxpr, jaxpr.outvars[1])
     head = {path for v, path in path_of.items() if path.startswith(model.head + "/") and v not in below}
-    return Network(tuple(dict.fromkeys(path_of[v] for v in uses)), frozenset(head), _numbers(jaxpr), because)
+    return TracedNetwork(tuple(dict.fromkeys(path_of[v] for v in uses)), frozenset(head), _numbers(jaxpr), because)
 
 
 def _origins(jaxpr: Any, output: Any) -> set[Any]:

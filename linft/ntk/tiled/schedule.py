@@ -21,7 +21,7 @@ from linft.ntk.engine import How
 from linft.ntk.layerwise.follow import Plan
 from linft.ntk.layerwise.plan import Layer
 from linft.ntk.layerwise.sharded import memories
-from linft.ntk.primitives.network import Network
+from linft.ntk.primitives.network import TracedNetwork
 from linft.ntk.tiled import memory
 from linft.ntk.tiled.memory import GIB
 from linft.runtime import multihost
@@ -89,7 +89,7 @@ def passes_of(
     room = (budget - batch - reserve) * among
     held = 2 if how.precision == "bfloat16" else item
     leaves = {trees.path_of(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
-    if isinstance(plan, Network):
+    if isinstance(plan, TracedNetwork):
         head, units = plan.head, plan.units(labels)
     else:
         head = frozenset(path for path in labels if path.startswith(model.head + "/"))
@@ -192,7 +192,7 @@ def _check_room(labels: Mapping[str, str], least: int, size: int, budget: int) -
 
 def batch_bytes(plan: Plan, item: int, size: int, k: int) -> int:
     """About what a batch takes while it is differentiated: layer inputs, and gradients for k outputs."""
-    kept = plan.numbers if isinstance(plan, Network) else sum(math.prod(layer.output.shape) for layer in plan)
+    kept = plan.numbers if isinstance(plan, TracedNetwork) else sum(math.prod(layer.output.shape) for layer in plan)
     return 2 * item * size * (k + 1) * kept
 
 
