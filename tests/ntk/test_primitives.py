@@ -213,6 +213,7 @@ NETWORKS: dict[str, Callable[[], Model]] = {
     "channels first": lambda: of_function(channels_first, w=(5, 3, 3, 3), b=(5,), dense=(4, 5)),
     "tied to the head": lambda: of_function(tied, w=(3, 4)),
     "branches": lambda: of_function(branched, w=(4, 3, 3, 3)),
+    "adapters": lambda: linft.lora(of_linen(ConvNeXt()), rank=2, key=jax.random.key(0)),
     "linearized": lambda: linft.linearize(drawn_moved(of_linen(ConvNeXt()))),
 }
 
@@ -368,11 +369,17 @@ def test_a_network_that_mixes_its_images_is_refused():
         return logits, jnp.zeros((len(x), 5))
 
     model = of_linen(ConvNet()).replace(forward=forward, params=variables["params"])
+    x = pictures("float32")
+    plan = network(model, x, "asked")
     with pytest.raises(LinftError, match=MIXED):
-        network(model, pictures("float32"), "asked")
+        jacobians.rows(model, plan, {"plain/bias": "all"}, jnp.eye(CLASSES), "full")(x)
 
 
-def test_a_network_that_needs_a_batch_is_refused():
+def test_a_network_that_needs_a_batch_or_has_other_features_is_refused():
     model = of_function(lambda p, x: (x.mean((1, 2)) @ p["w"]).squeeze(), w=(3, 4))
-    with pytest.raises(LinftError, match=r"function gives logits .* of one image|cannot be called with one image"):
+    with pytest.raises(LinftError, match="function cannot be called with one image: ValueError"):
         network(model, pictures("float32"), "asked")
+    half = model.replace(forward=lambda params, batch_stats, x: (x.mean((1, 2)), x.mean((1, 2))))
+    told = r"function gives, of one image, outputs \(\(1, 3\), \(1, 3\)\), not logits \(1, 3\) and features \(1, 4\)"
+    with pytest.raises(LinftError, match=told):
+        network(half, pictures("float32"), "asked")

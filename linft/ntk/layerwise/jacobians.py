@@ -31,7 +31,7 @@ from linft.ntk.layerwise.plan import Layer, interceptor, own
 from linft.ntk.layerwise.rules import laid_out
 from linft.ntk.primitives import derivatives
 from linft.ntk.primitives.derivatives import Derivatives
-from linft.ntk.primitives.network import TracedNetwork
+from linft.ntk.primitives.network import TracedNetwork, check_alone
 from linft.ntk.rows import Rows, add_gradients, add_head
 
 
@@ -181,16 +181,18 @@ def settling(
     sketch: tuple[int, int] | None = None,
 ) -> Callable[[Float[Array, "b ..."]], tuple[Wanted | Derivatives, np.ndarray, Rows | None]]:
     """A function that says what program to run and with which offsets, as the first batch shows, and `settle`."""
-    if isinstance(plan, TracedNetwork):
-        wanted = Derivatives(tuple(labels.items()), plan.head, sketch)
-        return lambda x: (wanted, np.zeros(0, np.int32), None)
-    asked = with_candidates(model, Wanted(plan, tuple(labels.items()), model.head, outputs, sketch=sketch))
-    width = trees.get(model.params, model.head)["kernel"].shape[0]
-    settled: list[tuple[Wanted, np.ndarray]] = []
+    settled: list[tuple[Wanted | Derivatives, np.ndarray]] = []
 
-    def of_batch(x: Array) -> tuple[Wanted, np.ndarray, Rows | None]:
+    def of_batch(x: Array) -> tuple[Wanted | Derivatives, np.ndarray, Rows | None]:
         found = None
-        if not settled:
+        if settled:
+            return *settled[0], None
+        if isinstance(plan, TracedNetwork):
+            check_alone(model, x)
+            settled.append((Derivatives(tuple(labels.items()), plan.head, sketch), np.zeros(0, np.int32)))
+        else:
+            asked = with_candidates(model, Wanted(plan, tuple(labels.items()), model.head, outputs, sketch=sketch))
+            width = trees.get(model.params, model.head)["kernel"].shape[0]
             chosen, offsets, found = settle(model, asked, width, x, cotangents)
             settled.append((chosen, offsets))
         return *settled[0], found

@@ -57,10 +57,20 @@ def plan(model: Model, x: Float[Array, "n ..."]) -> tuple[Layer, ...]:
     leaves, stats = jax.tree.flatten(model.batch_stats)
     stats = (stats, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
     images = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)  # two, to see which axes are the examples'
-    return _plan(model.forward, model.head, structure, shapes, stats, images)
+    found = _plan_or_why_not(model.forward, model.head, structure, shapes, stats, images)
+    if isinstance(found, str):
+        raise Uncovered(found)
+    return found
 
 
 @lru_cache(maxsize=16)
+def _plan_or_why_not(*network: Any) -> tuple[Layer, ...] | str:
+    try:
+        return _plan(*network)
+    except Uncovered as reason:
+        return str(reason)
+
+
 def _plan(forward: Callable, head: str, structure: Any, shapes: tuple, stats: Any, x: jax.ShapeDtypeStruct) -> tuple:
     params, batch_stats = jax.tree.unflatten(structure, shapes), jax.tree.unflatten(*stats)
     layers: list[Layer] = []

@@ -80,7 +80,7 @@ def _has_rule(program: Any) -> bool:
 
 def _with_rules(value: Any) -> Any:
     """A parameter of an equation: with rules in the programs that it has, traced anew; anything else as it is."""
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         return type(value)(map(_with_rules, value))
     if not _is_program(value) or not _has_rule(value):
         return value

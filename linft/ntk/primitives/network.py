@@ -1,8 +1,8 @@
 """A network as the traced program of its forward pass on one example.
 
 Of one example there is no batch to be told from other axes, whatever the program reshapes: per-example derivatives are
-those of this program, vmapped. That it is the same function is seen beforehand: the outputs of an image in a
-batch must not depend on the other images.
+those of this program, vmapped. It is the same function where the outputs of an image in a batch do not depend on the
+other images, which the first batch has to show.
 """
 
 import math
@@ -50,37 +50,38 @@ class TracedNetwork:
 
 
 def network(model: Model, x: Float[Array, "n ..."], because: str) -> TracedNetwork:
-    """The network of a model, held against these images.
+    """The network of a model, for images of this shape.
 
     Raises:
-      LinftError: it cannot be called with one image, or its outputs of an image depend on the other images of a batch.
+      LinftError: it cannot be called with one image, or does not give logits and features of it.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(model.params)
-    paths = tuple(trees.path_of(path) for path, _ in leaves)
-
-    def of_one(leaves: list[Array], batch_stats: Tree, image: Array) -> tuple[Array, Array]:
-        return model.forward(jax.tree.unflatten(structure, leaves), batch_stats, image)
-
-    operands = [leaf for _, leaf in leaves], model.batch_stats, x[:1]
+    leaves, structure = jax.tree.flatten((model.params, model.batch_stats, x[:1]))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     try:
-        program, outputs = jax.make_jaxpr(of_one, return_shape=True)(*operands)
+        return _network(model.forward, model.head, because, structure, shapes)
+    except LinftError as error:
+        raise LinftError(f"{model.name} {error}") from error.__cause__
+
+
+@lru_cache(maxsize=16)
+def _network(forward: Callable, head: str, because: str, structure: Any, shapes: tuple) -> TracedNetwork:
+    operands = params, *_ = jax.tree.unflatten(structure, shapes)
+    try:
+        program, outputs = jax.make_jaxpr(lambda *operands: forward(*operands), return_shape=True)(*operands)
     except Exception as error:  # whatever a user's code raises
         told = (str(error).splitlines() or [""])[0]
-        raise LinftError(f"{model.name} cannot be called with one image: {type(error).__name__}: {told}") from error
-    logits, features = (output.shape for output in outputs)
-    width = trees.get(model.params, model.head)["kernel"].shape[0]
-    if (logits, features) != ((1, model.num_classes), (1, width)):
-        raise LinftError(
-            f"{model.name} gives logits {logits} and features {features} of one image, "
-            f"not {(1, model.num_classes)} and {(1, width)}"
-        )
-    _check_alone(model, x)
-    jaxpr = jax.make_jaxpr(partial(evaluate, program))(*jax.tree.leaves(operands)).jaxpr  # without calls
-    path_of = dict(zip(jaxpr.invars, paths, strict=False))
+        raise LinftError(f"cannot be called with one image: {type(error).__name__}: {told}") from error
+    width, classes = trees.get(params, head)["kernel"].shape
+    found = tuple(output.shape for output in outputs)
+    if found != ((1, classes), (1, width)):
+        raise LinftError(f"gives, of one image, outputs {found}, not logits {(1, classes)} and features {(1, width)}")
+    jaxpr = jax.make_jaxpr(partial(evaluate, program))(*shapes).jaxpr  # without calls
+    paths = [trees.path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    path_of = dict(zip(jaxpr.invars, paths, strict=False))  # parameters come first
     uses = [v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal) and v in path_of]
     below = _origins(jaxpr, jaxpr.outvars[1])
-    head = {path for v, path in path_of.items() if path.startswith(model.head + "/") and v not in below}
-    return TracedNetwork(tuple(dict.fromkeys(path_of[v] for v in uses)), frozenset(head), _numbers(jaxpr), because)
+    closed = {path for v, path in path_of.items() if path.startswith(head + "/") and v not in below}
+    return TracedNetwork(tuple(dict.fromkeys(path_of[v] for v in uses)), frozenset(closed), _numbers(jaxpr), because)
 
 
 def _origins(jaxpr: Any, output: Any) -> set[Any]:
@@ -106,8 +107,12 @@ def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[int, Any]]:
             yield from _equations(getattr(program, "jaxpr", program), times * often)
 
 
-def _check_alone(model: Model, x: Float[Array, "n ..."]) -> None:
-    """Refuse a network that mixes the images of a batch, such as by batch norm in training mode."""
+def check_alone(model: Model, x: Float[Array, "n ..."]) -> None:
+    """Refuse a network that mixes the images of a batch, as those of this one show.
+
+    Raises:
+      LinftError: the logits of the first have a derivative with respect to the last.
+    """
     pair = jnp.stack([x[0], x[-1]])
     with jax.default_matmul_precision("highest"):
         if bool(_mixes(model.forward)(model.params, model.batch_stats, pair)):
