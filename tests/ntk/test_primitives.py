@@ -136,7 +136,9 @@ def of_linen(module: nn.Module) -> Model:
 def of_function(body: Callable, **shapes: tuple[int, ...]) -> Model:
     """A model whose features are a function of its parameters and images."""
     rng = np.random.default_rng(0)
-    params = {name: jnp.asarray(rng.normal(size=shape) / math.sqrt(shape[0])) for name, shape in shapes.items()}
+    params: dict[str, Any] = {
+        name: jnp.asarray(rng.normal(size=shape) / math.sqrt(shape[0])) for name, shape in shapes.items()
+    }
     params["head"] = {"kernel": jnp.asarray(rng.normal(size=(4, CLASSES))), "bias": jnp.zeros(CLASSES)}
 
     def forward(params, batch_stats, x):
