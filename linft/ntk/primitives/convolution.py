@@ -10,7 +10,7 @@ where the patches are slices of the input, the same for every output: one produc
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +77,12 @@ def patches(
     x: Float[Array, "n ... c"],
     size: Sequence[int],
     strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: Sequence[tuple[SupportsInt, SupportsInt]],
     dilation: Sequence[int],
     input_dilation: Sequence[int],
 ) -> Float[Array, "n positions taps c"]:
     """Every tap's view of the input, by slices: much faster on CPU than a convolution with an identity kernel."""
-    between = [(low, high, d - 1) for (low, high), d in zip(padding, input_dilation, strict=True)]
+    between = [(int(low), int(high), d - 1) for (low, high), d in zip(padding, input_dilation, strict=True)]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *between, (0, 0, 0)))
     reach = [d * (s - 1) + 1 for s, d in zip(size, dilation, strict=True)]
     out = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
