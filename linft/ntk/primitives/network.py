@@ -81,7 +81,15 @@ def _network(forward: Callable, head: str, because: str, structure: Any, shapes:
     uses = [v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal) and v in path_of]
     below = _origins(jaxpr, jaxpr.outvars[1])
     closed = {path for v, path in path_of.items() if path.startswith(head + "/") and v not in below}
+    if not _multiplies(jaxpr, next(v for v, path in path_of.items() if path == f"{head}/kernel")):
+        closed = set()  # as of a linearized network, whose logits are of other features
     return TracedNetwork(tuple(dict.fromkeys(path_of[v] for v in uses)), frozenset(closed), _numbers(jaxpr), because)
+
+
+def _multiplies(jaxpr: Any, kernel: Any) -> bool:
+    """Whether the head's kernel does nothing but multiply the features."""
+    uses = [e for e in jaxpr.eqns if any(v is kernel for v in e.invars)]
+    return [e.primitive.name for e in uses] == ["dot_general"] and any(v is jaxpr.outvars[1] for v in uses[0].invars)
 
 
 def _origins(jaxpr: Any, output: Any) -> set[Any]:
