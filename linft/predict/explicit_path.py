@@ -49,12 +49,14 @@ def about_weights(names: ByName, path: ExplicitPath) -> Span:
     anchors = joined(names, {name: jnp.stack([j.weights[name] for j in path.jacobians]) for name, _ in names})
     segments = jnp.diff(anchors, axis=0)
     between = segments @ segments.T
-    squares = jnp.diagonal(between)
+    squares = jnp.maximum(jnp.diagonal(between), jnp.finfo(between.dtype).tiny)
+    before = jnp.tril(between, -1).sum(1)  # ⟨a_k − a_0, D_k⟩
 
     def outputs(at: ByPath, rows: list[Array], known: PathOutputs) -> Float[Array, "b o"]:
         w = joined(names, at)
-        s = jnp.sum((w[None] - anchors[:-1]) * segments, axis=1) / jnp.maximum(squares, jnp.finfo(w.dtype).tiny)
-        segment = _nearest(*jax.lax.stop_gradient((s, segments @ (w - anchors[0]), between)))
+        moved = segments @ (w - anchors[0])
+        s = (moved - before) / squares
+        segment = _nearest(*jax.lax.stop_gradient((s, moved, between)))
         s = jnp.where((s >= 0) & (s < 1), s, jax.lax.stop_gradient(jnp.clip(s, 0, 1)))[segment]
         share = jnp.zeros(count, w.dtype).at[segment].set(1 - s).at[segment + 1].set(s)
         offset = w - anchors[segment] - s * segments[segment]

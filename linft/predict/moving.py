@@ -9,6 +9,7 @@ K) of their way from w0, or half as far again as at the anchor before: further o
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -281,6 +282,7 @@ class Moving:
         def stop(step: int) -> Stop:
             return (stopped if step in stopped.stops else predicted(None, step)).stops[step]
 
+        @cache  # the same steps are looked at again where running averages are predicted
         def network(step: int) -> Model:
             return self._at(way, stop(step).measured)
 
